@@ -1,0 +1,8 @@
+//! Pullet, the agent on a node that nobody can reach.
+
+pub mod clock;
+pub mod limits;
+pub mod net;
+pub mod protocol;
+pub mod secret;
+pub mod target;

@@ -1,0 +1,193 @@
+//! Every bound of the program, each with the arithmetic it rests on.
+//!
+//! The sum that matters: an idle agent holds about 3.5 MiB; an answer of [`ANSWER_BYTES`], the tree of
+//! one job within [`JOB_NODES`], and one body of the API server within [`API_BODY_BYTES`] must fit on
+//! top of it and stay below 8 MiB.
+
+use std::time::Duration;
+
+/// Text of the jobs of one answer that is held in memory at once. What follows the complete jobs that
+/// fit is left un-acked and comes again.
+pub const ANSWER_BYTES: usize = 512 * 1024;
+
+/// Text of one job, from `{` to `}`.
+pub const JOB_BYTES: usize = 256 * 1024;
+
+/// JSON values in one job: 8,192 nodes of the costliest shape (an object with one member) take about
+/// 2.6 MiB as a tree.
+pub const JOB_NODES: usize = 8_192;
+
+/// Nesting of arrays and objects in one job.
+pub const JOB_DEPTH: usize = 32;
+
+/// Jobs of one answer that are worked before polling again: 64 redelivered jobs are all that the
+/// record of finished jobs can answer.
+pub const ANSWER_JOBS: usize = 64;
+
+/// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
+pub const JOB_ID_BYTES: usize = 256;
+
+/// Bytes of one answer that are read at all, skipped jobs included: a server that never ends its answer
+/// is cut off here. 16 MiB of skipped text at 100 kB/s is under three minutes.
+pub const ANSWER_READ_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Body of any answer that is not a list of jobs: register, rotate, errors.
+pub const SMALL_BODY_BYTES: u64 = 64 * 1024;
+
+/// Head (status line and headers) of any answer.
+pub const HEAD_BYTES: usize = 16 * 1024;
+
+/// Each of the two buffers of a connection: one TLS record.
+pub const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
+
+/// A whole body of the Kubernetes API server.
+pub const API_BODY_BYTES: u64 = 2 * 1024 * 1024;
+
+/// One line of a watch: one object with all its fields.
+pub const WATCH_LINE_BYTES: usize = 1024 * 1024;
+
+/// Objects in one page of a list.
+pub const LIST_PAGE: u32 = 50;
+
+/// Kinds that are watched; further kinds are listed periodically, and that is reported.
+pub const WATCHES: usize = 8;
+
+/// How often the kinds beyond [`WATCHES`] are listed.
+pub const LIST_INTERVAL: Duration = Duration::from_secs(300);
+
+/// `timeoutSeconds` of a watch: below the 300 s after which many proxies cut it.
+pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
+
+/// Owned objects whose conditions are compared one by one. Beyond that the observation of a further
+/// object is counted and reported as untracked. 1,000 objects × 4 conditions × 24 bytes is 96 kB.
+pub const OBSERVED_OBJECTS: usize = 1_000;
+
+/// Threads of the blocking pool beside the watches: 1 poll, 1 post, 2 applies, 1 disk.
+pub const BASE_THREADS: usize = 5;
+
+/// Stack of a blocking thread: a TLS handshake with RSA verification takes about 40 kB in a release
+/// build, a debug build four times as much.
+pub const THREAD_STACK_BYTES: usize = 512 * 1024;
+
+/// Records (results, statuses, events) that wait in memory.
+pub const STAGE_RECORDS: usize = 256;
+
+/// Text of one record; a longer message is cut at a character and marked.
+pub const RECORD_BYTES: usize = 1_024;
+
+/// Events in one post.
+pub const EVENT_BATCH: usize = 100;
+
+/// How long the first event of a batch waits for company.
+pub const EVENT_DELAY: Duration = Duration::from_secs(1);
+
+/// Jobs that are open at once, one of them applying.
+pub const OPEN_JOBS: usize = 16;
+
+/// Idempotency key hashes that are remembered.
+pub const KNOWN_KEYS: usize = 512;
+
+/// Outcomes of finished jobs that are kept for a redelivery.
+pub const KEPT_OUTCOMES: usize = 64;
+
+/// The longest `wait` the protocol knows.
+pub const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// The default `wait`.
+pub const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// A poll's answer is due this long after the hold.
+pub const HOLD_GRACE: Duration = Duration::from_secs(10);
+
+/// Name resolution.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// TCP, proxy and TLS together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Sending a request with its body.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The answer to anything but a poll or a watch.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A whole body, and with [`BODY_RATE`] what ends a drip: the slowest line that can carry a job of
+/// [`JOB_BYTES`] in this time has 7 kbit/s.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A single read within a body.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes a second a body must bring on average once [`BODY_RATE_GRACE`] is over.
+pub const BODY_RATE: u64 = 100;
+
+/// How long a body may be slower than [`BODY_RATE`].
+pub const BODY_RATE_GRACE: Duration = Duration::from_secs(10);
+
+/// Idle time after which a kept connection is not used again. Home routers drop a silent mapping after
+/// 60 s at the shortest.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(55);
+
+/// First pause after a failure; nothing is ever tried faster than that.
+pub const BACKOFF_FLOOR: Duration = Duration::from_secs(1);
+
+/// Cap of the backoff. The jitter is full even there: a pause is drawn from 1 s to 15 min.
+pub const BACKOFF_CAP: Duration = Duration::from_secs(15 * 60);
+
+/// Longest `Retry-After` that is honoured; a server that says "next year" is asked again after a day.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// After a 401 or 403: first probe, growing by doubling to [`PROBE_CAP`].
+pub const PROBE_FIRST: Duration = Duration::from_secs(15 * 60);
+
+/// Cap of the probes after a 401 or 403.
+pub const PROBE_CAP: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// The first poll after a boot is spread over this.
+pub const BOOT_SPREAD: Duration = Duration::from_secs(30);
+
+/// A start counts as a boot within this uptime.
+pub const BOOT_WINDOW: Duration = Duration::from_secs(120);
+
+/// How long a kind with a Ready condition may take, unless configured.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long anybody has to set observedGeneration or a condition before the object counts as one that
+/// nobody reports on.
+pub const READY_SILENCE: Duration = Duration::from_secs(60);
+
+/// How long an apply is repeated while the API server cannot be reached.
+pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Heartbeat, unless configured: 1 min to 24 h.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15 * 60);
+
+/// Lower bound of `heartbeat_interval`.
+pub const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
+
+/// Upper bound of `heartbeat_interval`.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// SIGTERM to exit, all told.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get.
+pub const STOP_DRAIN: Duration = Duration::from_secs(4);
+
+/// A token, a credential file, a keyring.
+pub const SECRET_FILE_BYTES: u64 = 64 * 1024;
+
+/// The configuration file.
+pub const CONFIG_FILE_BYTES: u64 = 64 * 1024;
+
+/// A kubeconfig: k3s writes 3 kB, a laptop with twenty clusters 100 kB.
+pub const KUBECONFIG_BYTES: u64 = 256 * 1024;
+
+/// A CA bundle: Debian's is 220 kB.
+pub const CA_FILE_BYTES: u64 = 1024 * 1024;
+
+/// A bearer shorter than this is refused when it is loaded: 22 base64url characters are 128 bits.
+pub const BEARER_MIN: usize = 22;
+
+/// A bearer longer than this does not fit a header.
+pub const BEARER_MAX: usize = 8 * 1024;

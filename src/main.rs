@@ -1,0 +1,2 @@
+//! The `pullet` command.
+fn main() {}

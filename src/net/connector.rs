@@ -1,0 +1,284 @@
+//! Lines: kept connections with bounds.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, LazyBuffers, NextTimeout, TcpConnector, Transport,
+    TransportAdapter,
+};
+
+use super::NetError;
+use super::body::Body;
+use super::proxy::ProxySetting;
+use crate::limits;
+
+/// How a [`Line`] connects.
+#[derive(Clone)]
+pub struct Profile {
+    /// Whom to trust, and what to show.
+    pub tls: Arc<ClientConfig>,
+    /// The way out.
+    pub proxy: ProxySetting,
+    /// Whether `http://` is possible at all.
+    pub plain_http: PlainHttp,
+}
+
+/// Whether `http://` is possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// Only to an address of this machine.
+    Loopback,
+    /// Never.
+    Refused,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// The head comes within this time, the body no slower than [`limits::BODY_RATE`].
+    Answer(Duration),
+    /// A stream that may be silent for this long between two reads, without an end.
+    Stream(Duration),
+}
+
+/// A kept connection to one server. Requests on it are made one after the other.
+///
+/// A clone is the same line.
+#[derive(Clone)]
+pub struct Line {
+    agent: ureq::Agent,
+    plain_http: PlainHttp,
+}
+
+impl Line {
+    /// Opens nothing yet: the first request connects.
+    #[must_use]
+    pub fn new(profile: Profile) -> Self {
+        let config = ureq::config::Config::builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(profile.proxy.into_ureq())
+            .user_agent(USER_AGENT)
+            .accept_encoding("identity")
+            .max_response_header_size(limits::HEAD_BYTES)
+            .input_buffer_size(limits::CONNECTION_BUFFER_BYTES)
+            .output_buffer_size(limits::CONNECTION_BUFFER_BYTES)
+            .max_idle_connections(1)
+            .max_idle_connections_per_host(1)
+            .max_idle_age(limits::IDLE_CONNECTION)
+            .timeout_resolve(Some(limits::RESOLVE_TIMEOUT))
+            .timeout_connect(Some(limits::CONNECT_TIMEOUT))
+            .timeout_send_request(Some(limits::SEND_TIMEOUT))
+            .timeout_send_body(Some(limits::SEND_TIMEOUT))
+            .build();
+        let connector =
+            ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(TlsConnector(profile.tls));
+        Self {
+            agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()),
+            plain_http: profile.plain_http,
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer, whatever its status. Blocks. A GET or DELETE
+    /// has no body.
+    ///
+    /// # Errors
+    /// When no answer came: a [`NetError`] says why.
+    pub fn run(&self, request: Request<Vec<u8>>, patience: Patience) -> Result<Response<Body>, NetError> {
+        self.allow(request.uri())?;
+        let (mut head, body) = request.into_parts();
+        let answer = if body.is_empty() {
+            if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+                head.headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from_static("0"));
+            }
+            self.send(Request::from_parts(head, ()), patience)
+        } else {
+            self.send(Request::from_parts(head, body), patience)
+        };
+        let paced = matches!(patience, Patience::Answer(_));
+        let answer = answer.map_err(NetError::from_ureq)?;
+        Ok(answer.map(|body| {
+            let reader = body.into_with_config().limit(u64::MAX).reader();
+            Body::new(reader, limits::SMALL_BODY_BYTES, paced)
+        }))
+    }
+
+    fn send<B: ureq::AsSendBody>(
+        &self,
+        request: Request<B>,
+        patience: Patience,
+    ) -> Result<Response<ureq::Body>, ureq::Error> {
+        let request = self.agent.configure_request(request);
+        let request = match patience {
+            Patience::Answer(time) => {
+                request.timeout_recv_response(Some(time)).timeout_recv_body(Some(limits::BODY_TIMEOUT)).build()
+            }
+            Patience::Stream(silence) => {
+                request.timeout_recv_response(Some(limits::RESPONSE_TIMEOUT)).timeout_per_read(Some(silence)).build()
+            }
+        };
+        self.agent.run(request)
+    }
+
+    /// Ends the line: a call that blocks on it fails at once, and so does every later one.
+    pub fn shut(&self) {
+        self.agent.clone().shutdown();
+    }
+
+    fn allow(&self, uri: &http::Uri) -> Result<(), NetError> {
+        match uri.scheme_str() {
+            Some("https") => Ok(()),
+            Some("http") if self.plain_http == PlainHttp::Loopback && uri.host().is_some_and(is_loopback) => Ok(()),
+            _ => Err(NetError::PlainHttp),
+        }
+    }
+}
+
+/// Whether a host of a URL is this machine by its address. A name is resolved by somebody else, and so
+/// only `localhost` is believed.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+const USER_AGENT: &str = concat!("pullet/", env!("CARGO_PKG_VERSION"));
+
+/// Wraps a connection in TLS with a configuration of our own.
+struct TlsConnector(Arc<ClientConfig>);
+
+impl fmt::Debug for TlsConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsConnector")
+    }
+}
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Box<dyn Transport>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Box::new(Paced(transport))));
+        }
+        let host = details.uri.host().unwrap_or_default();
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|_| other(NetError::Tls(rustls::Error::General("invalid server name".to_owned()))))?;
+        let mut connection =
+            ClientConnection::new(Arc::clone(&self.0), name).map_err(|error| other(NetError::Tls(error)))?;
+        connection.set_buffer_limit(Some(limits::CONNECTION_BUFFER_BYTES));
+        let mut socket = TransportAdapter::new(Paced(transport), Arc::clone(&details.current_time));
+        socket.set_timeout(details.timeout);
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket).map_err(tls_fault)?;
+        }
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Box::new(TlsTransport { buffers, stream: StreamOwned::new(connection, socket) })))
+    }
+}
+
+/// rustls wraps its own errors in an `io::Error`; they are taken out again.
+fn tls_fault(error: std::io::Error) -> ureq::Error {
+    match error.downcast::<rustls::Error>() {
+        Ok(error) => other(NetError::Tls(error)),
+        Err(error) => error.into(),
+    }
+}
+
+fn other(error: NetError) -> ureq::Error {
+    ureq::Error::Other(Box::new(error))
+}
+
+struct TlsTransport<T: Transport> {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter<Paced<T>>>,
+}
+
+impl<T: Transport> fmt::Debug for TlsTransport<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTransport")
+    }
+}
+
+impl<T: Transport> Transport for TlsTransport<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        self.stream.write_all(output).map_err(tls_fault)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        let input = self.buffers.input_append_buf();
+        let amount = self.stream.read(input).map_err(tls_fault)?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+/// Gives a silent body up after [`limits::READ_TIMEOUT`]. ureq's own timeout for a read counts while a
+/// poll is held, too, where silence is what we want.
+#[derive(Debug)]
+struct Paced<T>(T);
+
+impl<T: Transport> Transport for Paced<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        if timeout.reason == ureq::Timeout::RecvBody {
+            timeout.after = timeout.after.min(limits::READ_TIMEOUT.into());
+        }
+        self.0.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn loopback_is_an_address_or_localhost_and_nothing_else() {
+        for host in ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "LOCALHOST"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["128.0.0.1", "localhost.example", "[::2]", "0.0.0.0", "", "127.0.0.1.example"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The one place that knows ureq, rustls and sockets.
+//!
+//! A [`Line`] is one kept connection with its own timeouts; a [`Body`] is an answer that is read no
+//! further than its limit and no slower than it must be.
+
+pub mod body;
+pub mod connector;
+mod error;
+pub mod proxy;
+pub mod tls;
+
+pub use body::Body;
+pub use connector::{Line, Patience, PlainHttp, Profile};
+pub use error::NetError;
+pub use proxy::ProxySetting;

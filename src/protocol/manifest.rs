@@ -1,0 +1,309 @@
+//! A manifest without a tree.
+//!
+//! A job's payload is up to 256 KiB of somebody else's JSON, and a tree of it can cost ninety times its
+//! text. So a manifest is kept as the text of its members: only `metadata` is taken apart, because the
+//! labels and the namespace are ours to set; what is below `spec` is passed on as it came.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// Members of a manifest in their order, each name once.
+type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+
+/// A whole manifest, borrowed from the text it came in.
+#[derive(Debug)]
+pub struct Manifest<'a> {
+    /// Group and version.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`, empty when there is none.
+    pub namespace: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    members: Members<'a>,
+}
+
+/// Why a text is no manifest that may be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManifestError {
+    /// `apiVersion` and `kind` are given, but not those the intent is about.
+    NotOfKind(&'static str),
+    /// It is no JSON object, a member is there twice, or a member is of the wrong type.
+    Malformed(String),
+    /// A member that every manifest has is not there.
+    Missing(&'static str),
+    /// A member of a manifest that is not for a control plane to set.
+    Refused(&'static str),
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOfKind(kind) => write!(f, "the manifest is not of kind {kind}"),
+            Self::Malformed(reason) => write!(f, "the manifest cannot be read: {reason}"),
+            Self::Missing(member) => write!(f, "the manifest has no {member}"),
+            Self::Refused(member) => write!(f, "the manifest sets {member}, which no job may set"),
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+impl<'a> Manifest<'a> {
+    /// Reads a manifest. `expected` is (apiVersion, kind) where the intent says what the object is; both
+    /// may then be left out of the text.
+    ///
+    /// # Errors
+    /// As [`ManifestError`] lists them.
+    pub fn parse(text: &'a RawValue, expected: Option<(&str, &'static str)>) -> Result<Self, ManifestError> {
+        let mut members = read_members(text)?;
+        let mut api_version = take_text(&mut members, "apiVersion")?;
+        let mut kind = take_text(&mut members, "kind")?;
+        if let Some((expected_version, expected_kind)) = expected {
+            let named = |text: &Option<String>, expected: &str| text.as_deref().is_none_or(|text| text == expected);
+            if !named(&api_version, expected_version) || !named(&kind, expected_kind) {
+                return Err(ManifestError::NotOfKind(expected_kind));
+            }
+            api_version = Some(expected_version.to_owned());
+            kind = Some(expected_kind.to_owned());
+        }
+        let metadata = take(&mut members, "metadata").ok_or(ManifestError::Missing("metadata"))?;
+        let metadata: Metadata = read(metadata)?;
+        if let Some(refused) = metadata.refused() {
+            return Err(ManifestError::Refused(refused));
+        }
+        if members.iter().any(|(name, _)| name == "status") {
+            return Err(ManifestError::Refused("status"));
+        }
+        let kind = kind.filter(|kind| !kind.is_empty()).ok_or(ManifestError::Missing("kind"))?;
+        if kind == "List" || members.iter().any(|(name, _)| name == "items") && kind.ends_with("List") {
+            return Err(ManifestError::Refused("several objects in one job (kind List)"));
+        }
+        Ok(Self {
+            api_version: api_version
+                .filter(|version| !version.is_empty())
+                .ok_or(ManifestError::Missing("apiVersion"))?,
+            kind,
+            name: Some(metadata.name).filter(|name| !name.is_empty()).ok_or(ManifestError::Missing("metadata.name"))?,
+            namespace: metadata.namespace.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
+            members,
+        })
+    }
+
+    /// The text of a member at the top, `spec` for one.
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<&'a RawValue> {
+        self.members.iter().find(|(member, _)| member == name).map(|(_, text)| *text)
+    }
+}
+
+/// Writes the manifest with its labels, annotations and namespace as they are now.
+impl Serialize for Manifest<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("apiVersion", &self.api_version)?;
+        map.serialize_entry("kind", &self.kind)?;
+        map.serialize_entry("metadata", &WrittenMetadata(self))?;
+        for (name, text) in &self.members {
+            map.serialize_entry(name, text)?;
+        }
+        map.end()
+    }
+}
+
+struct WrittenMetadata<'a>(&'a Manifest<'a>);
+
+impl Serialize for WrittenMetadata<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let manifest = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", &manifest.name)?;
+        if !manifest.namespace.is_empty() {
+            map.serialize_entry("namespace", &manifest.namespace)?;
+        }
+        if !manifest.labels.is_empty() {
+            map.serialize_entry("labels", &manifest.labels)?;
+        }
+        if !manifest.annotations.is_empty() {
+            map.serialize_entry("annotations", &manifest.annotations)?;
+        }
+        map.end()
+    }
+}
+
+/// What a manifest's `metadata` may say. What a server fills in (uid, resourceVersion, …) is dropped; what
+/// would bind the object to another one, or keep it from being deleted, is refused.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default, borrow)]
+    generate_name: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    owner_references: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    finalizers: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    managed_fields: Option<&'a RawValue>,
+}
+
+impl Metadata<'_> {
+    fn refused(&self) -> Option<&'static str> {
+        [
+            (self.generate_name, "metadata.generateName"),
+            (self.owner_references, "metadata.ownerReferences"),
+            (self.finalizers, "metadata.finalizers"),
+            (self.managed_fields, "metadata.managedFields"),
+        ]
+        .into_iter()
+        .find(|(member, _)| member.is_some())
+        .map(|(_, name)| name)
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a RawValue) -> Result<T, ManifestError> {
+    serde_json::from_str(text.get()).map_err(malformed)
+}
+
+/// The reason without the text it was found in: a payload never appears in a message.
+fn malformed(error: serde_json::Error) -> ManifestError {
+    ManifestError::Malformed(match error.classify() {
+        serde_json::error::Category::Data => format!("wrong type or repeated member at column {}", error.column()),
+        _ => format!("not JSON at column {}", error.column()),
+    })
+}
+
+fn take<'a>(members: &mut Members<'a>, name: &str) -> Option<&'a RawValue> {
+    let at = members.iter().position(|(member, _)| member == name)?;
+    Some(members.remove(at).1)
+}
+
+fn take_text(members: &mut Members<'_>, name: &str) -> Result<Option<String>, ManifestError> {
+    take(members, name).map(read).transpose()
+}
+
+fn read_members(text: &RawValue) -> Result<Members<'_>, ManifestError> {
+    struct MembersVisitor;
+
+    impl<'de> Visitor<'de> for MembersVisitor {
+        type Value = Members<'de>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members: Members<'de> = Vec::new();
+            while let Some(name) = map.next_key::<Name<'de>>()? {
+                if members.iter().any(|(member, _)| *member == name.0) {
+                    return Err(de::Error::custom("repeated member"));
+                }
+                if members.len() == MEMBERS_MAX {
+                    return Err(de::Error::custom("too many members"));
+                }
+                members.push((name.0, map.next_value()?));
+            }
+            Ok(members)
+        }
+    }
+
+    let mut deserializer = serde_json::Deserializer::from_str(text.get());
+    deserializer.deserialize_map(MembersVisitor).map_err(malformed)
+}
+
+/// A Kubernetes object has four or five members at the top; `Secret` and `ConfigMap` have seven.
+const MEMBERS_MAX: usize = 32;
+
+/// A member's name, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::{Manifest, ManifestError};
+    use serde_json::value::RawValue;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    fn refusal(text: &str) -> ManifestError {
+        Manifest::parse(&raw(text), None).unwrap_err()
+    }
+
+    #[test]
+    fn keeps_what_it_does_not_know() {
+        let text = raw(
+            r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","uid":"x"},"data":{"k":"\u00e4"},"x":1.50}"#,
+        );
+        let mut manifest = Manifest::parse(&text, None).unwrap();
+        manifest.labels.insert("a".into(), "b".into());
+        assert_eq!(
+            serde_json::to_string(&manifest).unwrap(),
+            r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","labels":{"a":"b"}},"data":{"k":"\u00e4"},"x":1.50}"#
+        );
+    }
+
+    #[test]
+    fn an_intent_names_the_kind_by_itself() {
+        let expected = Some(("ops.vworkspace.io/v1alpha1", "Operation"));
+        let text = raw(r#"{"metadata":{"name":"a"}}"#);
+        assert_eq!(Manifest::parse(&text, expected).unwrap().kind, "Operation");
+        let text = raw(r#"{"kind":"Secret","metadata":{"name":"a"}}"#);
+        assert_eq!(Manifest::parse(&text, expected).unwrap_err(), ManifestError::NotOfKind("Operation"));
+    }
+
+    #[test]
+    fn refuses_what_no_job_may_set() {
+        for member in ["generateName", "ownerReferences", "finalizers", "managedFields"] {
+            let text = format!(r#"{{"apiVersion":"v1","kind":"A","metadata":{{"name":"a","{member}":[]}}}}"#);
+            assert!(matches!(refusal(&text), ManifestError::Refused(name) if name.ends_with(member)), "{member}");
+        }
+        assert_eq!(
+            refusal(r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a"},"status":{}}"#),
+            ManifestError::Refused("status")
+        );
+        assert!(matches!(
+            refusal(r#"{"apiVersion":"v1","kind":"List","metadata":{"name":"a"},"items":[]}"#),
+            ManifestError::Refused(_)
+        ));
+    }
+
+    #[test]
+    fn says_what_is_missing_or_malformed() {
+        assert_eq!(refusal(r#"{"apiVersion":"v1","kind":"A"}"#), ManifestError::Missing("metadata"));
+        assert_eq!(refusal(r#"{"apiVersion":"v1","kind":"A","metadata":{}}"#), ManifestError::Missing("metadata.name"));
+        assert_eq!(refusal(r#"{"kind":"A","metadata":{"name":"a"}}"#), ManifestError::Missing("apiVersion"));
+        for text in [
+            "[]",
+            "null",
+            r#""a""#,
+            r#"{"kind":"A","kind":"B"}"#,
+            r#"{"apiVersion":1}"#,
+            r#"{"apiVersion":"v1","kind":"A","metadata":{"name":7}}"#,
+            r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","name":"b"}}"#,
+        ] {
+            assert!(matches!(refusal(text), ManifestError::Malformed(_)), "{text}");
+        }
+    }
+}

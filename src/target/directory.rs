@@ -1,0 +1,1 @@
+//! The directory target: one object per file.
