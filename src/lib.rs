@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod limits;
+pub mod link;
 pub mod net;
 pub mod protocol;
 pub mod secret;

@@ -13,16 +13,16 @@ pub const ANSWER_BYTES: usize = 512 * 1024;
 /// Text of one job, from `{` to `}`.
 pub const JOB_BYTES: usize = 256 * 1024;
 
+/// What one job of an answer counts beside its text: an answer of `[{},{},…]` must not cost more than
+/// one of full jobs.
+pub const JOB_OVERHEAD: usize = 128;
+
 /// JSON values in one job: 8,192 nodes of the costliest shape (an object with one member) take about
 /// 2.6 MiB as a tree.
 pub const JOB_NODES: usize = 8_192;
 
 /// Nesting of arrays and objects in one job.
 pub const JOB_DEPTH: usize = 32;
-
-/// Jobs of one answer that are worked before polling again: 64 redelivered jobs are all that the
-/// record of finished jobs can answer.
-pub const ANSWER_JOBS: usize = 64;
 
 /// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
 pub const JOB_ID_BYTES: usize = 256;
