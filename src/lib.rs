@@ -7,3 +7,4 @@ pub mod net;
 pub mod protocol;
 pub mod secret;
 pub mod target;
+pub mod trust;

@@ -5,6 +5,7 @@
 pub mod cluster;
 pub mod credential;
 pub mod job;
+pub mod kind;
 pub mod manifest;
 pub mod report;
 pub mod timestamp;
@@ -12,6 +13,7 @@ pub mod timestamp;
 pub use cluster::{ClusterId, InvalidClusterId};
 pub use credential::{ErrorBody, RegisterRequest, RegisterResponse, RotateResponse};
 pub use job::{Instruction, Job, JobError, JobId};
+pub use kind::{GroupKind, InvalidGroupKind};
 pub use manifest::{Manifest, ManifestError};
 pub use report::{Condition, Endpoint, Event, EventBatch, EventKind, JobResult, ObjectRef, OutcomeKind, StatusUpdate};
 pub use timestamp::Timestamp;

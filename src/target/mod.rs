@@ -12,6 +12,7 @@ use std::pin::Pin;
 use tokio::sync::mpsc;
 
 use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
+pub use crate::trust::policy::NamespaceRule;
 
 /// A future that a [`Target`] gives back.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -34,15 +35,6 @@ pub trait Target: Send + Sync {
     /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped. Ends at
     /// once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
-}
-
-/// What decides whether a namespace may be used, as far as only the target can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NamespaceRule {
-    /// The policy names the namespace: it is used as it is, and made if it is not there.
-    Listed,
-    /// It must carry the label `managed-by=vworkspace`, or not be there yet.
-    Managed,
 }
 
 /// What an apply came to.
