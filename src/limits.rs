@@ -159,6 +159,9 @@ pub const READY_SILENCE: Duration = Duration::from_secs(60);
 /// How long an apply is repeated while the API server cannot be reached.
 pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
 
+/// The longest pause between two of these tries.
+pub const ACT_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// Heartbeat, unless configured: 1 min to 24 h.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
@@ -171,7 +174,10 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// SIGTERM to exit, all told.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get.
+/// Of [`STOP_TIMEOUT`], what the job at hand gets.
+pub const STOP_ACT: Duration = Duration::from_secs(2);
+
+/// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get together.
 pub const STOP_DRAIN: Duration = Duration::from_secs(4);
 
 /// A token, a credential file, a keyring.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{self, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -15,10 +16,10 @@ use crate::protocol::{ClusterId, Timestamp};
 use crate::secret::Secret;
 
 /// One bearer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bearer {
     /// The text that is sent.
-    pub token: Secret,
+    pub token: Arc<Secret>,
     /// When it ends; none = never.
     pub expires_at: Option<Timestamp>,
 }
@@ -103,7 +104,7 @@ impl Bearer {
             return Err(StoreError::Token("it is shorter than 22 characters"));
         }
         Self::checked(token)?;
-        Ok(Self { token: Secret::new("bearer", token.to_owned()), expires_at })
+        Ok(Self { token: Arc::new(Secret::new("bearer", token.to_owned())), expires_at })
     }
 
     fn checked(token: &str) -> Result<(), StoreError> {

@@ -34,20 +34,20 @@ pub struct LongPoll {
 impl LongPoll {
     /// Connects nothing yet.
     #[must_use]
-    pub fn new(endpoint: Endpoint, cluster_id: ClusterId, bearer: Secret, profile: Profile) -> Self {
+    pub fn new(endpoint: Endpoint, cluster_id: ClusterId, bearer: Arc<Secret>, profile: Profile) -> Self {
         Self {
             endpoint,
             cluster_id,
             poll: Mutex::new(Line::new(profile.clone())),
             post: Mutex::new(Line::new(profile.clone())),
             profile,
-            bearer: RwLock::new(Arc::new(bearer)),
+            bearer: RwLock::new(bearer),
         }
     }
 
     /// Uses another bearer from the next call on, for every caller.
-    pub fn set_bearer(&self, bearer: Secret) {
-        *self.bearer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bearer);
+    pub fn set_bearer(&self, bearer: Arc<Secret>) {
+        *self.bearer.write().unwrap_or_else(PoisonError::into_inner) = bearer;
     }
 
     /// The bearer in use.
@@ -56,13 +56,23 @@ impl LongPoll {
         Arc::clone(&self.bearer.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks for a new bearer (P1.2.7).
+    /// Asks for a new bearer (P1.2.7), with the one that is given.
     ///
     /// # Errors
     /// A [`Fault`]; the bearer in use stays.
-    pub fn rotate(&self) -> Result<Bearer, Fault> {
-        let body: RotateResponse = read_json(self.post("credentials/rotate", b"{}".to_vec())?)?;
+    pub fn rotate(&self, bearer: &Secret) -> Result<Bearer, Fault> {
+        let body: RotateResponse = read_json(self.post_as(bearer, "credentials/rotate", b"{}".to_vec())?)?;
         Bearer::new(&body.token, body.expires_at).map_err(unusable_token)
+    }
+
+    /// Tries a bearer: a poll that waits as briefly as a poll can. The jobs it brings come again.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub fn probe(&self, bearer: &Secret) -> Result<(), Fault> {
+        let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let request = request(Method::GET, &self.jobs_url(PROBE_WAIT), bearer, Vec::new())?;
+        call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)).map(drop)
     }
 
     /// Ends a poll that is held, so that the next one begins with a new connection.
@@ -79,9 +89,18 @@ impl LongPoll {
     }
 
     fn post(&self, path: &str, body: Vec<u8>) -> Result<Response<Body>, Fault> {
+        self.post_as(&self.bearer(), path, body)
+    }
+
+    fn post_as(&self, bearer: &Secret, path: &str, body: Vec<u8>) -> Result<Response<Body>, Fault> {
         let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = request(Method::POST, &self.endpoint.url(path), &self.bearer(), body)?;
+        let request = request(Method::POST, &self.endpoint.url(path), bearer, body)?;
         call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT))
+    }
+
+    fn jobs_url(&self, wait: Duration) -> String {
+        let cluster = form_value(self.cluster_id.as_str());
+        self.endpoint.url(&format!("jobs?cluster={cluster}&wait={}", wait.as_secs()))
     }
 
     fn post_json(&self, path: &str, body: &impl Serialize) -> Result<Response<Body>, Fault> {
@@ -93,9 +112,7 @@ impl LongPoll {
 impl JobSource for LongPoll {
     fn poll(&self, wait: Duration) -> Result<Answer, Fault> {
         let line = self.poll.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let cluster = form_value(self.cluster_id.as_str());
-        let url = self.endpoint.url(&format!("jobs?cluster={cluster}&wait={}", wait.as_secs()));
-        let request = request(Method::GET, &url, &self.bearer(), Vec::new())?;
+        let request = request(Method::GET, &self.jobs_url(wait), &self.bearer(), Vec::new())?;
         let response = call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE))?;
         let answer = stream::read(response.into_body().with_limit(limits::ANSWER_READ_BYTES));
         match answer.end {
@@ -131,6 +148,9 @@ impl StatusSink for LongPoll {
         self.post_json("events", &EventBatch { events }).map(drop)
     }
 }
+
+/// The shortest hold that the protocol knows.
+pub const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 /// Exchanges the one-time token (P1.2.1).
 ///

@@ -5,8 +5,13 @@
 
 pub mod backoff;
 pub mod credential;
+pub mod deliver;
 pub mod endpoint;
+pub mod events;
 pub mod fault;
+pub mod health;
+pub mod intake;
+pub mod keeper;
 pub mod longpoll;
 pub mod stream;
 
@@ -15,6 +20,8 @@ use std::time::Duration;
 pub use credential::{Bearer, Credential, CredentialStore, StateDirectory, StoreError};
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use fault::Fault;
+pub use health::Health;
+pub use keeper::Keeper;
 pub use longpoll::LongPoll;
 
 use crate::protocol::{Event, JobId, JobResult, StatusUpdate};
@@ -54,6 +61,21 @@ pub trait StatusSink: Send + Sync {
     /// # Errors
     /// A [`Fault`].
     fn events(&self, events: &[Event]) -> Result<(), Fault>;
+}
+
+/// Who we are to the control plane.
+pub trait Account: Send + Sync {
+    /// Gets a new credential.
+    ///
+    /// # Errors
+    /// A [`Fault`]; the old credential stays in use.
+    fn rotate(&self) -> Result<(), Fault>;
+
+    /// Finds a credential that is accepted, after a 401.
+    ///
+    /// # Errors
+    /// A [`Fault`] when there is none.
+    fn recover(&self) -> Result<(), Fault>;
 }
 
 /// What an ack came to.

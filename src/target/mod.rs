@@ -32,6 +32,9 @@ pub trait Target: Send + Sync {
     /// Deletes an object; one that is not there is no error.
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>>;
 
+    /// How one object is right now; none where nothing reports on it. `changed` is empty.
+    fn look<'a>(&'a self, object: &'a ObjectRef) -> Pending<'a, Result<Option<Observation>, TargetError>>;
+
     /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped. Ends at
     /// once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
