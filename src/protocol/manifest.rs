@@ -108,34 +108,54 @@ impl<'a> Manifest<'a> {
     pub fn member(&self, name: &str) -> Option<&'a RawValue> {
         self.members.iter().find(|(member, _)| member == name).map(|(_, text)| *text)
     }
+
+    /// Writes the manifest with further labels, which win over those it came with.
+    #[must_use]
+    pub fn with_labels<'m>(&'m self, extra: &'m [(&'m str, &'m str)]) -> impl Serialize + 'm {
+        Labelled { manifest: self, extra }
+    }
 }
 
 /// Writes the manifest with its labels, annotations and namespace as they are now.
 impl Serialize for Manifest<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.with_labels(&[]).serialize(serializer)
+    }
+}
+
+struct Labelled<'a> {
+    manifest: &'a Manifest<'a>,
+    extra: &'a [(&'a str, &'a str)],
+}
+
+impl Serialize for Labelled<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("apiVersion", &self.api_version)?;
-        map.serialize_entry("kind", &self.kind)?;
+        map.serialize_entry("apiVersion", &self.manifest.api_version)?;
+        map.serialize_entry("kind", &self.manifest.kind)?;
         map.serialize_entry("metadata", &WrittenMetadata(self))?;
-        for (name, text) in &self.members {
+        for (name, text) in &self.manifest.members {
             map.serialize_entry(name, text)?;
         }
         map.end()
     }
 }
 
-struct WrittenMetadata<'a>(&'a Manifest<'a>);
+struct WrittenMetadata<'a>(&'a Labelled<'a>);
 
 impl Serialize for WrittenMetadata<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let manifest = self.0;
+        let Labelled { manifest, extra } = self.0;
+        let mut labels: BTreeMap<&str, &str> =
+            manifest.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        labels.extend(extra.iter().copied());
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &manifest.name)?;
         if !manifest.namespace.is_empty() {
             map.serialize_entry("namespace", &manifest.namespace)?;
         }
-        if !manifest.labels.is_empty() {
-            map.serialize_entry("labels", &manifest.labels)?;
+        if !labels.is_empty() {
+            map.serialize_entry("labels", &labels)?;
         }
         if !manifest.annotations.is_empty() {
             map.serialize_entry("annotations", &manifest.annotations)?;
@@ -261,6 +281,16 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&manifest).unwrap(),
             r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","labels":{"a":"b"}},"data":{"k":"\u00e4"},"x":1.50}"#
+        );
+    }
+
+    #[test]
+    fn further_labels_win_over_those_of_the_manifest() {
+        let text = raw(r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"1","y":"2"}}}"#);
+        let manifest = Manifest::parse(&text, None).unwrap();
+        assert_eq!(
+            serde_json::to_string(&manifest.with_labels(&[("x", "9"), ("z", "3")])).unwrap(),
+            r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"9","y":"2","z":"3"}}}"#
         );
     }
 

@@ -1,1 +1,3 @@
 //! Behaviour tests, one module a subject.
+
+mod directory;
