@@ -115,7 +115,7 @@ async fn a_reader_never_sees_half_a_file() {
                     .into_iter()
                     .filter(|path| !path.file_name().unwrap().as_bytes().starts_with(b"."))
                     .collect();
-                assert_eq!(seen, [file.clone()]);
+                assert_eq!(seen, std::slice::from_ref(&file));
                 reads += 1;
             }
             (lengths, reads)
@@ -205,7 +205,7 @@ async fn a_delete_empties_the_file_then_waits_then_removes_it() {
 #[tokio::test]
 async fn a_delete_of_what_is_not_there_is_done_at_once() {
     let dir = TempDir::new().unwrap();
-    let target = Directory::open(dir.path(), "clinic-7", Duration::from_secs(3600)).unwrap();
+    let target = Directory::open(dir.path(), "clinic-7", Duration::from_hours(1)).unwrap();
     let deleted = target.delete(&config_map("settings"), NamespaceRule::Managed).await.unwrap();
     assert_eq!(deleted.note, None);
     assert!(files(dir.path()).is_empty());
@@ -253,14 +253,13 @@ async fn a_link_or_a_directory_in_the_place_of_a_file_is_refused() {
     let precious = outer.path().join("precious");
     fs::write(&precious, "keep").unwrap();
 
-    let plant: [(&str, fn(&Path, &Path)); 3] = [
-        ("a symbolic link", |file, precious| symlink(precious, file).unwrap()),
-        ("a directory", |file, _| fs::create_dir(file).unwrap()),
-        ("neither a file nor a directory", |file, _| drop(UnixListener::bind(file).unwrap())),
-    ];
-    for (what, plant) in plant {
+    for what in ["a symbolic link", "a directory", "neither a file nor a directory"] {
         fs::remove_file(&file).unwrap_or_else(|_| fs::remove_dir(&file).unwrap());
-        plant(&file, &precious);
+        match what {
+            "a symbolic link" => symlink(&precious, &file).unwrap(),
+            "a directory" => fs::create_dir(&file).unwrap(),
+            _ => drop(UnixListener::bind(&file).unwrap()),
+        }
         for refused in
             [apply(&target, &object, "b").await, target.delete(&object, NamespaceRule::Managed).await.map(drop)]
         {
