@@ -59,6 +59,8 @@ fn nothing_from_outside_meets_a_panic() {
     for source in Source::all() {
         if source.module().is_some_and(|module| NO_PANIC.contains(&module.as_str())) {
             for (number, line) in source.code().lines().enumerate() {
+                // A parser may have an `expect` of its own, which returns an error.
+                let line = line.replace("self.expect(", "");
                 if PANICS.iter().any(|panic| line.contains(panic)) {
                     wrong.push(format!("{}:{}: {}", source.path.display(), number + 1, line.trim()));
                 }
@@ -229,7 +231,9 @@ fn blank(text: &str) -> String {
             '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
             '/' if rest.starts_with("/*") => block_comment(rest),
             '"' => string(rest),
-            'r' if raw_string(rest).is_some() && !kept.trim_end_matches('b').ends_with(is_name) => raw_string(rest).unwrap(),
+            'r' if raw_string(rest).is_some() && !kept.trim_end_matches('b').ends_with(is_name) => {
+                raw_string(rest).unwrap()
+            }
             '\'' => character(rest).unwrap_or(0),
             _ => 0,
         };
