@@ -62,6 +62,11 @@ pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 /// object is counted and reported as untracked. 1,000 objects × 4 conditions × 24 bytes is 96 kB.
 pub const OBSERVED_OBJECTS: usize = 1_000;
 
+/// How long a file that a delete emptied stays before it is removed. k3s starts a scan of its manifests
+/// 15 s after the end of the last one; a scan fails as a whole when a file is renamed under it, so two of
+/// them, and as long again for what a slow board applies before it comes to our file: 3 × 15 s.
+pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(45);
+
 /// Threads of the blocking pool beside the watches: 1 poll, 1 post, 2 applies, 1 disk.
 pub const BASE_THREADS: usize = 5;
 

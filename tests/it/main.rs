@@ -1,1 +1,6 @@
 //! Behaviour tests, one module a subject.
+
+#![allow(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but not in what tests call")]
+
+mod directory;
+mod layers;
