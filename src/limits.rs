@@ -202,3 +202,72 @@ pub const BEARER_MIN: usize = 22;
 
 /// A bearer longer than this does not fit a header.
 pub const BEARER_MAX: usize = 8 * 1024;
+
+/// Body of an answer of the Kubernetes API server that is no success: a conflict over 500 fields has
+/// 150 bytes of cause for each, and the same again in its message.
+pub const API_ERROR_BYTES: u64 = 256 * 1024;
+
+/// A page of a list with more than one object in it. A longer one is asked for again with fewer objects,
+/// so that text and decoded objects of a page stay below 2.5 MiB together.
+pub const LIST_BODY_BYTES: u64 = 1024 * 1024;
+
+/// Objects that are taken from one page, for a server that does not page: 256 × 32 conditions × 136 bytes
+/// is 1.1 MiB, and their text is within [`LIST_BODY_BYTES`].
+pub const PAGE_OBJECTS: usize = 256;
+
+/// Text of the API server that a watch may hold without asking: beyond that only one watch or list holds
+/// text at a time. 8 watches × 64 KiB is 512 KiB.
+pub const WATCH_FREE_BYTES: usize = 64 * 1024;
+
+/// One piece of a body on its way from the thread that reads it; two wait at most.
+pub const API_CHUNK_BYTES: usize = 8 * 1024;
+
+/// Calls to the API server that are under way at once, watches apart: the 2 applies of [`BASE_THREADS`].
+pub const API_CALLS: usize = 2;
+
+/// Kinds whose place in the API is remembered: 64 × 150 bytes is 10 kB.
+pub const KNOWN_KINDS: usize = 64;
+
+/// Conditions of one object that are looked at; the busiest kinds of Kubernetes itself have ten.
+pub const OBJECT_CONDITIONS: usize = 32;
+
+/// Endpoints of one object that are looked at.
+pub const OBJECT_ENDPOINTS: usize = 16;
+
+/// A condition's message, an endpoint's text; a longer one is cut at a character. What is sent on is cut
+/// to [`RECORD_BYTES`] anyway.
+pub const CONDITION_TEXT_BYTES: usize = 1_024;
+
+/// Fields that one conflict names.
+pub const CONFLICT_FIELDS: usize = 16;
+
+/// What the API server says about a refusal, in characters.
+pub const REFUSAL_CHARS: usize = 400;
+
+/// Objects that wait for a look right after they were applied: one per open job.
+pub const APPLIED_WAITING: usize = OPEN_JOBS;
+
+/// Silence of a watch: `timeoutSeconds` and ten seconds for the end to arrive.
+pub const WATCH_SILENCE: Duration = Duration::from_mins(5);
+
+/// A watch that lasted this long was a success, and the pause after it starts over.
+pub const WATCH_SETTLED: Duration = Duration::from_secs(10);
+
+/// Longest pause of a watch while the API server cannot be reached. It starts at [`BACKOFF_FLOOR`].
+pub const WATCH_BACKOFF_CAP: Duration = Duration::from_mins(1);
+
+/// First pause when a kind is not there or not allowed.
+pub const KIND_BACKOFF_FIRST: Duration = Duration::from_secs(5);
+
+/// Longest pause when a kind is not there or not allowed: 12 requests an hour for each.
+pub const KIND_BACKOFF_CAP: Duration = Duration::from_mins(5);
+
+/// How often the files of a credential are looked at, at most. The kubelet renews a token when a fifth
+/// of its hour is left.
+pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(5);
+
+/// YAML values in a kubeconfig: twenty clusters have 600.
+pub const KUBECONFIG_NODES: usize = 8_192;
+
+/// Nesting in a kubeconfig: `exec` has six levels.
+pub const KUBECONFIG_DEPTH: usize = 16;

@@ -238,7 +238,9 @@ impl Runner {
                 Effect::End(verdict) => return self.end(&id, verdict),
                 Effect::Report(phase, conditions, message) => {
                     self.report(&id, phase, conditions, message);
-                    return self.wait(Waiting { id, facts, state }).await;
+                    // No await since the apply: the report on the object that follows it finds the job here.
+                    self.book().waiting.push(Waiting { id, facts, state });
+                    return self.waits.notify_one();
                 }
                 // Not possible behind an ack, and nothing to be done.
                 Effect::AckAgain | Effect::Drop | Effect::Leave | Effect::Nothing => return self.forget(&id),
@@ -251,24 +253,6 @@ impl Runner {
                 () = self.out_of_patience() => Input::Stopped,
             };
             (state, effect) = machine::step(state, input, &facts, self.now());
-        }
-    }
-
-    /// Lets a job wait beside the others. Its object may have become ready before we listened, or have been
-    /// so all along: it is looked at once.
-    async fn wait(&self, waiting: Waiting) {
-        let object = match &waiting.state {
-            State::Waiting(wait) => wait.object.clone(),
-            _ => return self.forget(&waiting.id),
-        };
-        self.book().waiting.push(waiting);
-        self.waits.notify_one();
-        match self.parts.target.look(&object).await {
-            Ok(Some(observation)) => {
-                self.step_waiting(|waiting| machine_step(waiting, Input::Observed(&observation), self.now()));
-            }
-            Ok(None) => {}
-            Err(error) => debug!(%error, "the object could not be looked at; its watch will tell"),
         }
     }
 

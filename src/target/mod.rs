@@ -4,6 +4,7 @@
 //! answers is an outcome, never a retry loop: whether and when to try again is the job's business.
 
 pub mod directory;
+pub mod kubernetes;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,6 +12,7 @@ use std::pin::Pin;
 
 use tokio::sync::mpsc;
 
+pub use crate::protocol::GroupKind;
 use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
 pub use crate::trust::policy::NamespaceRule;
 
@@ -32,11 +34,8 @@ pub trait Target: Send + Sync {
     /// Deletes an object; one that is not there is no error.
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>>;
 
-    /// How one object is right now; none where nothing reports on it. `changed` is empty.
-    fn look<'a>(&'a self, object: &'a ObjectRef) -> Pending<'a, Result<Option<Observation>, TargetError>>;
-
-    /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped. Ends at
-    /// once where nothing reports anything.
+    /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped, and on each
+    /// object once more after it was applied. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
 }
 
