@@ -1,5 +1,12 @@
 //! The testbed tested: a server that is less strict than it says would prove nothing.
 
+mod credentials;
+mod faults;
+mod form;
+mod line;
+mod polls;
+mod reports;
+
 use std::time::Duration;
 
 use http::Request;
@@ -9,6 +16,8 @@ use serde_json::{Value, json};
 
 use crate::testbed::job::{config_map, timestamp};
 use crate::testbed::{MEDIA_TYPE, Testbed};
+
+const SOON: Duration = Duration::from_secs(5);
 
 /// A client that says what it is told to say, right or wrong.
 struct Client {
@@ -54,7 +63,11 @@ impl Client {
     }
 
     fn send(&self, request: Request<Vec<u8>>) -> Result<Reply, NetError> {
-        let answer = self.line.run(request, Patience::Answer(Duration::from_secs(10)))?;
+        self.send_within(request, Duration::from_secs(10))
+    }
+
+    fn send_within(&self, request: Request<Vec<u8>>, patience: Duration) -> Result<Reply, NetError> {
+        let answer = self.line.run(request, Patience::Answer(patience))?;
         let (head, body) = answer.into_parts();
         Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: body.read_all()? })
     }
@@ -67,12 +80,30 @@ impl Client {
         self.send(self.request("POST", path, body.to_string().as_bytes())).unwrap()
     }
 
+    fn try_get(&self, path: &str) -> Result<Reply, NetError> {
+        self.send(self.request("GET", path, b""))
+    }
+
     fn post_empty(&self, path: &str) -> Reply {
         self.send(self.request("POST", path, b"")).unwrap()
     }
 }
 
 impl Reply {
+    /// The error body of a refusal, checked for its members.
+    fn error(&self) -> String {
+        let body = self.json();
+        assert_eq!(self.headers["content-type"], MEDIA_TYPE);
+        for member in ["error", "message", "requestId"] {
+            assert!(body[member].as_str().is_some_and(|text| !text.is_empty()), "{body}");
+        }
+        body["error"].as_str().unwrap().to_owned()
+    }
+
+    fn jobs(&self) -> Vec<Value> {
+        self.json()["jobs"].as_array().unwrap().clone()
+    }
+
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }

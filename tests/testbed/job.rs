@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub(crate) struct Job(Value);
 
 /// How long a job lives unless it is told otherwise.
-const LIFE: Duration = Duration::from_secs(3600);
+const LIFE: Duration = Duration::from_hours(1);
 
 impl Job {
     /// A job of any kind with any payload.

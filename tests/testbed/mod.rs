@@ -95,7 +95,7 @@ impl Default for Behaviour {
         Self {
             additions: false,
             bearer_life: None,
-            bearer_overlap: Duration::from_secs(60),
+            bearer_overlap: Duration::from_mins(1),
             jobs_per_answer: None,
             null_jobs: false,
             odd: false,
@@ -120,8 +120,9 @@ pub(crate) struct Testbed {
 enum Line {
     /// Connections are refused; the port is kept.
     Down(TcpSocket),
-    /// In the middle of a change that did not succeed.
+    /// In between, and after a change that did not succeed.
     Lost,
+    /// The server runs.
     Up(Server),
 }
 
@@ -280,19 +281,22 @@ impl Testbed {
 
     /// Takes the server down: connections are cut, new ones refused. What it knows stays.
     pub(crate) fn down(&mut self) {
-        if let Line::Up(server) = std::mem::replace(&mut self.line, Line::Lost) {
-            drop(server);
-            let socket = server::hold_port(self.port).expect("the port can be kept");
-            self.line = Line::Down(socket);
+        if matches!(self.line, Line::Up(_)) {
+            // The server has to let go of the port before it can be held.
+            self.line = Line::Lost;
+            self.line = Line::Down(server::hold_port(self.port).expect("the port can be kept"));
         }
     }
 
     /// Takes the server up again on the same port.
     pub(crate) fn up(&mut self) {
-        if let Line::Down(socket) = std::mem::replace(&mut self.line, Line::Lost) {
-            let server = Server::start(socket, self.tls.clone(), Arc::clone(&self.shared));
-            self.line = Line::Up(server.expect("the server can be started"));
-        }
+        self.line = match std::mem::replace(&mut self.line, Line::Lost) {
+            Line::Down(socket) => {
+                let server = Server::start(socket, self.tls.clone(), Arc::clone(&self.shared));
+                Line::Up(server.expect("the server can be started"))
+            }
+            line => line,
+        };
     }
 
     // What happened.

@@ -34,7 +34,7 @@ use super::wire::{self, Pieces};
 const BODY_MAX: usize = 1024 * 1024;
 
 /// How long a request's body may take to come.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What the server's thread and the test's share.
 #[derive(Debug)]
