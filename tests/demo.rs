@@ -37,6 +37,9 @@ const NAMESPACE: &str = "pullet-demo";
 /// How long a step may take. Each takes less than a second when all is well.
 const STEP: Duration = Duration::from_secs(15);
 
+/// How long the first poll may take: within two minutes of a boot it is spread over 30 s.
+const FIRST_POLL: Duration = Duration::from_secs(45);
+
 /// How long the line stays down: long enough to be noticed, too short for long pauses between attempts.
 const OUTAGE: Duration = Duration::from_secs(2);
 
@@ -86,15 +89,21 @@ fn tell(options: &Options) -> Result<(), Failure> {
         made.map_err(|error| format!("{} cannot be made: {error}", directory.display()))?;
     }
 
+    play(options, &home, &applied).map_err(|failure| format!("{failure}{}", end_of_log(&home.join("agent.log"))))?;
+    conclude(options, &home, &applied);
+    Ok(())
+}
+
+fn play(options: &Options, home: &Path, applied: &Path) -> Result<(), Failure> {
     let mut testbed = Testbed::start();
-    let mut story = Story::new(&home.join("agent.log"));
+    let mut story = Story::new();
     introduce(&testbed, options);
 
-    let agent = Agent::new(&home, &testbed, options);
+    let agent = Agent::new(home, &testbed, options);
     story.chapter("1. The agent introduces itself");
     register(&testbed, &agent, &mut story)?;
     let running = agent.run()?;
-    story.wait_for(&testbed, "the agent to ask for work", STEP, |state| (state.counts.held > 0).then_some(()))?;
+    story.wait_for(&testbed, "the agent to ask for work", FIRST_POLL, |state| (state.counts.held > 0).then_some(()))?;
 
     story.chapter("2. Work of each kind");
     work(&testbed, options, &mut story)?;
@@ -106,18 +115,14 @@ fn tell(options: &Options) -> Result<(), Failure> {
     lose_the_line(&mut testbed, &mut story)?;
 
     story.chapter("5. Something is taken away");
-    delete(&testbed, options, &applied, &mut story)?;
+    delete(&testbed, options, applied, &mut story)?;
 
     story.chapter("6. The end");
     story.say(Who::You, Who::Agent, "stop (SIGTERM)");
     let took = running.stop()?;
     story.catch_up(&testbed);
     story.say(Who::Agent, Who::You, &format!("finished and gone after {:.1} s", took.as_secs_f64()));
-    if let Some(violation) = testbed.violations().first() {
-        return Err(format!("the agent broke the protocol: {violation}"));
-    }
-    conclude(options, &home, &applied);
-    Ok(())
+    testbed.violations().first().map_or(Ok(()), |violation| Err(format!("the agent broke the protocol: {violation}")))
 }
 
 fn introduce(testbed: &Testbed, options: &Options) {
@@ -192,7 +197,7 @@ fn refuse(testbed: &Testbed, story: &mut Story) -> Result<(), Failure> {
 fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure> {
     story.catch_up(testbed);
     testbed.down();
-    story.say(Who::ControlPlane, Who::Agent, "✗ the line is down: connections are cut, new ones refused");
+    story.mark("the line is down: connections are cut, new ones refused");
     story.order(
         testbed,
         "job-8",
@@ -202,7 +207,7 @@ fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure
     story.note(&format!("for {} s the agent tries again, with pauses that grow …", OUTAGE.as_secs()));
     std::thread::sleep(OUTAGE);
     testbed.up();
-    story.say(Who::ControlPlane, Who::Agent, "✓ the line is up again");
+    story.mark("the line is up again");
     story.expect_poll();
     story.await_result(testbed, "job-8", Expected::Succeeded, RETURN)
 }
@@ -231,7 +236,7 @@ fn conclude(options: &Options, home: &Path, applied: &Path) {
     if let Some(cluster) = &options.cluster {
         println!("What was applied is in the namespace {NAMESPACE} of the cluster:\n");
         println!("  {} get configmaps", kubectl(cluster));
-        println!("\nThe agent's log is {}.", home.join("agent.log").display());
+        tell_log(home);
         println!("To clean up:\n\n  {} && rm -r {}", remove_namespace(cluster), home.display());
         return;
     }
@@ -239,8 +244,28 @@ fn conclude(options: &Options, home: &Path, applied: &Path) {
     for (file, object) in objects(applied) {
         println!("  {file}   {object}");
     }
-    println!("\nThe agent's log is {}.", home.join("agent.log").display());
+    tell_log(home);
     println!("To clean up:\n\n  rm -r {}", home.display());
+}
+
+/// The last lines of the agent's log, for a failure; nothing where the log was shown.
+fn end_of_log(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(5)..).unwrap_or_default();
+    if tail.is_empty() {
+        return String::new();
+    }
+    format!("\nThe last lines of {}:\n  {}", log.display(), tail.join("\n  "))
+}
+
+/// There is no log where it was shown.
+fn tell_log(home: &Path) {
+    let log = home.join("agent.log");
+    println!();
+    if log.exists() {
+        println!("The agent's log is {}.", log.display());
+    }
 }
 
 /// The files of the directory target, each with the object it holds.

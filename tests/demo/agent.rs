@@ -80,7 +80,7 @@ impl Agent {
         written.map_err(|error| format!("{} cannot be written: {error}", self.token.display()))?;
         let mut register = Running(self.start("register", &[format!("--token-file={}", self.token.display())])?);
         let status = register.wait(PATIENCE)?;
-        if status { Ok(()) } else { Err(format!("`pullet register` failed; its log is {}", self.log.display())) }
+        if status { Ok(()) } else { Err("`pullet register` failed".to_owned()) }
     }
 
     /// Starts it for good.

@@ -1,7 +1,6 @@
 //! The timeline: what the control plane saw, in plain words.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -39,7 +38,6 @@ pub(crate) enum Expected {
 /// What was told so far.
 pub(crate) struct Story {
     since: Instant,
-    log: PathBuf,
     told_requests: BTreeSet<usize>,
     told_events: usize,
     told_jobs: BTreeMap<String, Told>,
@@ -61,11 +59,10 @@ struct Told {
 struct Line(Instant, Who, Who, String);
 
 impl Story {
-    /// A story that begins now; `log` is named when it fails.
-    pub(crate) fn new(log: &Path) -> Self {
+    /// A story that begins now.
+    pub(crate) fn new() -> Self {
         Self {
             since: Instant::now(),
-            log: log.to_owned(),
             told_requests: BTreeSet::new(),
             told_events: 0,
             told_jobs: BTreeMap::new(),
@@ -84,10 +81,15 @@ impl Story {
         self.print(&Line(Instant::now(), from, to, what.to_owned()));
     }
 
+    /// Something that happens to the line itself.
+    pub(crate) fn mark(&self, what: &str) {
+        println!("{:6.2} s  ────── {what} ──────", self.since.elapsed().as_secs_f64());
+    }
+
     /// A remark.
     #[allow(clippy::unused_self, reason = "the story is what prints")]
     pub(crate) fn note(&self, what: &str) {
-        println!("{:37}({what})", "");
+        println!("{:39}({what})", "");
     }
 
     /// Makes the next poll worth a line.
@@ -129,7 +131,7 @@ impl Story {
         if fits {
             return Ok(());
         }
-        Err(self.failure(&format!("{id} ended otherwise than expected ({expected:?})")))
+        Err(format!("{id} ended otherwise than expected ({expected:?})"))
     }
 
     /// Tells what happens until `look` finds something.
@@ -147,7 +149,7 @@ impl Story {
             match found {
                 Some(found) => return Ok(found),
                 None if Instant::now() < deadline => {}
-                None => return Err(self.failure(&format!("waited {} s in vain for {what}", timeout.as_secs()))),
+                None => return Err(format!("waited {} s in vain for {what}", timeout.as_secs())),
             }
         }
     }
@@ -217,16 +219,6 @@ impl Story {
     fn print(&self, Line(at, from, to, what): &Line) {
         let seconds = at.saturating_duration_since(self.since).as_secs_f64();
         println!("{seconds:6.2} s  {:>13} → {:13} {what}", from.name(), to.name());
-    }
-
-    fn failure(&self, what: &str) -> Failure {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(5)..).unwrap_or_default();
-        if tail.is_empty() {
-            return what.to_owned();
-        }
-        format!("{what}\nThe last lines of {}:\n  {}", self.log.display(), tail.join("\n  "))
     }
 }
 

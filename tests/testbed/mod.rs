@@ -23,6 +23,7 @@ mod route;
 mod server;
 mod state;
 mod tls;
+mod traffic;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -27,7 +27,8 @@ use super::answer::{Answer, Refusal};
 use super::check;
 use super::fault::Fault;
 use super::route::{Call, Route};
-use super::state::{Seen, State};
+use super::state::{Counts, Seen, State};
+use super::traffic::Counted;
 use super::wire::{self, Pieces};
 
 /// Longest body of a request. A batch of 100 events of 1 KiB is a tenth of it.
@@ -66,6 +67,12 @@ impl Shared {
         self.changed.notify_all();
         self.wake.notify_waiters();
         result
+    }
+
+    /// Counts something. Held polls have no reason to wake for that.
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
+        count(&mut self.lock().counts);
+        self.changed.notify_all();
     }
 
     /// Waits until `look` finds something; none when the time is over.
@@ -162,19 +169,20 @@ async fn connect(stream: TcpStream, tls: Option<Arc<ServerConfig>>, shared: Arc<
     });
     // The latency that is measured is the agent's, not Nagle's.
     let _ = stream.set_nodelay(true);
+    let stream = Counted::new(stream, Arc::clone(&shared));
     let mut cuts = shared.cuts.subscribe();
     let talking = async {
         let Some(config) = tls else { return talk(stream, number, &shared).await };
         match TlsAcceptor::from(config).accept(stream).await {
             Ok(stream) => {
                 let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-                shared.change(|state| {
-                    state.counts.handshakes += 1;
-                    state.counts.resumed += usize::from(resumed);
+                shared.count(|counts| {
+                    counts.handshakes += 1;
+                    counts.resumed += usize::from(resumed);
                 });
                 talk(stream, number, &shared).await;
             }
-            Err(_) => shared.change(|state| state.counts.failed_handshakes += 1),
+            Err(_) => shared.count(|counts| counts.failed_handshakes += 1),
         }
     };
     tokio::select! {
@@ -325,16 +333,14 @@ struct Held<'a>(&'a Shared);
 
 impl<'a> Held<'a> {
     fn new(shared: &'a Shared) -> Self {
-        shared.lock().counts.held += 1;
-        shared.changed.notify_all();
+        shared.count(|counts| counts.held += 1);
         Self(shared)
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.lock().counts.held -= 1;
-        self.0.changed.notify_all();
+        self.0.count(|counts| counts.held -= 1);
     }
 }
 

@@ -97,6 +97,10 @@ pub(crate) struct Seen {
 /// What was counted since the start, over all the times the server was up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
+    /// Bytes that clients sent, TLS included.
+    pub(crate) bytes_received: u64,
+    /// Bytes that clients were sent, TLS included.
+    pub(crate) bytes_sent: u64,
     /// Connections accepted.
     pub(crate) connections: usize,
     /// TLS handshakes that came to their end.

@@ -134,3 +134,20 @@ fn waiting_in_vain_says_what_was_seen() {
         assert!(text.contains(&part), "{text}");
     }
 }
+
+#[test]
+fn traffic_is_counted_as_it_goes_over_the_wire() {
+    let testbed = Testbed::with(Options { plain_http: true, ..Options::default() });
+    let client = Client::of(&testbed);
+    client.get("/jobs?cluster=c1&wait=0");
+    let first = testbed.wait_for("an answer", SOON, |state| (state.counts.bytes_sent > 0).then_some(state.counts));
+    testbed.raw_answer(vec![b' '; 10_000]);
+    client.get("/jobs?cluster=c1&wait=0");
+    // What was written is counted only then, and may have been read by that time.
+    let second = testbed.wait_for("ten kilobytes", SOON, |state| {
+        let sent = state.counts.bytes_sent - first.bytes_sent;
+        (sent >= 10_000).then_some(state.counts)
+    });
+    assert!(second.bytes_sent - first.bytes_sent < 11_000);
+    assert_eq!(second.bytes_received, 2 * first.bytes_received);
+}
