@@ -226,8 +226,9 @@ fn delete(testbed: &Testbed, options: &Options, applied: &Path, story: &mut Stor
     if testbed.result("job-9").is_some() {
         return story.await_result(testbed, "job-9", Expected::Succeeded, STEP);
     }
-    story.note("its file holds no object now, from which k3s learns to delete it; the file itself goes,");
-    story.note("and the job is reported, when k3s has had the time to read it. We do not wait for that.");
+    story.note(
+        "its file is empty now, from which k3s learns to delete it; the agent reports when k3s must have read it",
+    );
     Ok(())
 }
 
