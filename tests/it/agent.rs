@@ -51,6 +51,8 @@ pub(crate) struct Agent {
     child: Child,
     home: Arc<TempDir>,
     log: PathBuf,
+    /// Where its part of the log begins: agents of one setup share the file.
+    log_start: usize,
 }
 
 /// How an agent ended.
@@ -119,7 +121,8 @@ impl Agent {
 
     /// Everything it wrote to stdout and stderr.
     pub(crate) fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.log_start..).unwrap_or_default()).into_owned()
     }
 
     /// Waits until the log holds a text.
@@ -256,13 +259,15 @@ impl Setup {
     pub(crate) fn spawn(&self) -> Agent {
         let log = self.home.path().join("log");
         let file = File::options().create(true).append(true).open(&log).expect("the log can be opened");
+        let log_start = fs::read(&log).map_or(0, |bytes| bytes.len());
         let mut command = self.prepare("run");
         command.stdout(file.try_clone().expect("a file can be shared")).stderr(file).stdin(Stdio::null());
         let child = command.spawn().expect("the agent can be started");
-        Agent { child, home: Arc::clone(&self.home), log }
+        Agent { child, home: Arc::clone(&self.home), log, log_start }
     }
 
-    /// Runs a command such as `register` with the same flags to its end.
+    /// Runs a command such as `register` to its end, with the same flags: those of `run` alone have to be
+    /// added later.
     pub(crate) fn run_to_end(&self, command: &str) -> Output {
         run_to_end(self.prepare(command))
     }

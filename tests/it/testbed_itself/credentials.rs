@@ -63,7 +63,7 @@ fn a_registration_is_read_strictly() {
 
 #[test]
 fn a_rotation_ends_the_old_bearer_after_the_overlap() {
-    let overlap = Duration::from_millis(300);
+    let overlap = Duration::from_secs(1);
     let behaviour = Behaviour { bearer_overlap: overlap, ..Behaviour::default() };
     let testbed = Testbed::with(Options { behaviour, ..Options::default() });
     let old = Client::of(&testbed);

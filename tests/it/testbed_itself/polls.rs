@@ -14,7 +14,7 @@ fn a_poll_is_held_until_its_time_is_over() {
     let client = Client::of(&testbed);
     let since = Instant::now();
     assert_eq!(client.get("/jobs?cluster=c1&wait=1").json(), json!({"jobs": []}));
-    assert!((1000..1900).contains(&since.elapsed().as_millis()));
+    assert!((1000..5000).contains(&since.elapsed().as_millis()));
     testbed.behave(|behaviour| behaviour.null_jobs = true);
     assert_eq!(client.get("/jobs?cluster=c1&wait=0").json(), json!({"jobs": null}));
     assert_eq!(testbed.counts().polls, 2);
@@ -36,7 +36,7 @@ fn a_held_poll_is_answered_as_soon_as_a_job_comes() {
         (jobs, at.duration_since(since))
     });
     assert_eq!(jobs.len(), 2);
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < SOON, "{took:?}");
 }
 
 #[test]
