@@ -1,6 +1,6 @@
 //! Which jobs a poll gives, and when.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
