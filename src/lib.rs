@@ -1,8 +1,13 @@
 //! Pullet, the agent on a node that nobody can reach.
 
 pub mod clock;
+pub mod job;
+pub mod journal;
 pub mod limits;
+pub mod link;
 pub mod net;
 pub mod protocol;
 pub mod secret;
+pub mod shutdown;
 pub mod target;
+pub mod trust;

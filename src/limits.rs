@@ -13,16 +13,16 @@ pub const ANSWER_BYTES: usize = 512 * 1024;
 /// Text of one job, from `{` to `}`.
 pub const JOB_BYTES: usize = 256 * 1024;
 
+/// What one job of an answer counts beside its text: an answer of `[{},{},…]` must not cost more than
+/// one of full jobs.
+pub const JOB_OVERHEAD: usize = 128;
+
 /// JSON values in one job: 8,192 nodes of the costliest shape (an object with one member) take about
 /// 2.6 MiB as a tree.
 pub const JOB_NODES: usize = 8_192;
 
 /// Nesting of arrays and objects in one job.
 pub const JOB_DEPTH: usize = 32;
-
-/// Jobs of one answer that are worked before polling again: 64 redelivered jobs are all that the
-/// record of finished jobs can answer.
-pub const ANSWER_JOBS: usize = 64;
 
 /// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
 pub const JOB_ID_BYTES: usize = 256;
@@ -61,6 +61,11 @@ pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 /// Owned objects whose conditions are compared one by one. Beyond that the observation of a further
 /// object is counted and reported as untracked. 1,000 objects × 4 conditions × 24 bytes is 96 kB.
 pub const OBSERVED_OBJECTS: usize = 1_000;
+
+/// How long a file that a delete emptied stays before it is removed. k3s starts a scan of its manifests
+/// 15 s after the end of the last one; a scan fails as a whole when a file is renamed under it, so two of
+/// them, and as long again for what a slow board applies before it comes to our file: 3 × 15 s.
+pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(45);
 
 /// Threads of the blocking pool beside the watches: 1 poll, 1 post, 2 applies, 1 disk.
 pub const BASE_THREADS: usize = 5;
@@ -159,6 +164,9 @@ pub const READY_SILENCE: Duration = Duration::from_secs(60);
 /// How long an apply is repeated while the API server cannot be reached.
 pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
 
+/// The longest pause between two of these tries.
+pub const ACT_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// Heartbeat, unless configured: 1 min to 24 h.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
@@ -171,7 +179,10 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// SIGTERM to exit, all told.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get.
+/// Of [`STOP_TIMEOUT`], what the job at hand gets.
+pub const STOP_ACT: Duration = Duration::from_secs(2);
+
+/// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get together.
 pub const STOP_DRAIN: Duration = Duration::from_secs(4);
 
 /// A token, a credential file, a keyring.
@@ -191,3 +202,72 @@ pub const BEARER_MIN: usize = 22;
 
 /// A bearer longer than this does not fit a header.
 pub const BEARER_MAX: usize = 8 * 1024;
+
+/// Body of an answer of the Kubernetes API server that is no success: a conflict over 500 fields has
+/// 150 bytes of cause for each, and the same again in its message.
+pub const API_ERROR_BYTES: u64 = 256 * 1024;
+
+/// A page of a list with more than one object in it. A longer one is asked for again with fewer objects,
+/// so that text and decoded objects of a page stay below 2.5 MiB together.
+pub const LIST_BODY_BYTES: u64 = 1024 * 1024;
+
+/// Objects that are taken from one page, for a server that does not page: 256 × 32 conditions × 136 bytes
+/// is 1.1 MiB, and their text is within [`LIST_BODY_BYTES`].
+pub const PAGE_OBJECTS: usize = 256;
+
+/// Text of the API server that a watch may hold without asking: beyond that only one watch or list holds
+/// text at a time. 8 watches × 64 KiB is 512 KiB.
+pub const WATCH_FREE_BYTES: usize = 64 * 1024;
+
+/// One piece of a body on its way from the thread that reads it; two wait at most.
+pub const API_CHUNK_BYTES: usize = 8 * 1024;
+
+/// Calls to the API server that are under way at once, watches apart: the 2 applies of [`BASE_THREADS`].
+pub const API_CALLS: usize = 2;
+
+/// Kinds whose place in the API is remembered: 64 × 150 bytes is 10 kB.
+pub const KNOWN_KINDS: usize = 64;
+
+/// Conditions of one object that are looked at; the busiest kinds of Kubernetes itself have ten.
+pub const OBJECT_CONDITIONS: usize = 32;
+
+/// Endpoints of one object that are looked at.
+pub const OBJECT_ENDPOINTS: usize = 16;
+
+/// A condition's message, an endpoint's text; a longer one is cut at a character. What is sent on is cut
+/// to [`RECORD_BYTES`] anyway.
+pub const CONDITION_TEXT_BYTES: usize = 1_024;
+
+/// Fields that one conflict names.
+pub const CONFLICT_FIELDS: usize = 16;
+
+/// What the API server says about a refusal, in characters.
+pub const REFUSAL_CHARS: usize = 400;
+
+/// Objects that wait for a look right after they were applied: one per open job.
+pub const APPLIED_WAITING: usize = OPEN_JOBS;
+
+/// Silence of a watch: `timeoutSeconds` and ten seconds for the end to arrive.
+pub const WATCH_SILENCE: Duration = Duration::from_mins(5);
+
+/// A watch that lasted this long was a success, and the pause after it starts over.
+pub const WATCH_SETTLED: Duration = Duration::from_secs(10);
+
+/// Longest pause of a watch while the API server cannot be reached. It starts at [`BACKOFF_FLOOR`].
+pub const WATCH_BACKOFF_CAP: Duration = Duration::from_mins(1);
+
+/// First pause when a kind is not there or not allowed.
+pub const KIND_BACKOFF_FIRST: Duration = Duration::from_secs(5);
+
+/// Longest pause when a kind is not there or not allowed: 12 requests an hour for each.
+pub const KIND_BACKOFF_CAP: Duration = Duration::from_mins(5);
+
+/// How often the files of a credential are looked at, at most. The kubelet renews a token when a fifth
+/// of its hour is left.
+pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(5);
+
+/// YAML values in a kubeconfig: twenty clusters have 600.
+pub const KUBECONFIG_NODES: usize = 8_192;
+
+/// Nesting in a kubeconfig: `exec` has six levels.
+pub const KUBECONFIG_DEPTH: usize = 16;

@@ -108,34 +108,57 @@ impl<'a> Manifest<'a> {
     pub fn member(&self, name: &str) -> Option<&'a RawValue> {
         self.members.iter().find(|(member, _)| member == name).map(|(_, text)| *text)
     }
+
+    /// Writes the manifest with further labels; they win over its own of the same name.
+    #[must_use]
+    pub fn write(&self, labels: &[(&str, &str)]) -> Vec<u8> {
+        // Maps with text keys and raw JSON cannot fail to be written to memory.
+        serde_json::to_vec(&Written { manifest: self, labels }).unwrap_or_default()
+    }
 }
 
-/// Writes the manifest with its labels, annotations and namespace as they are now.
-impl Serialize for Manifest<'_> {
+/// A manifest with labels of ours.
+struct Written<'a> {
+    manifest: &'a Manifest<'a>,
+    labels: &'a [(&'a str, &'a str)],
+}
+
+impl Serialize for Written<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let manifest = self.manifest;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("apiVersion", &self.api_version)?;
-        map.serialize_entry("kind", &self.kind)?;
+        map.serialize_entry("apiVersion", &manifest.api_version)?;
+        map.serialize_entry("kind", &manifest.kind)?;
         map.serialize_entry("metadata", &WrittenMetadata(self))?;
-        for (name, text) in &self.members {
+        for (name, text) in &manifest.members {
             map.serialize_entry(name, text)?;
         }
         map.end()
     }
 }
 
-struct WrittenMetadata<'a>(&'a Manifest<'a>);
+/// Writes the manifest with its labels, annotations and namespace as they are now.
+impl Serialize for Manifest<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Written { manifest: self, labels: &[] }.serialize(serializer)
+    }
+}
+
+struct WrittenMetadata<'a>(&'a Written<'a>);
 
 impl Serialize for WrittenMetadata<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let manifest = self.0;
+        let Written { manifest, labels } = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &manifest.name)?;
         if !manifest.namespace.is_empty() {
             map.serialize_entry("namespace", &manifest.namespace)?;
         }
-        if !manifest.labels.is_empty() {
-            map.serialize_entry("labels", &manifest.labels)?;
+        let mut all: BTreeMap<&str, &str> =
+            manifest.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        all.extend(labels.iter().copied());
+        if !all.is_empty() {
+            map.serialize_entry("labels", &all)?;
         }
         if !manifest.annotations.is_empty() {
             map.serialize_entry("annotations", &manifest.annotations)?;
@@ -262,6 +285,15 @@ mod tests {
             serde_json::to_string(&manifest).unwrap(),
             r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","labels":{"a":"b"}},"data":{"k":"\u00e4"},"x":1.50}"#
         );
+    }
+
+    #[test]
+    fn labels_of_ours_win_and_stay_out_of_the_manifest() {
+        let text = raw(r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"theirs","y":"1"}}}"#);
+        let manifest = Manifest::parse(&text, None).unwrap();
+        let written = String::from_utf8(manifest.write(&[("x", "ours")])).unwrap();
+        assert_eq!(written, r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"ours","y":"1"}}}"#);
+        assert_eq!(manifest.labels["x"], "theirs");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! answers is an outcome, never a retry loop: whether and when to try again is the job's business.
 
 pub mod directory;
+pub mod kubernetes;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,7 +12,9 @@ use std::pin::Pin;
 
 use tokio::sync::mpsc;
 
+pub use crate::protocol::GroupKind;
 use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
+pub use crate::trust::policy::NamespaceRule;
 
 /// A future that a [`Target`] gives back.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -31,18 +34,9 @@ pub trait Target: Send + Sync {
     /// Deletes an object; one that is not there is no error.
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>>;
 
-    /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped. Ends at
-    /// once where nothing reports anything.
+    /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped, and on each
+    /// object once more after it was applied. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
-}
-
-/// What decides whether a namespace may be used, as far as only the target can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NamespaceRule {
-    /// The policy names the namespace: it is used as it is, and made if it is not there.
-    Listed,
-    /// It must carry the label `managed-by=vworkspace`, or not be there yet.
-    Managed,
 }
 
 /// What an apply came to.

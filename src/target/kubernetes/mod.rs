@@ -1,1 +1,138 @@
-//! Kubernetes.
+//! A Kubernetes API.
+//!
+//! `kube::Client` carried by our own [`Line`](crate::net::Line)s (`client`). Credentials and configuration
+//! are read by us (`cluster`, `kubeconfig`, `credentials`) and not through `kube::Config`: our service needs a
+//! URL, a TLS configuration and a bearer that follows its file, while a `Config` would be taken apart
+//! again for each, and its readers bring a YAML deserializer and plug-ins that are refused here.
+//!
+//! Bounds: two short calls at a time, a watch on a thread of its own for each of the first
+//! [`limits::WATCHES`](crate::limits::WATCHES) kinds, bodies and lines as `limits` has them, and no tree of
+//! what the API server sends.
+
+mod api;
+mod apply;
+mod baseline;
+mod client;
+mod cluster;
+mod conflict;
+mod credentials;
+mod decode;
+mod kubeconfig;
+mod message;
+mod object;
+mod observe;
+mod resources;
+mod yaml;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::mpsc;
+
+use self::credentials::Credentials;
+use self::resources::{Resource, Resources};
+use super::{Deleted, GroupKind, NamespaceRule, Observation, Pending, Target, TargetError};
+use crate::protocol::{Manifest, ObjectRef};
+
+pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
+pub use self::yaml::YamlError;
+
+/// The target that applies to a Kubernetes API server.
+pub struct Kubernetes(Arc<Inner>);
+
+struct Inner {
+    credentials: Arc<Credentials>,
+    client: OnceLock<kube::Client>,
+    cluster_id: String,
+    kinds: Vec<GroupKind>,
+    resources: Resources,
+    /// Where an apply says what is to be looked at, while somebody observes.
+    looks: Mutex<Option<mpsc::Sender<Applied>>>,
+}
+
+/// What was applied, and where its kind lives.
+type Applied = (Resource, ObjectRef);
+
+impl Kubernetes {
+    /// A target for the cluster `cluster_id`, whose objects carry that id as a label. The first
+    /// [`limits::WATCHES`](crate::limits::WATCHES) of `kinds` are watched, the others listed periodically.
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the cluster id cannot be the value of a label.
+    pub fn open(access: &Access, cluster_id: &str, kinds: Vec<GroupKind>) -> Result<Self, AccessError> {
+        if !is_label_value(cluster_id) {
+            return Err(AccessError::ClusterIdNotALabel(cluster_id.to_owned()));
+        }
+        Ok(Self(Arc::new(Inner {
+            credentials: Arc::clone(&access.credentials),
+            client: OnceLock::new(),
+            cluster_id: cluster_id.to_owned(),
+            kinds,
+            resources: Resources::new(),
+            looks: Mutex::new(None),
+        })))
+    }
+}
+
+impl Target for Kubernetes {
+    fn describe(&self) -> String {
+        format!("kubernetes {}", self.0.credentials.server())
+    }
+
+    fn apply<'a>(
+        &'a self,
+        manifest: &'a Manifest<'a>,
+        rule: NamespaceRule,
+    ) -> Pending<'a, Result<super::Applied, TargetError>> {
+        Box::pin(self.0.apply_manifest(manifest, rule))
+    }
+
+    fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>> {
+        Box::pin(self.0.delete_object(object, rule))
+    }
+
+    fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
+        Box::pin(observe::run(Arc::clone(&self.0), sink))
+    }
+}
+
+impl Inner {
+    /// The client is made on its first use, because that needs a runtime around it.
+    fn client(&self) -> &kube::Client {
+        self.client.get_or_init(|| client::connect(Arc::clone(&self.credentials)))
+    }
+
+    fn set_looks(&self, looks: Option<mpsc::Sender<Applied>>) {
+        *self.looks.lock().unwrap_or_else(PoisonError::into_inner) = looks;
+    }
+
+    /// Has an applied object reported on, if anybody observes and is not behind.
+    fn look_at(&self, resource: &Resource, reference: &ObjectRef) {
+        if let Some(looks) = &*self.looks.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = looks.try_send((resource.clone(), reference.clone()));
+        }
+    }
+}
+
+fn is_label_value(text: &str) -> bool {
+    let is_end = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric());
+    text.len() <= 63
+        && is_end(text.chars().next())
+        && is_end(text.chars().next_back())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_label_value;
+
+    #[test]
+    fn a_cluster_id_has_to_be_a_label() {
+        for good in ["a", "c-1", "A.b_c", &"x".repeat(63)] {
+            assert!(is_label_value(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a b", "ä", "a,b", &"x".repeat(64)] {
+            assert!(!is_label_value(bad), "{bad}");
+        }
+    }
+}

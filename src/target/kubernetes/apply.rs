@@ -1,0 +1,244 @@
+//! Applying and deleting.
+
+use http::Method;
+use serde::Deserialize;
+
+use super::api::{self, Call, Fault, segment};
+use super::decode::{Items, Text};
+use super::resources::Resource;
+use super::{Inner, conflict};
+use crate::limits;
+use crate::protocol::{
+    CLUSTER_ID_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, NAMESPACE_LABEL, ObjectRef,
+};
+use crate::target::{Applied, Deleted, NamespaceRule, Readiness, TargetError};
+
+/// What an object's metadata tells.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    uid: Text<'a>,
+    generation: Option<i64>,
+    #[serde(borrow)]
+    deletion_timestamp: Text<'a>,
+    #[serde(borrow)]
+    finalizers: Option<Items<'a>>,
+    #[serde(borrow)]
+    labels: Option<&'a serde_json::value::RawValue>,
+}
+
+/// How a namespace stands to us.
+enum Namespace {
+    Missing,
+    Terminating,
+    There { is_ours: bool },
+}
+
+impl Inner {
+    pub(super) async fn apply_manifest(
+        &self,
+        manifest: &Manifest<'_>,
+        rule: NamespaceRule,
+    ) -> Result<Applied, TargetError> {
+        let mut resource = self.resource(&manifest.api_version, &manifest.kind).await?;
+        check_scope(&resource, &manifest.namespace)?;
+        if resource.namespaced {
+            self.open_namespace(&manifest.namespace, rule).await?;
+        }
+        let mut answer = self.patch(&resource, manifest).await;
+        if let Err(Fault::Refused(refusal)) = &answer
+            && refusal.code == 404
+        {
+            if refusal.about == "namespaces" {
+                return Err(terminating(&manifest.namespace));
+            }
+            // The kind's place changed, or the kind is gone.
+            self.resources.forget(&resource);
+            resource = self.resource(&manifest.api_version, &manifest.kind).await?;
+            check_scope(&resource, &manifest.namespace)?;
+            answer = self.patch(&resource, manifest).await;
+        }
+        match answer {
+            Ok(text) => self.applied(&resource, manifest, &text),
+            Err(Fault::Refused(refusal)) if conflict::is_conflict(&refusal) => {
+                let path = resource.path(&manifest.namespace, &manifest.name)?;
+                let live = api::ask(self.client(), &Call::get(&path, api::METADATA)).await.ok();
+                Err(TargetError::Conflict(conflict::fields(&refusal, live.as_deref())))
+            }
+            Err(Fault::Refused(refusal))
+                if refusal.code == 403 && refusal.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") =>
+            {
+                Err(terminating(&manifest.namespace))
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    pub(super) async fn delete_object(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
+        let resource = self.resource(&object.api_version, &object.kind).await?;
+        check_scope(&resource, &object.namespace)?;
+        if resource.namespaced {
+            match self.namespace(&object.namespace).await? {
+                Namespace::Missing => return Ok(Deleted { note: None }),
+                Namespace::There { is_ours: false } if rule == NamespaceRule::Managed => {
+                    return Err(TargetError::NamespaceNotManaged(object.namespace.clone()));
+                }
+                Namespace::There { .. } | Namespace::Terminating => {}
+            }
+        }
+        // The policy is in the query: a DELETE has no body here.
+        let path = format!("{}?propagationPolicy=Background", resource.path(&object.namespace, &object.name)?);
+        let call = Call { method: Method::DELETE, ..Call::get(&path, api::METADATA) };
+        match api::ask(self.client(), &call).await {
+            Ok(text) => {
+                let metadata = metadata(&text)?;
+                let waits = !metadata.deletion_timestamp.0.is_empty()
+                    && metadata.finalizers.is_some_and(|names| !names.first::<Text<'_>>(1).is_empty());
+                Ok(Deleted { note: waits.then_some(WAITS_FOR_FINALIZERS) })
+            }
+            Err(Fault::Refused(refusal)) if refusal.code == 404 => Ok(Deleted { note: None }),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    async fn resource(&self, api_version: &str, kind: &str) -> Result<Resource, TargetError> {
+        let found = self.resources.find(self.client(), api_version, kind).await?;
+        found.ok_or_else(|| TargetError::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() })
+    }
+
+    /// Server-side apply without force: a field that somebody else owns is a conflict.
+    async fn patch(&self, resource: &Resource, manifest: &Manifest<'_>) -> Result<Vec<u8>, Fault> {
+        let path = resource
+            .path(&manifest.namespace, &manifest.name)
+            .map_err(|_| Fault::Unusable("the name cannot be part of a path".to_owned()))?;
+        let path = format!("{path}?fieldManager={FIELD_MANAGER}");
+        let labels = [(MANAGED_BY_LABEL, MANAGED_BY_VALUE), (CLUSTER_ID_LABEL, self.cluster_id.as_str())];
+        let body = || manifest.write(&labels);
+        let call = Call {
+            method: Method::PATCH,
+            content: Some(("application/apply-patch+yaml", &body)),
+            ..Call::get(&path, api::METADATA)
+        };
+        api::ask(self.client(), &call).await
+    }
+
+    fn applied(&self, resource: &Resource, manifest: &Manifest<'_>, text: &[u8]) -> Result<Applied, TargetError> {
+        let metadata = metadata(text)?;
+        let reference = ObjectRef {
+            api_version: manifest.api_version.clone(),
+            kind: manifest.kind.clone(),
+            namespace: manifest.namespace.clone(),
+            name: manifest.name.clone(),
+            uid: metadata.uid.cut(limits::CONDITION_TEXT_BYTES),
+            generation: metadata.generation,
+        };
+        let is_watched =
+            self.kinds.iter().take(limits::WATCHES).any(|kind| kind.matches(&manifest.api_version, &manifest.kind));
+        if is_watched {
+            self.look_at(resource, &reference);
+        }
+        let readiness =
+            if is_watched { Readiness::Watched } else { Readiness::Silent("nothing reports on this kind here") };
+        Ok(Applied { reference, readiness })
+    }
+
+    /// Sees to it that a namespace is there and may be used.
+    async fn open_namespace(&self, name: &str, rule: NamespaceRule) -> Result<(), TargetError> {
+        let mut is_made = false;
+        loop {
+            match self.namespace(name).await? {
+                Namespace::Terminating => return Err(terminating(name)),
+                Namespace::There { is_ours: false } if rule == NamespaceRule::Managed => {
+                    return Err(TargetError::NamespaceNotManaged(name.to_owned()));
+                }
+                Namespace::There { .. } => return Ok(()),
+                Namespace::Missing if is_made => return Err(terminating(name)),
+                Namespace::Missing => {
+                    is_made = true;
+                    // One that was made by somebody else meanwhile is looked at again.
+                    if self.make_namespace(name).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn namespace(&self, name: &str) -> Result<Namespace, TargetError> {
+        let path = format!("/api/v1/namespaces/{}", segment(name)?);
+        let text = match api::ask(self.client(), &Call::get(&path, api::METADATA)).await {
+            Ok(text) => text,
+            Err(Fault::Refused(refusal)) if refusal.code == 404 => return Ok(Namespace::Missing),
+            Err(fault) => return Err(fault.into()),
+        };
+        let metadata = metadata(&text)?;
+        if !metadata.deletion_timestamp.0.is_empty() {
+            return Ok(Namespace::Terminating);
+        }
+        let mut is_ours = false;
+        if let Some(labels) = metadata.labels {
+            super::decode::members(labels, |label, value| {
+                if label != NAMESPACE_LABEL.0 {
+                    return std::ops::ControlFlow::Continue(());
+                }
+                is_ours = serde_json::from_str::<Text<'_>>(value.get()).is_ok_and(|value| value.0 == NAMESPACE_LABEL.1);
+                std::ops::ControlFlow::Break(())
+            });
+        }
+        Ok(Namespace::There { is_ours })
+    }
+
+    /// Whether it was us who made it.
+    async fn make_namespace(&self, name: &str) -> Result<bool, TargetError> {
+        let body = || {
+            let (label, value) = NAMESPACE_LABEL;
+            serde_json::json!({
+                "apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": name, "labels": {label: value}},
+            })
+            .to_string()
+            .into_bytes()
+        };
+        let path = format!("/api/v1/namespaces?fieldManager={FIELD_MANAGER}");
+        let call = Call { method: Method::POST, content: Some((api::JSON, &body)), ..Call::get(&path, api::METADATA) };
+        match api::ask(self.client(), &call).await {
+            Ok(_) => {
+                tracing::info!(namespace = name, "made a namespace");
+                Ok(true)
+            }
+            Err(Fault::Refused(refusal)) if refusal.code == 409 => Ok(false),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+const WAITS_FOR_FINALIZERS: &str = "the object is marked for deletion and goes when its finalizers are done with it";
+
+fn check_scope(resource: &Resource, namespace: &str) -> Result<(), TargetError> {
+    match (resource.namespaced, namespace.is_empty()) {
+        (true, true) => Err(TargetError::Invalid("metadata.namespace is missing".to_owned())),
+        (false, false) => {
+            Err(TargetError::Invalid(format!("{} has no namespaces: leave metadata.namespace out", resource.kind)))
+        }
+        (true, false) | (false, true) => Ok(()),
+    }
+}
+
+fn terminating(namespace: &str) -> TargetError {
+    TargetError::Unavailable(
+        format!("the namespace {namespace} is being deleted: it can be used again when that is over").into(),
+    )
+}
+
+fn metadata(text: &[u8]) -> Result<Metadata<'_>, TargetError> {
+    #[derive(Deserialize)]
+    struct Object<'a> {
+        #[serde(borrow, default)]
+        metadata: Metadata<'a>,
+    }
+
+    serde_json::from_slice::<Object<'_>>(text)
+        .map(|object| object.metadata)
+        .map_err(|_| TargetError::Unusable("the API server's answer is no object".to_owned()))
+}

@@ -1,0 +1,180 @@
+//! What the conditions of owned objects were when we last looked, as one hash each.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use super::object::Object;
+use crate::limits;
+use crate::protocol::Condition;
+
+/// How a object that is not known yet is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Newcomer {
+    /// All its conditions are news.
+    Appeared,
+    /// It was there before us: nothing is news.
+    WasThere,
+}
+
+/// An object that is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Vanished {
+    pub(super) uid: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// At most [`limits::OBSERVED_OBJECTS`] objects of all kinds.
+pub(super) struct Baseline {
+    objects: HashMap<Box<str>, Tracked>,
+    hasher: RandomState,
+    /// Objects that found no room.
+    untracked: u64,
+}
+
+struct Tracked {
+    kind: usize,
+    /// The list in which it was last seen.
+    round: u64,
+    namespace: Box<str>,
+    name: Box<str>,
+    /// Of type, and of status, reason and message.
+    conditions: Vec<(u64, u64)>,
+}
+
+impl Baseline {
+    pub(super) fn new() -> Self {
+        Self { objects: HashMap::new(), hasher: RandomState::new(), untracked: 0 }
+    }
+
+    /// Takes an object as it is now, and gives those of its conditions that are news.
+    pub(super) fn take(&mut self, kind: usize, round: u64, newcomer: Newcomer, object: &Object) -> Vec<Condition> {
+        let now: Vec<(u64, u64)> = object.conditions.iter().map(|condition| self.hash(condition)).collect();
+        if let Some(tracked) = self.objects.get_mut(object.uid.as_str()) {
+            let before = std::mem::replace(&mut tracked.conditions, now);
+            tracked.round = round;
+            let news = object.conditions.iter().zip(&tracked.conditions).filter(|(_, hash)| !before.contains(hash));
+            return news.map(|(condition, _)| condition.clone()).collect();
+        }
+        if self.objects.len() == limits::OBSERVED_OBJECTS || object.uid.is_empty() {
+            if self.untracked == 0 {
+                tracing::warn!(
+                    bound = limits::OBSERVED_OBJECTS,
+                    "more owned objects than are compared: changes of further ones are not reported"
+                );
+            }
+            self.untracked += 1;
+            return Vec::new();
+        }
+        let tracked = Tracked {
+            kind,
+            round,
+            namespace: object.namespace.as_str().into(),
+            name: object.name.as_str().into(),
+            conditions: now,
+        };
+        self.objects.insert(object.uid.as_str().into(), tracked);
+        match newcomer {
+            Newcomer::Appeared => object.conditions.clone(),
+            Newcomer::WasThere => Vec::new(),
+        }
+    }
+
+    /// Forgets an object.
+    pub(super) fn forget(&mut self, uid: &str) {
+        self.objects.remove(uid);
+    }
+
+    /// Forgets the objects of a kind that were not seen in this round, and names them.
+    pub(super) fn sweep(&mut self, kind: usize, round: u64) -> Vec<Vanished> {
+        let gone = |tracked: &Tracked| tracked.kind == kind && tracked.round != round;
+        self.objects
+            .extract_if(|_, tracked| gone(tracked))
+            .map(|(uid, tracked)| Vanished {
+                uid: uid.into_string(),
+                namespace: tracked.namespace.into_string(),
+                name: tracked.name.into_string(),
+            })
+            .collect()
+    }
+
+    fn hash(&self, condition: &Condition) -> (u64, u64) {
+        let state = (&condition.status, &condition.reason, &condition.message);
+        (self.hasher.hash_one(&condition.kind), self.hasher.hash_one(state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Baseline, Newcomer, Vanished};
+    use crate::limits;
+    use crate::protocol::Condition;
+    use crate::target::kubernetes::object::Object;
+
+    fn object(uid: &str, conditions: &[(&str, &str)]) -> Object {
+        let condition = |(kind, status): &(&str, &str)| Condition {
+            kind: (*kind).to_owned(),
+            status: (*status).to_owned(),
+            observed_generation: None,
+            last_transition_time: None,
+            reason: String::new(),
+            message: String::new(),
+        };
+        Object {
+            uid: uid.to_owned(),
+            name: uid.to_owned(),
+            conditions: conditions.iter().map(condition).collect(),
+            ..Object::default()
+        }
+    }
+
+    fn kinds(news: &[Condition]) -> Vec<&str> {
+        news.iter().map(|condition| condition.kind.as_str()).collect()
+    }
+
+    #[test]
+    fn what_was_there_is_no_news_and_what_changes_is() {
+        let mut baseline = Baseline::new();
+        let before = object("u", &[("Ready", "False"), ("Blocked", "False")]);
+        assert!(baseline.take(0, 1, Newcomer::WasThere, &before).is_empty());
+        assert!(baseline.take(0, 1, Newcomer::Appeared, &before).is_empty());
+        let after = object("u", &[("Ready", "True"), ("Blocked", "False"), ("Extra", "True")]);
+        assert_eq!(kinds(&baseline.take(0, 1, Newcomer::Appeared, &after)), ["Ready", "Extra"]);
+        assert_eq!(kinds(&baseline.take(0, 1, Newcomer::Appeared, &object("v", &[("Ready", "True")]))), ["Ready"]);
+    }
+
+    #[test]
+    fn a_change_of_the_transition_time_alone_is_no_news() {
+        let mut baseline = Baseline::new();
+        let mut object = object("u", &[("Ready", "True")]);
+        baseline.take(0, 1, Newcomer::WasThere, &object);
+        object.conditions[0].last_transition_time = Some(crate::protocol::Timestamp::from_unix_seconds(1));
+        assert!(baseline.take(0, 1, Newcomer::WasThere, &object).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_in_the_list_any_more_has_vanished() {
+        let mut baseline = Baseline::new();
+        for (kind, uid) in [(0, "a"), (0, "b"), (1, "c")] {
+            baseline.take(kind, 1, Newcomer::WasThere, &object(uid, &[]));
+        }
+        baseline.take(0, 2, Newcomer::Appeared, &object("a", &[]));
+        let gone = baseline.sweep(0, 2);
+        assert_eq!(gone, [Vanished { uid: "b".into(), namespace: String::new(), name: "b".into() }]);
+        assert!(baseline.sweep(0, 2).is_empty());
+    }
+
+    #[test]
+    fn one_object_over_the_bound_is_counted_and_never_news() {
+        let mut baseline = Baseline::new();
+        for at in 0..limits::OBSERVED_OBJECTS {
+            assert_eq!(baseline.take(0, 1, Newcomer::Appeared, &object(&at.to_string(), &[("A", "x")])).len(), 1);
+        }
+        let over = object("over", &[("A", "x")]);
+        assert!(baseline.take(0, 1, Newcomer::Appeared, &over).is_empty());
+        assert_eq!(baseline.untracked, 1);
+        baseline.forget("0");
+        assert_eq!(baseline.take(0, 1, Newcomer::Appeared, &over).len(), 1);
+    }
+}

@@ -1,0 +1,446 @@
+//! Reporting on owned objects.
+//!
+//! For each kind: a list in pages, then a watch from where the list ended, again and again. A watch that is
+//! cut goes on from the last version it saw; one whose version is too old (410) begins with a list. Nothing
+//! is ever written.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::api::{self, Call, Fault, Refusal};
+use super::baseline::{Baseline, Newcomer};
+use super::object::{Event, Object, Page};
+use super::resources::{self, Resource};
+use super::{Applied, Inner};
+use crate::limits;
+use crate::protocol::{CLUSTER_ID_LABEL, ObjectRef};
+use crate::target::{GroupKind, Observation};
+
+/// Runs until the receiver of `sink` is dropped. Everything ends when the future is dropped.
+pub(super) async fn run(inner: Arc<Inner>, sink: mpsc::Sender<Observation>) {
+    if inner.kinds.is_empty() {
+        return;
+    }
+    if let Some(unwatched) = inner.kinds.get(limits::WATCHES..).filter(|kinds| !kinds.is_empty()) {
+        tracing::warn!(
+            kinds = unwatched.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            "more kinds than are watched: these are listed every {} s",
+            limits::LIST_INTERVAL.as_secs()
+        );
+    }
+    let (applied, looks) = mpsc::channel(limits::APPLIED_WAITING);
+    inner.set_looks(Some(applied));
+    let room =
+        Arc::new(Room { inner, baseline: Mutex::new(Baseline::new()), text: Semaphore::new(1), sink: sink.clone() });
+    // Tasks of a set end when it is dropped, and with them their bodies, and with those their threads.
+    let mut tasks = JoinSet::new();
+    for (number, kind) in room.inner.kinds.iter().enumerate() {
+        tasks.spawn(Follower::new(Arc::clone(&room), number, kind.clone()).follow());
+    }
+    tasks.spawn(look_at_applied(Arc::clone(&room), looks));
+    sink.closed().await;
+    room.inner.set_looks(None);
+}
+
+/// What all kinds share.
+struct Room {
+    inner: Arc<Inner>,
+    baseline: Mutex<Baseline>,
+    /// Held by whoever has a long text of the API server in memory, so that there is one at a time.
+    text: Semaphore,
+    sink: mpsc::Sender<Observation>,
+}
+
+/// Why following a kind does not go on as it is.
+enum Stop {
+    /// Nobody listens.
+    Closed,
+    /// The version is too old: everything is listed again.
+    Expired,
+    Fault(Fault),
+    /// Our account may not list or watch the kind.
+    Forbidden(Refusal),
+    /// It is time to list again.
+    Interval,
+    /// The kind is not there.
+    Missing,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Refused(refusal) if refusal.code == 410 => Self::Expired,
+            Fault::Refused(refusal) if refusal.code == 403 => Self::Forbidden(refusal),
+            Fault::Refused(refusal) if refusal.code == 404 => Self::Missing,
+            fault => Self::Fault(fault),
+        }
+    }
+}
+
+/// Follows one kind.
+struct Follower {
+    room: Arc<Room>,
+    number: usize,
+    kind: GroupKind,
+    /// Where the kind was when it was last listed.
+    resource: Option<Resource>,
+    /// Counts the lists.
+    round: u64,
+    newcomer: Newcomer,
+    page: u32,
+    /// After a fault.
+    pause: Pause,
+    /// While the kind is missing or forbidden.
+    wait: Pause,
+    is_troubled: bool,
+}
+
+impl Follower {
+    fn new(room: Arc<Room>, number: usize, kind: GroupKind) -> Self {
+        Self {
+            room,
+            number,
+            kind,
+            resource: None,
+            round: 0,
+            newcomer: Newcomer::WasThere,
+            page: limits::LIST_PAGE,
+            pause: Pause::new(2 * limits::BACKOFF_FLOOR, limits::WATCH_BACKOFF_CAP),
+            wait: Pause::new(limits::KIND_BACKOFF_FIRST, limits::KIND_BACKOFF_CAP),
+            is_troubled: false,
+        }
+    }
+
+    async fn follow(mut self) {
+        let mut discoveries = self.room.inner.resources.discoveries();
+        loop {
+            discoveries.mark_unchanged();
+            match self.round().await {
+                Stop::Closed => return,
+                Stop::Expired => {
+                    tracing::debug!(kind = %self.kind, "the watch's version is too old: listing again");
+                    sleep(self.pause.next()).await;
+                }
+                Stop::Interval => sleep(limits::LIST_INTERVAL).await,
+                Stop::Fault(fault) => {
+                    self.trouble(&fault.to_string());
+                    sleep(self.pause.next()).await;
+                }
+                stop @ (Stop::Missing | Stop::Forbidden(_)) => {
+                    match stop {
+                        Stop::Forbidden(refusal) => self.trouble(&super::message::bounded(&refusal.message)),
+                        // Objects of a kind that is not there are gone, and those that come with it are new.
+                        _ => {
+                            self.newcomer = Newcomer::Appeared;
+                            self.round += 1;
+                            if self.sweep_missing().await.is_err() {
+                                return;
+                            }
+                            self.trouble("the kind is not installed");
+                        }
+                    }
+                    tokio::select! {
+                        () = sleep(self.wait.next()) => {}
+                        // A job found a kind that was not known before: perhaps it is this one.
+                        changed = discoveries.changed() => {
+                            if changed.is_ok() {
+                                self.wait.reset();
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lists, and watches for as long as that goes well.
+    async fn round(&mut self) -> Stop {
+        match self.list_and_watch().await {
+            Ok(never) => match never {},
+            Err(stop) => stop,
+        }
+    }
+
+    async fn list_and_watch(&mut self) -> Result<std::convert::Infallible, Stop> {
+        let resource = resources::preferred(self.room.client(), &self.kind).await?.ok_or(Stop::Missing)?;
+        self.resource = Some(resource.clone());
+        let mut version = self.list(&resource).await?;
+        self.wait.reset();
+        if self.number >= limits::WATCHES {
+            self.recovered();
+            return Err(Stop::Interval);
+        }
+        loop {
+            let begin = Instant::now();
+            let end = self.watch(&resource, &mut version).await;
+            let is_settled = begin.elapsed() >= limits::WATCH_SETTLED;
+            if is_settled {
+                self.pause.reset();
+            }
+            match end {
+                Ok(()) if is_settled => continue,
+                Ok(()) => {}
+                Err(Stop::Fault(Fault::Net(error))) => {
+                    tracing::debug!(kind = %self.kind, %error, "the watch was cut");
+                    if !is_settled {
+                        self.trouble(&Fault::Net(error).to_string());
+                    }
+                }
+                Err(stop) => return Err(stop),
+            }
+            sleep(self.pause.next()).await;
+        }
+    }
+
+    /// Reports on all objects of the kind and gives the version they have together.
+    async fn list(&mut self, resource: &Resource) -> Result<String, Stop> {
+        let room = Arc::clone(&self.room);
+        self.round += 1;
+        let mut next = String::new();
+        let version = loop {
+            let _text = room.text().await?;
+            let path = format!(
+                "{}?limit={}&labelSelector={}&continue={}",
+                resource.collection(),
+                self.page,
+                room.selector(),
+                api::query(&next)
+            );
+            let limit = if self.page > 1 { limits::LIST_BODY_BYTES } else { limits::API_BODY_BYTES };
+            let page = match api::ask(room.client(), &Call { limit, ..Call::get(&path, api::JSON) }).await {
+                Err(Fault::TooLong(_)) if self.page > 1 => {
+                    self.page = (self.page / 4).max(1);
+                    continue;
+                }
+                answer => Page::read(&answer?).map_err(|_| Fault::Unusable("the list cannot be read".to_owned()))?,
+            };
+            for object in &page.objects {
+                self.report(resource, object).await?;
+            }
+            if page.next.is_empty() {
+                break page.resource_version;
+            }
+            next = page.next;
+        };
+        let gone = room.baseline().sweep(self.number, self.round);
+        for object in gone {
+            room.send(Observation::gone(reference(resource, object.namespace, object.name, object.uid))).await?;
+        }
+        self.newcomer = Newcomer::Appeared;
+        Ok(version)
+    }
+
+    /// Reports on changes until the watch ends, and moves `version` on with them.
+    async fn watch(&mut self, resource: &Resource, version: &mut String) -> Result<(), Stop> {
+        let room = Arc::clone(&self.room);
+        let path = format!(
+            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}&labelSelector={}&resourceVersion={}",
+            resource.collection(),
+            limits::WATCH_TIMEOUT.as_secs(),
+            room.selector(),
+            api::query(version)
+        );
+        let mut body = api::open(room.client(), &Call::get(&path, api::JSON)).await?.into_body();
+        self.recovered();
+        let mut line = Vec::new();
+        let mut text = None;
+        while let Some(piece) = api::next(&mut body).await? {
+            for part in piece.split_inclusive(|byte| *byte == b'\n') {
+                if text.is_none() && line.len() + part.len() > limits::WATCH_FREE_BYTES {
+                    text = Some(room.text().await?);
+                }
+                line.extend_from_slice(part);
+                if line.ends_with(b"\n") {
+                    self.event(resource, &line, version).await?;
+                    line.clear();
+                    line.shrink_to(limits::API_CHUNK_BYTES);
+                    text = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self, resource: &Resource, line: &[u8], version: &mut String) -> Result<(), Stop> {
+        let unusable = || Fault::Unusable("an event of the watch cannot be read".to_owned());
+        let event: Event<'_> = serde_json::from_slice(line).map_err(|_| unusable())?;
+        if event.kind.0 == "ERROR" {
+            return Err(Fault::Refused(Refusal::read(200, event.object.get().as_bytes())).into());
+        }
+        let object = Object::read(event.object.get()).map_err(|_| unusable())?;
+        match event.kind.0.as_ref() {
+            "ADDED" | "MODIFIED" => self.report(resource, &object).await?,
+            "DELETED" => {
+                self.room.baseline().forget(&object.uid);
+                let mut observation = observation(resource, &object);
+                observation.conditions.clear();
+                observation.deleted = true;
+                self.room.send(observation).await?;
+            }
+            // A bookmark only moves the version on, and what we do not know does at least that.
+            _ => {}
+        }
+        if !object.resource_version.is_empty() {
+            *version = object.resource_version;
+        }
+        Ok(())
+    }
+
+    async fn report(&self, resource: &Resource, object: &Object) -> Result<(), Stop> {
+        let changed = self.room.baseline().take(self.number, self.round, self.newcomer, object);
+        self.room.send(Observation { changed, ..observation(resource, object) }).await
+    }
+
+    async fn sweep_missing(&self) -> Result<(), Stop> {
+        let gone = self.room.baseline().sweep(self.number, self.round);
+        let Some(resource) = &self.resource else { return Ok(()) };
+        for object in gone {
+            self.room.send(Observation::gone(reference(resource, object.namespace, object.name, object.uid))).await?;
+        }
+        Ok(())
+    }
+
+    /// Says once that a kind is not reported on.
+    fn trouble(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.is_troubled, true) {
+            tracing::warn!(kind = %self.kind, error, "not reporting on a kind for now: trying again");
+        }
+    }
+
+    fn recovered(&mut self) {
+        if std::mem::replace(&mut self.is_troubled, false) {
+            tracing::info!(kind = %self.kind, "reporting on the kind again");
+        }
+    }
+}
+
+/// Reports on an object right after it was applied: an apply that changes nothing is no event of a watch, and
+/// whoever waits for the object would never hear of it.
+async fn look_at_applied(room: Arc<Room>, mut looks: mpsc::Receiver<Applied>) {
+    while let Some((resource, reference)) = looks.recv().await {
+        let Ok(path) = resource.path(&reference.namespace, &reference.name) else { continue };
+        let Ok(_text) = room.text().await else { return };
+        let Ok(text) = api::ask(room.client(), &Call::get(&path, api::JSON)).await else { continue };
+        let object = std::str::from_utf8(&text).ok().and_then(|text| Object::read(text).ok());
+        // The baseline stays as it is: the watch tells what changed, and in order.
+        if let Some(object) = object.filter(|object| object.uid == reference.uid)
+            && room.send(observation(&resource, &object)).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+impl Room {
+    fn client(&self) -> &kube::Client {
+        self.inner.client()
+    }
+
+    fn baseline(&self) -> MutexGuard<'_, Baseline> {
+        self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn text(&self) -> Result<SemaphorePermit<'_>, Stop> {
+        self.text.acquire().await.map_err(|_| Stop::Closed)
+    }
+
+    fn selector(&self) -> impl std::fmt::Display {
+        format!("{}%3D{}", api::query(CLUSTER_ID_LABEL), api::query(&self.inner.cluster_id))
+    }
+
+    async fn send(&self, observation: Observation) -> Result<(), Stop> {
+        self.sink.send(observation).await.map_err(|_| Stop::Closed)
+    }
+}
+
+impl Observation {
+    fn gone(reference: ObjectRef) -> Self {
+        Self {
+            reference,
+            observed_generation: None,
+            conditions: Vec::new(),
+            changed: Vec::new(),
+            endpoints: Vec::new(),
+            deleted: true,
+        }
+    }
+}
+
+fn observation(resource: &Resource, object: &Object) -> Observation {
+    Observation {
+        reference: ObjectRef {
+            generation: object.generation,
+            ..reference(resource, object.namespace.clone(), object.name.clone(), object.uid.clone())
+        },
+        observed_generation: object.observed_generation,
+        conditions: object.conditions.clone(),
+        changed: Vec::new(),
+        endpoints: object.endpoints.clone(),
+        deleted: false,
+    }
+}
+
+fn reference(resource: &Resource, namespace: String, name: String, uid: String) -> ObjectRef {
+    ObjectRef {
+        api_version: resource.api_version.clone(),
+        kind: resource.kind.clone(),
+        namespace,
+        name,
+        uid,
+        generation: None,
+    }
+}
+
+/// Pauses that double up to a cap, each drawn from its upper half, so that kinds that failed together do not
+/// come back together.
+struct Pause {
+    first: Duration,
+    cap: Duration,
+    next: Duration,
+    random: RandomState,
+    count: u64,
+}
+
+impl Pause {
+    fn new(first: Duration, cap: Duration) -> Self {
+        Self { first, cap, next: first, random: RandomState::new(), count: 0 }
+    }
+
+    fn next(&mut self) -> Duration {
+        let half = self.next / 2;
+        self.next = (self.next * 2).min(self.cap);
+        self.count += 1;
+        let share = self.random.hash_one(self.count) % 1_001;
+        half + half * u32::try_from(share).unwrap_or(0) / 1_000
+    }
+
+    fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pause;
+    use crate::limits;
+
+    #[test]
+    fn a_pause_grows_to_its_cap_with_jitter_and_starts_over() {
+        let mut pause = Pause::new(2 * limits::BACKOFF_FLOOR, limits::WATCH_BACKOFF_CAP);
+        for _ in 0..100 {
+            let drawn = pause.next();
+            assert!(drawn >= limits::BACKOFF_FLOOR && drawn <= limits::WATCH_BACKOFF_CAP);
+        }
+        let drawn: Vec<_> = (0..10).map(|_| pause.next()).collect();
+        assert!(drawn.iter().all(|drawn| *drawn >= limits::WATCH_BACKOFF_CAP / 2));
+        assert!(drawn.windows(2).any(|pair| pair[0] != pair[1]));
+        pause.reset();
+        assert!(pause.next() <= 2 * limits::BACKOFF_FLOOR);
+    }
+}

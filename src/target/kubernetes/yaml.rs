@@ -1,0 +1,220 @@
+//! As much YAML as a kubeconfig needs, with bounds.
+//!
+//! Anchors and aliases are refused: no kubeconfig has them, and with them a small file is a large tree.
+
+use std::fmt;
+
+use saphyr_parser::{Event, Parser};
+use zeroize::Zeroizing;
+
+use crate::limits;
+
+/// A value of a YAML document.
+#[derive(Debug)]
+pub(super) enum Node {
+    /// Names and values in their order, each name once.
+    Mapping(Vec<(String, Node)>),
+    /// A scalar without its type, wiped when dropped: it may be a key or a token.
+    Scalar(Hidden),
+    /// Values in their order.
+    Sequence(Vec<Node>),
+}
+
+/// A scalar's text. Its `Debug` prints none of it.
+pub(super) struct Hidden(Zeroizing<String>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// Why a text is no YAML that we read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum YamlError {
+    /// An anchor or an alias, in this line.
+    Alias(usize),
+    /// A name that is there twice in one mapping, in this line.
+    Repeated(usize),
+    /// A mapping whose name is no plain text, in this line.
+    StrangeName(usize),
+    /// No YAML, in this line.
+    Syntax(usize),
+    /// More than [`limits::KUBECONFIG_DEPTH`] levels or [`limits::KUBECONFIG_NODES`] values.
+    TooLarge,
+}
+
+impl fmt::Display for YamlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alias(line) => write!(f, "line {line} has an anchor or an alias, which are not read here"),
+            Self::Repeated(line) => write!(f, "line {line} repeats a name"),
+            Self::StrangeName(line) => write!(f, "line {line} has a name that is no text"),
+            Self::Syntax(line) => write!(f, "line {line} is no YAML"),
+            Self::TooLarge => {
+                write!(f, "it has more than {} values or {} levels", limits::KUBECONFIG_NODES, limits::KUBECONFIG_DEPTH)
+            }
+        }
+    }
+}
+
+impl std::error::Error for YamlError {}
+
+/// Reads the first document of a text.
+pub(super) fn read(text: &str) -> Result<Node, YamlError> {
+    let mut builder = Builder { open: Vec::new(), root: None, count: 0 };
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| YamlError::Syntax(error.marker().line()))?;
+        if matches!(event, Event::DocumentEnd) {
+            break;
+        }
+        builder.take(event, span.start.line())?;
+    }
+    Ok(builder.root.unwrap_or(Node::Mapping(Vec::new())))
+}
+
+impl Node {
+    /// The value of a name, unless it is missing or null.
+    pub(super) fn member(&self, name: &str) -> Option<&Node> {
+        let Self::Mapping(members) = self else { return None };
+        members.iter().find(|(member, _)| member == name).map(|(_, value)| value).filter(|value| !value.is_null())
+    }
+
+    /// The text of a name.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        match self.member(name)? {
+            Self::Scalar(text) => Some(text.0.as_str()),
+            _ => None,
+        }
+    }
+
+    /// The values of a name that is a sequence; none when it is not.
+    pub(super) fn sequence(&self, name: &str) -> &[Node] {
+        match self.member(name) {
+            Some(Self::Sequence(values)) => values,
+            _ => &[],
+        }
+    }
+
+    fn is_null(&self) -> bool {
+        matches!(self, Self::Scalar(text) if matches!(text.0.as_str(), "" | "~" | "null"))
+    }
+}
+
+/// What is begun and not ended.
+enum Open {
+    Mapping { members: Vec<(String, Node)>, name: Option<String> },
+    Sequence(Vec<Node>),
+}
+
+struct Builder {
+    open: Vec<Open>,
+    root: Option<Node>,
+    count: usize,
+}
+
+impl Builder {
+    fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), YamlError> {
+        match event {
+            Event::Alias(_) => Err(YamlError::Alias(line)),
+            Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _)
+                if anchor != 0 =>
+            {
+                Err(YamlError::Alias(line))
+            }
+            Event::Scalar(text, ..) => {
+                if let Some(Open::Mapping { members, name: name @ None }) = self.open.last_mut() {
+                    if members.iter().any(|(member, _)| *member == text) {
+                        return Err(YamlError::Repeated(line));
+                    }
+                    *name = Some(text.into_owned());
+                    return Ok(());
+                }
+                self.add(Node::Scalar(Hidden(Zeroizing::new(text.into_owned()))), line)
+            }
+            Event::SequenceStart(..) => self.begin(Open::Sequence(Vec::new()), line),
+            Event::MappingStart(..) => self.begin(Open::Mapping { members: Vec::new(), name: None }, line),
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(Open::Mapping { members, .. }) => self.add(Node::Mapping(members), line),
+                Some(Open::Sequence(values)) => self.add(Node::Sequence(values), line),
+                None => Err(YamlError::Syntax(line)),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, open: Open, line: usize) -> Result<(), YamlError> {
+        if matches!(self.open.last(), Some(Open::Mapping { name: None, .. })) {
+            return Err(YamlError::StrangeName(line));
+        }
+        if self.open.len() == limits::KUBECONFIG_DEPTH {
+            return Err(YamlError::TooLarge);
+        }
+        self.open.push(open);
+        Ok(())
+    }
+
+    fn add(&mut self, node: Node, line: usize) -> Result<(), YamlError> {
+        self.count += 1;
+        if self.count > limits::KUBECONFIG_NODES {
+            return Err(YamlError::TooLarge);
+        }
+        match self.open.last_mut() {
+            None => self.root = Some(node),
+            Some(Open::Sequence(values)) => values.push(node),
+            Some(Open::Mapping { members, name }) => {
+                members.push((name.take().ok_or(YamlError::StrangeName(line))?, node));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{YamlError, read};
+    use crate::limits;
+
+    #[test]
+    fn reads_block_and_flow_style() {
+        let node = read("a: 1\nb:\n- x: \"q\"\n- {x: y}\nn: null\n").unwrap();
+        assert_eq!(node.text("a"), Some("1"));
+        assert_eq!(node.sequence("b").len(), 2);
+        assert_eq!(node.sequence("b")[0].text("x"), Some("q"));
+        assert!(node.member("n").is_none());
+    }
+
+    #[test]
+    fn an_empty_text_is_an_empty_mapping() {
+        assert!(read("").unwrap().member("a").is_none());
+        assert!(read("# nothing\n").unwrap().member("a").is_none());
+    }
+
+    #[test]
+    fn anchors_and_aliases_are_refused() {
+        assert_eq!(read("a: &x 1\nb: *x\n").unwrap_err(), YamlError::Alias(1));
+        assert_eq!(read("a: &x [1]\n").unwrap_err(), YamlError::Alias(1));
+    }
+
+    #[test]
+    fn a_repeated_name_and_a_strange_one_are_refused() {
+        assert_eq!(read("a: 1\na: 2\n").unwrap_err(), YamlError::Repeated(2));
+        assert!(matches!(read("? [1]\n: 2\n"), Err(YamlError::StrangeName(_))));
+        assert!(matches!(read("a: [1\n"), Err(YamlError::Syntax(_))));
+    }
+
+    #[test]
+    fn depth_and_values_are_bounded() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(read(&nested(limits::KUBECONFIG_DEPTH)).is_ok());
+        assert_eq!(read(&nested(limits::KUBECONFIG_DEPTH + 1)).unwrap_err(), YamlError::TooLarge);
+        let many = |count: usize| "- 1\n".repeat(count);
+        assert!(read(&many(limits::KUBECONFIG_NODES - 1)).is_ok());
+        assert_eq!(read(&many(limits::KUBECONFIG_NODES)).unwrap_err(), YamlError::TooLarge);
+    }
+
+    #[test]
+    fn debug_prints_no_scalar() {
+        assert!(!format!("{:?}", read("token: geheim\n").unwrap()).contains("geheim"));
+    }
+}
