@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but not in what tests call")]
 
+mod agent;
 mod directory;
 mod layers;
+#[path = "../testbed/mod.rs"]
+mod testbed;
+mod testbed_itself;
