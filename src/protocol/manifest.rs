@@ -109,53 +109,56 @@ impl<'a> Manifest<'a> {
         self.members.iter().find(|(member, _)| member == name).map(|(_, text)| *text)
     }
 
-    /// Writes the manifest with further labels, which win over those it came with.
+    /// Writes the manifest with further labels; they win over its own of the same name.
     #[must_use]
-    pub fn with_labels<'m>(&'m self, extra: &'m [(&'m str, &'m str)]) -> impl Serialize + 'm {
-        Labelled { manifest: self, extra }
+    pub fn write(&self, labels: &[(&str, &str)]) -> Vec<u8> {
+        // Maps with text keys and raw JSON cannot fail to be written to memory.
+        serde_json::to_vec(&Written { manifest: self, labels }).unwrap_or_default()
     }
 }
 
-/// Writes the manifest with its labels, annotations and namespace as they are now.
-impl Serialize for Manifest<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.with_labels(&[]).serialize(serializer)
-    }
-}
-
-struct Labelled<'a> {
+/// A manifest with labels of ours.
+struct Written<'a> {
     manifest: &'a Manifest<'a>,
-    extra: &'a [(&'a str, &'a str)],
+    labels: &'a [(&'a str, &'a str)],
 }
 
-impl Serialize for Labelled<'_> {
+impl Serialize for Written<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let manifest = self.manifest;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("apiVersion", &self.manifest.api_version)?;
-        map.serialize_entry("kind", &self.manifest.kind)?;
+        map.serialize_entry("apiVersion", &manifest.api_version)?;
+        map.serialize_entry("kind", &manifest.kind)?;
         map.serialize_entry("metadata", &WrittenMetadata(self))?;
-        for (name, text) in &self.manifest.members {
+        for (name, text) in &manifest.members {
             map.serialize_entry(name, text)?;
         }
         map.end()
     }
 }
 
-struct WrittenMetadata<'a>(&'a Labelled<'a>);
+/// Writes the manifest with its labels, annotations and namespace as they are now.
+impl Serialize for Manifest<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Written { manifest: self, labels: &[] }.serialize(serializer)
+    }
+}
+
+struct WrittenMetadata<'a>(&'a Written<'a>);
 
 impl Serialize for WrittenMetadata<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Labelled { manifest, extra } = self.0;
-        let mut labels: BTreeMap<&str, &str> =
-            manifest.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        labels.extend(extra.iter().copied());
+        let Written { manifest, labels } = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &manifest.name)?;
         if !manifest.namespace.is_empty() {
             map.serialize_entry("namespace", &manifest.namespace)?;
         }
-        if !labels.is_empty() {
-            map.serialize_entry("labels", &labels)?;
+        let mut all: BTreeMap<&str, &str> =
+            manifest.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        all.extend(labels.iter().copied());
+        if !all.is_empty() {
+            map.serialize_entry("labels", &all)?;
         }
         if !manifest.annotations.is_empty() {
             map.serialize_entry("annotations", &manifest.annotations)?;
@@ -285,13 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn further_labels_win_over_those_of_the_manifest() {
-        let text = raw(r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"1","y":"2"}}}"#);
+    fn labels_of_ours_win_and_stay_out_of_the_manifest() {
+        let text = raw(r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"theirs","y":"1"}}}"#);
         let manifest = Manifest::parse(&text, None).unwrap();
-        assert_eq!(
-            serde_json::to_string(&manifest.with_labels(&[("x", "9"), ("z", "3")])).unwrap(),
-            r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"9","y":"2","z":"3"}}}"#
-        );
+        let written = String::from_utf8(manifest.write(&[("x", "ours")])).unwrap();
+        assert_eq!(written, r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","labels":{"x":"ours","y":"1"}}}"#);
+        assert_eq!(manifest.labels["x"], "theirs");
     }
 
     #[test]

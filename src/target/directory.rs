@@ -111,8 +111,7 @@ impl Directory {
         };
         check_scope(&reference)?;
         let labels = [(MANAGED_BY_LABEL, MANAGED_BY_VALUE), (CLUSTER_ID_LABEL, self.cluster_id.as_str())];
-        let mut text = serde_json::to_vec(&manifest.with_labels(&labels))
-            .map_err(|_| TargetError::Invalid("it cannot be written as JSON".to_owned()))?;
+        let mut text = manifest.write(&labels);
         text.push(b'\n');
         let slot = Slot::of(&reference);
         self.on_disk(move |place| {

@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but not in what tests call")]
 
 mod directory;
+mod layers;
