@@ -36,7 +36,7 @@ use super::{Applied, Deleted, NamespaceRule, Observation, Pending, Readiness, Ta
 use crate::protocol::{CLUSTER_ID_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, ObjectRef, group_of};
 
 /// Why nobody will ever report on what lies in a directory.
-const SILENT: Readiness = Readiness::Silent("a directory reports nothing back");
+const SILENT: Readiness = Readiness::Silent("applied; nothing reports readiness here");
 
 /// What a delete leaves until it is over: an object list that k3s reads as "none", so that it prunes.
 const EMPTIED: &[u8] = b"{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[]}\n";
