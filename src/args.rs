@@ -3,7 +3,7 @@
 //! argh does not understand `--name=value` or `-h` and calls wrong usage 1; so the arguments are split
 //! beforehand, every name is checked against what there is, and wrong usage ends with 2.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use argh::FromArgs;
 
@@ -73,9 +73,8 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            None => Ok(Command::Help(overview())),
             Some(command @ ("run" | "register")) => Ok(Command::Help(help(command))),
-            Some("help" | "version") => Ok(Command::Help(overview())),
+            None | Some("help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
         "version" | "--version" | "-V" => match rest.first() {
@@ -152,7 +151,8 @@ pub fn overview() -> String {
          them here and reports back.\n\nUsage: pullet COMMAND [--flag value | --flag=value]…\n\nCommands:\n",
     );
     for (name, purpose) in COMMANDS {
-        text.push_str(&format!("  {name:10}{purpose}\n"));
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {name:10}{purpose}");
     }
     text.push_str(
         "\nFirst steps:\n  \

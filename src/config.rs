@@ -59,6 +59,7 @@ pub struct Settings {
     #[argh(option, arg_name = "file")]
     pub ca_file: Option<PathBuf>,
 
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// HTTP proxy to the control plane, or none (default: HTTPS_PROXY, ALL_PROXY, NO_PROXY)
     #[argh(option, arg_name = "url")]
     pub proxy: Option<String>,

@@ -6,6 +6,7 @@ mod register;
 mod run;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -82,7 +83,8 @@ fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     let mut text = format!("pullet: {error}");
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
+        // Writing to a string does not fail.
+        let _ = fmt::Write::write_fmt(&mut text, format_args!(": {error}"));
         source = error.source();
     }
     let printable: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();

@@ -137,7 +137,11 @@ pub fn read_one_time_token(path: &Path, stdin: impl Read) -> Result<Secret, Stor
 #[must_use]
 pub fn observed_token(token: &Secret) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, token.expose().as_bytes());
-    hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hash.as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));
+        text
+    })
 }
 
 /// The credential in the state directory: `credential.json`, mode 0600, written beside and renamed.

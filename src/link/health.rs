@@ -32,6 +32,7 @@ impl Default for Health {
     }
 }
 
+#[expect(clippy::must_use_candidate, reason = "what was so before is for those who ask, not for all who tell")]
 impl Health {
     /// A call succeeded. Gives what was so before.
     pub fn succeeded(&self) -> Connection {

@@ -67,7 +67,7 @@ impl Account for Keeper {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match self.store.load() {
             Ok(Some(stored)) if stored.endpoint == held.endpoint && stored.cluster_id == held.cluster_id => {
-                *held = stored
+                *held = stored;
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "the stored credential cannot be read again"),

@@ -7,6 +7,8 @@
 //!    └─────────────────┴───────────────────────────────────────────┘
 //! ```
 
+mod wait;
+
 use std::time::Duration;
 
 use crate::limits;
@@ -14,6 +16,8 @@ use crate::link::Acknowledged;
 use crate::protocol::{Condition, JobError, ObjectRef, OutcomeKind, Timestamp};
 use crate::target::{Observation, Readiness, TargetError};
 use crate::trust::policy::Refusal;
+
+pub use wait::Wait;
 
 /// When something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,17 +74,6 @@ pub enum State {
     Taking,
     /// Its object was applied, and somebody is to report on it.
     Waiting(Wait),
-}
-
-/// What a waiting job knows of its object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wait {
-    /// The object.
-    pub object: ObjectRef,
-    since: Duration,
-    heard: bool,
-    has_ready: bool,
-    last: String,
 }
 
 /// What happened.
@@ -199,11 +192,11 @@ pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, 
         (State::Taking, Input::Acked(Acknowledged::Closed)) => (State::Ended, Effect::Drop),
         (State::Taking, Input::AckLost | Input::AckRefused | Input::Stopped) => (State::Ended, Effect::Leave),
         (State::Acting(since), Input::Done(done)) => finish_act(done, since, facts, now),
-        (State::Waiting(wait), Input::Observed(observation)) => observe(wait, observation),
-        (State::Waiting(wait), Input::Ticked) => tick(wait, facts, now),
+        (State::Waiting(wait), Input::Observed(observation)) => wait.observe(observation),
+        (State::Waiting(wait), Input::Ticked) => wait.tick(facts.ready_timeout, now),
         (State::Waiting(wait), Input::Stopped) => {
             let verdict = Verdict::failed("AgentStopped", "applied, but the agent stopped before the object was ready");
-            end(verdict.on(&wait.object))
+            end(verdict.on(wait.object()))
         }
         (State::Acting(_), Input::Stopped) => {
             end(Verdict::failed("AgentStopped", "the agent stopped before this was done; send a new job"))
@@ -239,8 +232,7 @@ fn finish_act(done: Result<Done, TargetError>, since: Duration, facts: &Facts, n
             end(Verdict::succeeded(Some(object), NOTHING_REPORTS))
         }
         Ok(Done::Applied(object, Readiness::Watched)) => {
-            let wait =
-                Wait { object, since: now.monotonic, heard: false, has_ready: false, last: "no condition yet".into() };
+            let wait = Wait::new(object, now.monotonic);
             (State::Waiting(wait), Effect::Report("Applied", Vec::new(), "applied; waiting until it is ready".into()))
         }
         Ok(Done::Deleted(note)) => end(Verdict::succeeded(None, note.unwrap_or_default())),
@@ -267,56 +259,6 @@ fn finish_act(done: Result<Done, TargetError>, since: Duration, facts: &Facts, n
     }
 }
 
-fn observe(mut wait: Wait, observation: &Observation) -> (State, Effect) {
-    if !is_same(&wait.object, &observation.reference) {
-        return (State::Waiting(wait), Effect::Nothing);
-    }
-    if observation.deleted {
-        return end(
-            Verdict::failed("ObjectDeleted", "somebody deleted the object before it was ready").on(&wait.object)
-        );
-    }
-    let generation = wait.object.generation.unwrap_or(0);
-    let speaks = |condition: &Condition| {
-        condition.observed_generation.or(observation.observed_generation).is_none_or(|seen| seen >= generation)
-    };
-    wait.heard |= observation.observed_generation.is_some() || !observation.conditions.is_empty();
-    let current: Vec<&Condition> = observation.conditions.iter().filter(|condition| speaks(condition)).collect();
-    let find = |kind: &str| current.iter().find(|condition| condition.kind == kind);
-    if find("Ready").or(find("Succeeded")).is_some_and(|condition| condition.status == "True") {
-        return end(Verdict::succeeded(Some(wait.object), ""));
-    }
-    if let Some(failed) = find("Failed").filter(|condition| condition.status == "True") {
-        let message = format!("{} {}", failed.reason, failed.message);
-        return end(Verdict::failed("OperationFailed", message.trim()).on(&wait.object));
-    }
-    if let Some(ready) = find("Ready") {
-        wait.has_ready = true;
-        wait.last = format!("{} {}", ready.reason, ready.message).trim().to_owned();
-    }
-    // An Operation says Accepted and Running before it says Succeeded or Failed.
-    wait.has_ready |= ["Accepted", "Running", "Blocked"].iter().any(|kind| find(kind).is_some());
-    if observation.changed.is_empty() {
-        return (State::Waiting(wait), Effect::Nothing);
-    }
-    (State::Waiting(wait), Effect::Report("Waiting", observation.changed.clone(), String::new()))
-}
-
-fn tick(wait: Wait, facts: &Facts, now: Now) -> (State, Effect) {
-    let waited = now.monotonic.saturating_sub(wait.since);
-    if !wait.heard && waited >= limits::READY_SILENCE {
-        return end(Verdict::succeeded(Some(wait.object), NOTHING_REPORTS));
-    }
-    if waited < facts.ready_timeout {
-        return (State::Waiting(wait), Effect::Nothing);
-    }
-    if wait.has_ready {
-        let message = format!("applied, but not ready after {} s: {}", facts.ready_timeout.as_secs(), wait.last);
-        return end(Verdict::failed("NotReady", message).on(&wait.object));
-    }
-    end(Verdict::succeeded(Some(wait.object), NOTHING_REPORTS))
-}
-
 fn end(verdict: Verdict) -> (State, Effect) {
     (State::Ended, Effect::End(verdict))
 }
@@ -325,20 +267,9 @@ fn is_expired(facts: &Facts, now: Now) -> bool {
     facts.expires_at.is_some_and(|expires_at| expires_at <= now.wall)
 }
 
-fn is_same(applied: &ObjectRef, observed: &ObjectRef) -> bool {
-    if applied.uid.is_empty() || observed.uid.is_empty() {
-        applied.kind == observed.kind
-            && applied.namespace == observed.namespace
-            && applied.name == observed.name
-            && applied.api_version == observed.api_version
-    } else {
-        applied.uid == observed.uid
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{DUPLICATE, Done, EXPIRED, Effect, Facts, Fault, Input, NOTHING_REPORTS, Now, State, SucceedOn, step};
+    use super::{DUPLICATE, Done, EXPIRED, Effect, Facts, Fault, Input, Now, State, SucceedOn, step};
     use crate::limits;
     use crate::link::Acknowledged;
     use crate::protocol::{Condition, JobError, ObjectRef, OutcomeKind, Timestamp};
@@ -346,7 +277,7 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
-    fn facts() -> Facts {
+    pub(super) fn facts() -> Facts {
         Facts {
             expires_at: Some(Timestamp::from_unix_seconds(1_000)),
             duplicate: false,
@@ -356,11 +287,11 @@ mod tests {
         }
     }
 
-    fn at(seconds: u64) -> Now {
+    pub(super) fn at(seconds: u64) -> Now {
         Now { wall: Timestamp::from_unix_seconds(seconds), monotonic: Duration::from_secs(seconds) }
     }
 
-    fn object() -> ObjectRef {
+    pub(super) fn object() -> ObjectRef {
         ObjectRef {
             api_version: "apps.vworkspace.io/v1alpha1".into(),
             kind: "ApplicationInstance".into(),
@@ -371,7 +302,7 @@ mod tests {
         }
     }
 
-    fn condition(kind: &str, status: &str, generation: Option<i64>) -> Condition {
+    pub(super) fn condition(kind: &str, status: &str, generation: Option<i64>) -> Condition {
         Condition {
             kind: kind.into(),
             status: status.into(),
@@ -382,7 +313,7 @@ mod tests {
         }
     }
 
-    fn observation(conditions: Vec<Condition>, generation: Option<i64>) -> Observation {
+    pub(super) fn observation(conditions: Vec<Condition>, generation: Option<i64>) -> Observation {
         Observation {
             reference: object(),
             observed_generation: generation,
@@ -401,12 +332,12 @@ mod tests {
         step(State::Taking, Input::Acked(Acknowledged::Ours), facts, now)
     }
 
-    fn waiting(now: Now) -> State {
+    pub(super) fn waiting(now: Now) -> State {
         let done = Ok(Done::Applied(object(), Readiness::Watched));
         step(State::Acting(now.monotonic), Input::Done(done), &facts(), now).0
     }
 
-    fn outcome(effect: &Effect) -> (OutcomeKind, &str) {
+    pub(super) fn outcome(effect: &Effect) -> (OutcomeKind, &str) {
         match effect {
             Effect::End(verdict) => (verdict.outcome, &verdict.error),
             other => panic!("not at its end: {other:?}"),
@@ -466,45 +397,6 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_success_once_it_speaks_of_this_generation() {
-        let old = observation(vec![condition("Ready", "True", None)], Some(1));
-        let (state, effect) = step(waiting(at(0)), Input::Observed(&old), &facts(), at(1));
-        assert!(matches!(effect, Effect::Report("Waiting", ..)), "{effect:?}");
-        let new = observation(vec![condition("Ready", "True", None)], Some(2));
-        assert_eq!(outcome(&step(state, Input::Observed(&new), &facts(), at(2)).1).0, OutcomeKind::Succeeded);
-    }
-
-    #[test]
-    fn a_failed_operation_fails_with_its_reason() {
-        let failed = observation(vec![condition("Failed", "True", None)], None);
-        let (_, effect) = step(waiting(at(0)), Input::Observed(&failed), &facts(), at(1));
-        assert_eq!(outcome(&effect), (OutcomeKind::Failed, "OperationFailed: Because so it is"));
-    }
-
-    #[test]
-    fn silence_for_a_minute_is_success_and_says_so() {
-        let silence = limits::READY_SILENCE.as_secs();
-        let (state, effect) = step(waiting(at(0)), Input::Ticked, &facts(), at(silence - 1));
-        assert_eq!(effect, Effect::Nothing);
-        let (_, effect) = step(state, Input::Ticked, &facts(), at(silence));
-        assert!(matches!(effect, Effect::End(verdict) if verdict.note == NOTHING_REPORTS && verdict.error.is_empty()));
-    }
-
-    #[test]
-    fn what_never_gets_ready_fails_with_its_last_word() {
-        let unready = observation(vec![condition("Ready", "False", None)], Some(2));
-        let (state, _) = step(waiting(at(0)), Input::Observed(&unready), &facts(), at(1));
-        let late = limits::READY_TIMEOUT.as_secs();
-        let (state, effect) = step(state, Input::Ticked, &facts(), at(late - 1));
-        assert_eq!(effect, Effect::Nothing);
-        let (_, effect) = step(state, Input::Ticked, &facts(), at(late));
-        assert_eq!(
-            outcome(&effect),
-            (OutcomeKind::Failed, "NotReady: applied, but not ready after 600 s: Because so it is")
-        );
-    }
-
-    #[test]
     fn a_kind_without_status_and_a_silent_target_are_not_waited_for() {
         let act = |object, readiness, facts: &Facts| {
             let done = Input::Done(Ok(Done::Applied(object, readiness)));
@@ -515,18 +407,6 @@ mod tests {
         assert_eq!(outcome(&act(object(), Readiness::Silent("x"), &facts())).0, OutcomeKind::Succeeded);
         let at_once = Facts { succeed_on: SucceedOn::Applied, ..facts() };
         assert_eq!(outcome(&act(object(), Readiness::Watched, &at_once)).0, OutcomeKind::Succeeded);
-    }
-
-    #[test]
-    fn an_object_that_is_deleted_or_another_of_the_same_name() {
-        let mut gone = observation(Vec::new(), None);
-        gone.deleted = true;
-        gone.reference.uid = "u2".into();
-        let (state, effect) = step(waiting(at(0)), Input::Observed(&gone), &facts(), at(1));
-        assert_eq!(effect, Effect::Nothing, "another object");
-        gone.reference.uid = "u1".into();
-        let (_, effect) = step(state, Input::Observed(&gone), &facts(), at(1));
-        assert!(outcome(&effect).1.starts_with("ObjectDeleted"));
     }
 
     #[test]
