@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 /// From top to bottom; a module may use those of the rows below it.
 const LAYERS: [&[&str]; 4] = [
-    &["agent", "args", "cli", "config"],
+    &["agent", "args", "cli", "config", "logging"],
     &["job", "journal", "link", "target"],
     &["net", "protocol", "trust"],
-    &["clock", "limits", "logging", "metrics", "secret", "shutdown"],
+    &["clock", "limits", "metrics", "secret", "shutdown"],
 ];
 
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
