@@ -157,12 +157,21 @@ pub const BOOT_WINDOW: Duration = Duration::from_secs(120);
 /// How long a kind with a Ready condition may take, unless configured.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Upper bound of `ready_timeout`.
+pub const READY_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long anybody has to set observedGeneration or a condition before the object counts as one that
 /// nobody reports on.
 pub const READY_SILENCE: Duration = Duration::from_secs(60);
 
 /// How long an apply is repeated while the API server cannot be reached.
 pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How often a refused one-time token's file is looked at for a new one.
+pub const TOKEN_CHECK: Duration = Duration::from_secs(30);
+
+/// Observations on their way from the target to the jobs.
+pub const OBSERVATIONS_WAITING: usize = 16;
 
 /// The longest pause between two of these tries.
 pub const ACT_PAUSE_MAX: Duration = Duration::from_secs(30);

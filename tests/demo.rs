@@ -52,7 +52,8 @@ type Failure = String;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.next_if(|first| first == agent::ARGUMENT).is_some() {
-        return run_agent(std::iter::once(OsString::from("pullet")).chain(arguments));
+        // An example does not come with the binary: this program is the agent as well.
+        return pullet::cli::main(std::iter::once(OsString::from("pullet")).chain(arguments));
     }
     match options::parse(arguments) {
         Ok(Command::Help) => {
@@ -71,13 +72,6 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// The agent, where this program was started as one.
-fn run_agent(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    // HOOK: becomes `pullet::cli::main(arguments)`.
-    drop(arguments);
-    ExitCode::FAILURE
 }
 
 fn tell(options: &Options) -> Result<(), Failure> {

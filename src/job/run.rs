@@ -38,8 +38,6 @@ pub struct Parts {
     pub succeed_on: SucceedOn,
     /// How long an object may take to be ready.
     pub ready_timeout: Duration,
-    /// Told of each rotation that a job asked for.
-    pub rotated: Box<dyn Fn() + Send + Sync>,
     /// Ends it all.
     pub stop: Stop,
 }
@@ -288,10 +286,7 @@ impl Runner {
     async fn rotate(&self) -> Result<Done, TargetError> {
         let account = Arc::clone(&self.parts.account);
         match tokio::task::spawn_blocking(move || account.rotate()).await {
-            Ok(Ok(())) => {
-                (self.parts.rotated)();
-                Ok(Done::Rotated)
-            }
+            Ok(Ok(())) => Ok(Done::Rotated),
             Ok(Err(fault)) if fault.is_passing() => Err(TargetError::Unavailable(Box::new(fault))),
             Ok(Err(fault)) => Err(TargetError::Invalid(fault.to_string())),
             Err(interrupted) => Err(TargetError::Unavailable(Box::new(interrupted))),

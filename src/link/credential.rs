@@ -29,8 +29,8 @@ pub struct Bearer {
 pub struct Credential {
     /// The name of this cluster at the server.
     pub cluster_id: ClusterId,
-    /// The origin that issued the bearer; it is sent nowhere else.
-    pub origin: String,
+    /// The endpoint that issued the bearer; it is sent to no other origin.
+    pub endpoint: String,
     /// Counts the rotations.
     pub generation: u64,
     /// In use.
@@ -133,6 +133,13 @@ pub fn read_one_time_token(path: &Path, stdin: impl Read) -> Result<Secret, Stor
     Ok(Secret::new("one-time token", token.to_owned()))
 }
 
+/// First 16 hex digits of the SHA-256 of a one-time token: enough to know it again, useless to anybody.
+#[must_use]
+pub fn observed_token(token: &Secret) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, token.expose().as_bytes());
+    hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The credential in the state directory: `credential.json`, mode 0600, written beside and renamed.
 #[derive(Debug)]
 pub struct StateDirectory {
@@ -145,6 +152,9 @@ pub struct StateDirectory {
 const CREDENTIAL: &str = "credential.json";
 const CREDENTIAL_NEW: &str = ".credential.json.new";
 const LOCK: &str = "lock";
+
+/// Two bearers of the usual length and what stands around them.
+const REHEARSAL_BYTES: usize = 8 * 1024;
 
 impl StateDirectory {
     /// Opens the directory, makes it (0700) where it is not there, and takes its lock.
@@ -170,6 +180,25 @@ impl StateDirectory {
             return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
         }
         Ok(Self { path: path.to_owned(), handle, _lock: lock })
+    }
+
+    /// Writes as much as a credential could take, so that a full or read-only disk is found before a one-time
+    /// token is used up.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn rehearse(&self) -> Result<(), StoreError> {
+        self.write_new(&[b' '; REHEARSAL_BYTES])?;
+        fs::unlinkat(&self.handle, CREDENTIAL_NEW, fs::AtFlags::empty()).map_err(|error| self.io(CREDENTIAL_NEW, error))
+    }
+
+    fn write_new(&self, text: &[u8]) -> Result<(), StoreError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::openat(&self.handle, CREDENTIAL_NEW, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| self.io(CREDENTIAL_NEW, error))?;
+        let mut file = File::from(file);
+        file.write_all(text).map_err(|error| self.io(CREDENTIAL_NEW, error))?;
+        file.sync_all().map_err(|error| self.io(CREDENTIAL_NEW, error))
     }
 
     fn io(&self, name: &str, error: impl Into<io::Error>) -> StoreError {
@@ -200,12 +229,7 @@ impl CredentialStore for StateDirectory {
 
     fn save(&self, credential: &Credential) -> Result<(), StoreError> {
         let text = Zeroizing::new(serde_json::to_vec(&Stored::of(credential)).unwrap_or_default());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = fs::openat(&self.handle, CREDENTIAL_NEW, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| self.io(CREDENTIAL_NEW, error))?;
-        let mut file = File::from(file);
-        file.write_all(&text).map_err(|error| self.io(CREDENTIAL_NEW, error))?;
-        file.sync_all().map_err(|error| self.io(CREDENTIAL_NEW, error))?;
+        self.write_new(&text)?;
         fs::renameat(&self.handle, CREDENTIAL_NEW, &self.handle, CREDENTIAL)
             .map_err(|error| self.io(CREDENTIAL, error))?;
         fs::fsync(&self.handle).map_err(|error| self.io(CREDENTIAL, error))
@@ -218,7 +242,7 @@ impl CredentialStore for StateDirectory {
 struct Stored<'a> {
     version: u32,
     cluster_id: &'a str,
-    origin: &'a str,
+    endpoint: &'a str,
     generation: u64,
     #[serde(borrow)]
     current: StoredBearer<'a>,
@@ -243,7 +267,7 @@ impl<'a> Stored<'a> {
         Self {
             version: VERSION,
             cluster_id: credential.cluster_id.as_str(),
-            origin: &credential.origin,
+            endpoint: &credential.endpoint,
             generation: credential.generation,
             current: bearer(&credential.current),
             previous: credential.previous.as_ref().map(bearer),
@@ -258,7 +282,7 @@ impl<'a> Stored<'a> {
         let bearer = |stored: StoredBearer<'_>| Bearer::new(stored.token, stored.expires_at).map_err(Some);
         Ok(Credential {
             cluster_id: ClusterId::parse(self.cluster_id).map_err(|_| None)?,
-            origin: self.origin.to_owned(),
+            endpoint: self.endpoint.to_owned(),
             generation: self.generation,
             current: bearer(self.current)?,
             previous: self.previous.map(bearer).transpose()?,
@@ -321,7 +345,7 @@ mod tests {
     fn credential(token: &str) -> Credential {
         Credential {
             cluster_id: ClusterId::parse("c1").unwrap(),
-            origin: "https://a:443".into(),
+            endpoint: "https://a/base".into(),
             generation: 3,
             current: Bearer::new(token, Some(Timestamp::from_unix_seconds(9))).unwrap(),
             previous: Some(Bearer::new(TOKEN, None).unwrap()),
@@ -344,7 +368,7 @@ mod tests {
         assert_eq!(loaded.current.token.expose(), "1234567890123456789012");
         assert_eq!(loaded.current.expires_at, Some(Timestamp::from_unix_seconds(9)));
         assert_eq!(loaded.previous.unwrap().token.expose(), TOKEN);
-        assert_eq!((loaded.generation, loaded.origin.as_str()), (3, "https://a:443"));
+        assert_eq!((loaded.generation, loaded.endpoint.as_str()), (3, "https://a/base"));
         let mode = std::fs::metadata(path.join("credential.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);

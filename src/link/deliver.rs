@@ -13,20 +13,20 @@ use crate::journal::{Outbox, Report};
 use crate::limits;
 use crate::shutdown::Stop;
 
-/// Posts until `stop`, and then what is left, as long as it is taken.
+/// Posts until `drain`, and then what is left, as long as it is taken.
 pub async fn run(
     sink: Arc<dyn StatusSink>,
     account: Arc<dyn Account>,
     outbox: Arc<Outbox>,
     health: Arc<Health>,
-    stop: Stop,
+    drain: Stop,
 ) {
     let mut backoff = Backoff::default();
     loop {
-        if !stop.is_set() {
+        if !drain.is_set() {
             tokio::select! {
                 () = due(&outbox) => {}
-                () = stop.wait() => {}
+                () = drain.wait() => {}
             }
         }
         let fault = match post_next(&sink, &outbox).await {
@@ -34,12 +34,12 @@ pub async fn run(
                 backoff.reset();
                 continue;
             }
-            Ok(false) if stop.is_set() => return,
+            Ok(false) if drain.is_set() => return,
             Ok(false) => continue,
             Err(fault) => fault,
         };
         let Err(fault) = settle(fault, &account).await else { continue };
-        if stop.is_set() {
+        if drain.is_set() {
             let fill = outbox.fill();
             error!(error = %fault, reports = fill.reports, events = fill.events, "stopped before everything was posted");
             return;
@@ -49,7 +49,7 @@ pub async fn run(
         report_failure(&fault, &health, pause);
         tokio::select! {
             () = rest(&health, pause, matches!(fault, Fault::Network(_))) => {}
-            () = stop.wait() => {}
+            () = drain.wait() => {}
         }
     }
 }

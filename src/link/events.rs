@@ -1,9 +1,28 @@
 //! The events about the agent itself (P1.7).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::clock;
 use crate::journal::{Fill, Outbox};
-use crate::link::health::{Access, Connection};
+use crate::link::health::{Access, Connection, Health};
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
+
+/// Pushes a heartbeat at the first connection, on every change of it, and every `interval`. While nobody can
+/// be reached there is nothing to tell.
+pub async fn beat(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterId, interval: Duration) {
+    let mut changes = health.subscribe();
+    loop {
+        let connection = *changes.borrow_and_update();
+        if connection.reachable == Some(true) && connection.access == Access::Accepted {
+            push_heartbeat(&outbox, &cluster_id, connection);
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
 
 /// A sign of life with what a person wants to see first.
 pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Connection) {

@@ -12,13 +12,19 @@ pub struct Keeper {
     link: Arc<LongPoll>,
     store: Arc<dyn CredentialStore>,
     held: Mutex<Credential>,
+    rotated: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Keeper {
-    /// Keeps this credential.
+    /// Keeps this credential; `rotated` is told of each new one.
     #[must_use]
-    pub fn new(link: Arc<LongPoll>, store: Arc<dyn CredentialStore>, credential: Credential) -> Self {
-        Self { link, store, held: Mutex::new(credential) }
+    pub fn new(
+        link: Arc<LongPoll>,
+        store: Arc<dyn CredentialStore>,
+        credential: Credential,
+        rotated: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        Self { link, store, held: Mutex::new(credential), rotated }
     }
 
     /// The new credential is stored before it is used (TRUST.md, Credentials), tried, and then used by
@@ -27,7 +33,7 @@ impl Keeper {
         let new = self.link.rotate(&held.current.token)?;
         let rotated = Credential {
             cluster_id: held.cluster_id.clone(),
-            origin: held.origin.clone(),
+            endpoint: held.endpoint.clone(),
             generation: held.generation + 1,
             previous: Some(held.current.clone()),
             current: new,
@@ -44,6 +50,7 @@ impl Keeper {
         }
         self.link.set_bearer(Arc::clone(&held.current.token));
         info!(generation = held.generation, "a new credential is in use");
+        (self.rotated)();
         Ok(())
     }
 }
@@ -59,7 +66,9 @@ impl Account for Keeper {
     fn recover(&self) -> Result<(), Fault> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match self.store.load() {
-            Ok(Some(stored)) if stored.origin == held.origin && stored.cluster_id == held.cluster_id => *held = stored,
+            Ok(Some(stored)) if stored.endpoint == held.endpoint && stored.cluster_id == held.cluster_id => {
+                *held = stored
+            }
             Ok(_) => {}
             Err(error) => warn!(%error, "the stored credential cannot be read again"),
         }
