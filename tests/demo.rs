@@ -220,9 +220,8 @@ fn delete(testbed: &Testbed, options: &Options, applied: &Path, story: &mut Stor
     if testbed.result("job-9").is_some() {
         return story.await_result(testbed, "job-9", Expected::Succeeded, STEP);
     }
-    story.note(
-        "its file is empty now, from which k3s learns to delete it; the agent reports when k3s must have read it",
-    );
+    story.note("its file is empty now, from which k3s learns to delete it; the agent reports 45 s later,");
+    story.note("when k3s must have read it, or says so if it is stopped before, as it is here");
     Ok(())
 }
 

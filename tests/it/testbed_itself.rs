@@ -41,10 +41,14 @@ impl Client {
     }
 
     fn with_bearer(testbed: &Testbed, bearer: String) -> Self {
+        Self::through(testbed, bearer, ProxySetting::Direct)
+    }
+
+    fn through(testbed: &Testbed, bearer: String, proxy: ProxySetting) -> Self {
         let mut roots = Roots::none();
         roots.add_pem(testbed.ca_pem().as_bytes(), &testbed.ca_file()).unwrap();
         let tls = client_config(roots, None).unwrap();
-        let line = Line::new(Profile { tls, proxy: ProxySetting::Direct, plain_http: PlainHttp::Loopback });
+        let line = Line::new(Profile { tls, proxy, plain_http: PlainHttp::Loopback });
         Self { line, endpoint: testbed.endpoint(), bearer }
     }
 

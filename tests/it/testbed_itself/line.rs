@@ -3,12 +3,12 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use pullet::net::NetError;
+use pullet::net::{NetError, ProxySetting};
 use serde_json::json;
 
 use super::{Client, SOON};
 use crate::testbed::job::config_map;
-use crate::testbed::{Call, Certificate, Options, Testbed};
+use crate::testbed::{Call, Certificate, Options, Proxy, Testbed};
 
 #[test]
 fn a_server_that_is_down_refuses_and_comes_back_on_its_port() {
@@ -150,4 +150,27 @@ fn traffic_is_counted_as_it_goes_over_the_wire() {
     });
     assert!(second.bytes_sent - first.bytes_sent < 11_000);
     assert_eq!(second.bytes_received, 2 * first.bytes_received);
+}
+
+#[test]
+fn a_proxy_tunnels_asks_and_refuses() {
+    let testbed = Testbed::start();
+    let proxy = Proxy::start();
+    let poll = |url: &str| {
+        let setting = ProxySetting::parse(url, None).unwrap();
+        let client = Client::through(&testbed, testbed.issue_bearer("c1"), setting);
+        client.try_get("/jobs?cluster=c1&wait=0").map(|answer| answer.status)
+    };
+    assert_eq!(poll(&proxy.url()).unwrap(), 200);
+    let server = testbed.endpoint().replace("https://", "");
+    assert_eq!(proxy.tunnels(), [server.as_str()]);
+
+    proxy.ask_for("Basic dXNlcjpwYXNz");
+    assert!(matches!(poll(&proxy.url()), Err(NetError::Proxy(_))));
+    assert_eq!(poll(&proxy.url().replace("://", "://user:pass@")).unwrap(), 200);
+    proxy.refuse(Some(403));
+    assert!(matches!(poll(&proxy.url().replace("://", "://user:pass@")), Err(NetError::Proxy(_))));
+    assert_eq!(proxy.tunnels().len(), 2);
+    assert_eq!(proxy.requests().len(), 4);
+    assert_eq!(proxy.requests()[0], format!("CONNECT {server} HTTP/1.1"));
 }
