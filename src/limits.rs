@@ -34,8 +34,9 @@ pub const ANSWER_READ_BYTES: u64 = 16 * 1024 * 1024;
 /// Body of any answer that is not a list of jobs: register, rotate, errors.
 pub const SMALL_BODY_BYTES: u64 = 64 * 1024;
 
-/// Head (status line and headers) of any answer.
-pub const HEAD_BYTES: usize = 16 * 1024;
+/// Head (status line and headers) of any answer: less than the buffer it is read into, or a longer one would
+/// look like a cut.
+pub const HEAD_BYTES: usize = 12 * 1024;
 
 /// Each of the two buffers of a connection: one TLS record.
 pub const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
@@ -62,10 +63,12 @@ pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 /// object is counted and reported as untracked. 1,000 objects × 4 conditions × 24 bytes is 96 kB.
 pub const OBSERVED_OBJECTS: usize = 1_000;
 
-/// How long a file that a delete emptied stays before it is removed. k3s starts a scan of its manifests
-/// 15 s after the end of the last one; a scan fails as a whole when a file is renamed under it, so two of
-/// them, and as long again for what a slow board applies before it comes to our file: 3 × 15 s.
-pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(45);
+/// How long a file that a delete emptied stays before it is removed. k3s scans its manifests every 15 s, but
+/// after a restart a slow board takes minutes until it does: 3 min, three times over for good measure.
+pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(10 * 60);
+
+/// Emptied files that wait in memory to be removed: 1,024 × 100 bytes is 100 kB. Others go after the next start.
+pub const EMPTIED_FILES: usize = 1_024;
 
 /// Threads of the blocking pool beside the watches: 1 poll, 1 post, 2 applies, 1 disk.
 pub const BASE_THREADS: usize = 5;
