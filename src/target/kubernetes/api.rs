@@ -139,6 +139,10 @@ impl From<Fault> for TargetError {
         match fault {
             Fault::Credential => Self::Unavailable(Box::new(CredentialRefused)),
             Fault::Net(error) => Self::Unavailable(Box::new(error)),
+            // An object that does not fit its schema is, to server-side apply, a fault of the server.
+            Fault::Refused(refusal) if refusal.code == 500 && refusal.message.starts_with(UNTYPED) => {
+                Self::Invalid(message::of(&refusal))
+            }
             Fault::Refused(refusal) => match refusal.code {
                 403 => Self::Forbidden(message::bounded(&refusal.message)),
                 429 | 500.. => Self::Unavailable(Box::new(Busy { code: refusal.code, message: message::of(&refusal) })),
@@ -259,6 +263,9 @@ impl Refusal {
     }
 }
 
+/// How the API server begins to say that an applied object does not fit its schema.
+const UNTYPED: &str = "failed to create typed patch object";
+
 /// A name as a path segment, if it can be one.
 pub(super) fn segment(name: &str) -> Result<String, TargetError> {
     // `.` and `..` are no names of Kubernetes either, and would be resolved away on the way.
@@ -309,6 +316,8 @@ mod tests {
         ] {
             assert_eq!(reason(code), expected, "{code}");
         }
+        let untyped = br#"{"message":"failed to create typed patch object: .spec.a: expected string"}"#;
+        assert_eq!(TargetError::from(Fault::Refused(Refusal::read(500, untyped))).reason(), "Invalid");
         assert_eq!(TargetError::from(Fault::Credential).reason(), "TargetUnavailable");
         assert_eq!(TargetError::from(Fault::from(NetError::TooLong(1))).reason(), "UnusableAnswer");
         assert_eq!(TargetError::from(Fault::from(NetError::NameNotFound)).reason(), "TargetUnavailable");

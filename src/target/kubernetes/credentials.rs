@@ -98,7 +98,7 @@ impl Credentials {
         if state.checked.elapsed() >= limits::CREDENTIAL_CHECK {
             self.follow(&mut state);
         }
-        let authorization = state.bearer.as_ref().and_then(|bearer| authorization(bearer));
+        let authorization = state.bearer.as_ref().and_then(authorization);
         Current {
             profile: Profile {
                 tls: Arc::clone(&state.tls),
@@ -114,7 +114,7 @@ impl Credentials {
     pub(super) fn renew(&self, used: Option<&HeaderValue>, generation: u64) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.follow(&mut state);
-        let now = state.bearer.as_ref().and_then(|bearer| authorization(bearer));
+        let now = state.bearer.as_ref().and_then(authorization);
         now.as_ref() != used || state.generation != generation
     }
 

@@ -133,17 +133,16 @@ impl Follower {
                     sleep(self.pause.next()).await;
                 }
                 stop @ (Stop::Missing | Stop::Forbidden(_)) => {
-                    match stop {
-                        Stop::Forbidden(refusal) => self.trouble(&super::message::bounded(&refusal.message)),
+                    if let Stop::Forbidden(refusal) = stop {
+                        self.trouble(&super::message::bounded(&refusal.message));
+                    } else {
                         // Objects of a kind that is not there are gone, and those that come with it are new.
-                        _ => {
-                            self.newcomer = Newcomer::Appeared;
-                            self.round += 1;
-                            if self.sweep_missing().await.is_err() {
-                                return;
-                            }
-                            self.trouble("the kind is not installed");
+                        self.newcomer = Newcomer::Appeared;
+                        self.round += 1;
+                        if self.sweep_missing().await.is_err() {
+                            return;
                         }
+                        self.trouble("the kind is not installed");
                     }
                     tokio::select! {
                         () = sleep(self.wait.next()) => {}
