@@ -22,7 +22,7 @@ pub const TOKENS: [(&str, &str); 2] =
     [("first-token-0123456789abcdef", "token-user-one"), ("second-token-0123456789abcdef", "token-user-two")];
 
 /// How long a start may take on a busy machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// A running API server.
 pub struct ApiServer {
@@ -60,9 +60,8 @@ impl ApiServer {
         let account = KeyPair::generate().unwrap();
         fs::write(directory.join("account.key"), account.serialize_pem()).unwrap();
         fs::write(directory.join("account.pub"), account.public_key_pem()).unwrap();
-        let tokens: String =
-            TOKENS.iter().enumerate().map(|(uid, (token, user))| format!("{token},{user},{uid}\n")).collect();
-        fs::write(directory.join("tokens.csv"), tokens).unwrap();
+        let [(one, first), (two, second)] = TOKENS;
+        fs::write(directory.join("tokens.csv"), format!("{one},{first},1\n{two},{second},2\n")).unwrap();
 
         let etcd_port = free_port();
         let etcd = start_etcd(&directory, etcd_port);

@@ -54,9 +54,9 @@ async fn an_object_of_3_mb_is_given_up_at_the_bound() {
             }
             for _ in 0..48 {
                 if announced {
-                    out.write_all(&big)?
+                    out.write_all(&big)?;
                 } else {
-                    chunk(out, &big)?
+                    chunk(out, &big)?;
                 }
                 count.fetch_add(big.len(), Ordering::Relaxed);
             }
@@ -76,7 +76,7 @@ async fn a_page_over_its_bound_is_asked_for_in_smaller_ones() {
         }
         if is_watch(asked) {
             chunked(out)?;
-            std::thread::sleep(Duration::from_secs(60));
+            std::thread::sleep(Duration::from_mins(1));
             return Ok(());
         }
         if asked.path.contains("limit=50&") {
@@ -196,6 +196,8 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
     for (status, body, expected) in [
         ("200 OK", "<html>", "UnusableAnswer"),
         ("200 OK", "[]", "UnusableAnswer"),
+        ("200 OK", "{}", "UnusableAnswer"),
+        ("200 OK", r#"{"metadata":{}}"#, "UnusableAnswer"),
         ("302 Found", "", "Invalid"),
         ("429 Too Many Requests", "slow down", "TargetUnavailable"),
         ("500 Internal Server Error", "{}", "TargetUnavailable"),
@@ -207,10 +209,35 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
     }
 }
 
+#[tokio::test]
+async fn kinds_beyond_the_bound_are_listed_and_not_watched() {
+    let server = FakeApi::start(|asked, out| {
+        if asked.path == "/api/v1" {
+            let kind = |number: usize| json!({"name": format!("k{number}s"), "kind": format!("K{number}")});
+            let resources: Vec<_> = (0..=limits::WATCHES).map(kind).collect();
+            return answer(out, "200 OK", &json!({"resources": resources}).to_string());
+        }
+        if !is_watch(asked) {
+            return answer(out, "200 OK", EMPTY);
+        }
+        chunked(out)?;
+        std::thread::sleep(Duration::from_mins(1));
+        Ok(())
+    });
+    let kinds: Vec<String> = (0..=limits::WATCHES).map(|number| format!("/K{number}")).collect();
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    let listener = Listener::start(server.kubeconfig("{token: x}"), "c", &kinds);
+    wait(|| lists(&server).len() > limits::WATCHES && watches(&server).len() >= limits::WATCHES).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((lists(&server).len(), watches(&server).len()), (limits::WATCHES + 1, limits::WATCHES));
+    assert!(!watches(&server).iter().any(|asked| asked.path.contains(&format!("k{}s", limits::WATCHES))));
+    listener.stop().await;
+}
+
 #[test]
 fn a_call_that_nobody_waits_for_ends_its_thread_at_once() {
     let server = FakeApi::start(|_, _| {
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_mins(1));
         Ok(())
     });
     runtime("it-dropped").block_on(async {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use pullet::limits;
 use pullet::target::kubernetes::Kubernetes;
 use pullet::target::{NamespaceRule, Observation, Readiness, Target, TargetError};
 use serde_json::{Value, json};
@@ -28,6 +29,7 @@ pub struct Listener {
 
 impl Listener {
     /// Starts to observe.
+    #[must_use]
     pub fn start(kubeconfig: PathBuf, cluster_id: &str, kinds: &[&str]) -> Self {
         let target = Arc::new(watching(kubeconfig, cluster_id, kinds));
         let (sink, inbox) = mpsc::channel(8);
@@ -270,6 +272,7 @@ async fn what_happened_while_the_version_became_too_old_is_found_by_a_list() {
 }
 
 /// A runtime whose threads can be told from those of other tests.
+#[must_use]
 pub fn runtime(name: &str) -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -280,6 +283,7 @@ pub fn runtime(name: &str) -> tokio::runtime::Runtime {
 }
 
 /// Threads of this process with that name.
+#[must_use]
 pub fn threads(name: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)).count()
@@ -296,10 +300,10 @@ fn three_watches_hold_three_threads_and_all_end_with_the_observer() {
         apply(&listener.target, &instance(&space, "a"), NamespaceRule::Managed).await.unwrap();
         listener.until("the object", |_| true).await;
         let mut most = 0;
-        for round in 0..20 {
+        for round in 0..10 {
             let mut object = instance(&space, "a");
             object["spec"]["round"] = json!(round);
-            let applies = (0..4).map(|_| {
+            let applies = (0..12).map(|_| {
                 let (target, object) = (Arc::clone(&listener.target), object.clone());
                 tokio::spawn(async move { apply(&target, &object, NamespaceRule::Managed).await.map(|_| ()) })
             });
@@ -309,7 +313,10 @@ fn three_watches_hold_three_threads_and_all_end_with_the_observer() {
             most = most.max(threads("it-threads"));
             while listener.inbox.try_recv().is_ok() {}
         }
-        assert!(most <= 3 + 2, "3 watches and 2 calls, and not {most} threads");
+        // A thread that is done with its call may not be idle yet when the next call asks for one, and a new
+        // connection resolves its name on a short thread of its own.
+        let bound = 3 + 3 * limits::API_CALLS;
+        assert!(most <= bound, "3 watches and 2 calls at a time, and not {most} threads");
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(threads("it-threads"), 3, "what is idle is gone, the watches stay");
         listener.stop().await;

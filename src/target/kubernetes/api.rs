@@ -83,8 +83,7 @@ pub(super) struct Refusal {
 }
 
 /// One cause of a refusal.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub(super) struct Cause {
     pub(super) reason: String,
     pub(super) message: String,
@@ -249,6 +248,17 @@ impl Refusal {
             causes: Option<Items<'a>>,
         }
 
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct RawCause<'a> {
+            #[serde(borrow)]
+            reason: Text<'a>,
+            #[serde(borrow)]
+            message: Text<'a>,
+            #[serde(borrow)]
+            field: Text<'a>,
+        }
+
         let Ok(status) = serde_json::from_slice::<Status<'_>>(text) else {
             return Self { code, ..Self::default() };
         };
@@ -258,7 +268,17 @@ impl Refusal {
             code: if code == 200 { status.code } else { code },
             message: status.message.cut(limits::CONDITION_TEXT_BYTES),
             about: details.kind.cut(limits::CONDITION_TEXT_BYTES),
-            causes: details.causes.map(|causes| causes.first(4 * limits::CONFLICT_FIELDS)).unwrap_or_default(),
+            causes: details
+                .causes
+                .map(|causes| causes.first::<RawCause<'_>>(4 * limits::CONFLICT_FIELDS))
+                .unwrap_or_default()
+                .into_iter()
+                .map(|cause| Cause {
+                    reason: cause.reason.cut(limits::CONDITION_TEXT_BYTES),
+                    message: cause.message.cut(limits::CONDITION_TEXT_BYTES),
+                    field: cause.field.cut(limits::CONDITION_TEXT_BYTES),
+                })
+                .collect(),
         }
     }
 }

@@ -125,6 +125,9 @@ impl Inner {
 
     fn applied(&self, resource: &Resource, manifest: &Manifest<'_>, text: &[u8]) -> Result<Applied, TargetError> {
         let metadata = metadata(text)?;
+        if metadata.uid.0.is_empty() {
+            return Err(TargetError::Unusable("the API server's answer is no object".to_owned()));
+        }
         let reference = ObjectRef {
             api_version: manifest.api_version.clone(),
             kind: manifest.kind.clone(),
@@ -234,7 +237,7 @@ fn terminating(namespace: &str) -> TargetError {
 fn metadata(text: &[u8]) -> Result<Metadata<'_>, TargetError> {
     #[derive(Deserialize)]
     struct Object<'a> {
-        #[serde(borrow, default)]
+        #[serde(borrow)]
         metadata: Metadata<'a>,
     }
 
