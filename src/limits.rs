@@ -13,16 +13,16 @@ pub const ANSWER_BYTES: usize = 512 * 1024;
 /// Text of one job, from `{` to `}`.
 pub const JOB_BYTES: usize = 256 * 1024;
 
+/// What one job of an answer counts beside its text: an answer of `[{},{},…]` must not cost more than
+/// one of full jobs.
+pub const JOB_OVERHEAD: usize = 128;
+
 /// JSON values in one job: 8,192 nodes of the costliest shape (an object with one member) take about
 /// 2.6 MiB as a tree.
 pub const JOB_NODES: usize = 8_192;
 
 /// Nesting of arrays and objects in one job.
 pub const JOB_DEPTH: usize = 32;
-
-/// Jobs of one answer that are worked before polling again: 64 redelivered jobs are all that the
-/// record of finished jobs can answer.
-pub const ANSWER_JOBS: usize = 64;
 
 /// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
 pub const JOB_ID_BYTES: usize = 256;
@@ -61,6 +61,11 @@ pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 /// Owned objects whose conditions are compared one by one. Beyond that the observation of a further
 /// object is counted and reported as untracked. 1,000 objects × 4 conditions × 24 bytes is 96 kB.
 pub const OBSERVED_OBJECTS: usize = 1_000;
+
+/// How long a file that a delete emptied stays before it is removed. k3s starts a scan of its manifests
+/// 15 s after the end of the last one; a scan fails as a whole when a file is renamed under it, so two of
+/// them, and as long again for what a slow board applies before it comes to our file: 3 × 15 s.
+pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(45);
 
 /// Threads of the blocking pool beside the watches: 1 poll, 1 post, 2 applies, 1 disk.
 pub const BASE_THREADS: usize = 5;
@@ -152,12 +157,24 @@ pub const BOOT_WINDOW: Duration = Duration::from_secs(120);
 /// How long a kind with a Ready condition may take, unless configured.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Upper bound of `ready_timeout`.
+pub const READY_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long anybody has to set observedGeneration or a condition before the object counts as one that
 /// nobody reports on.
 pub const READY_SILENCE: Duration = Duration::from_secs(60);
 
 /// How long an apply is repeated while the API server cannot be reached.
 pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How often a refused one-time token's file is looked at for a new one.
+pub const TOKEN_CHECK: Duration = Duration::from_secs(30);
+
+/// Observations on their way from the target to the jobs.
+pub const OBSERVATIONS_WAITING: usize = 16;
+
+/// The longest pause between two of these tries.
+pub const ACT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Heartbeat, unless configured: 1 min to 24 h.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15 * 60);
@@ -171,7 +188,10 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// SIGTERM to exit, all told.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get.
+/// Of [`STOP_TIMEOUT`], what the job at hand gets.
+pub const STOP_ACT: Duration = Duration::from_secs(2);
+
+/// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get together.
 pub const STOP_DRAIN: Duration = Duration::from_secs(4);
 
 /// A token, a credential file, a keyring.

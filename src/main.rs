@@ -1,2 +1,7 @@
 //! The `pullet` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pullet::cli::main(std::env::args_os())
+}

@@ -34,9 +34,8 @@ impl ProxySetting {
             return Ok(Self::Direct);
         }
         let parsed = ureq::Proxy::new(url).map_err(|_| InvalidProxy)?;
-        let protocol = match parsed.protocol() {
-            protocol @ (ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) => protocol,
-            _ => return Err(InvalidProxy),
+        let protocol @ (ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) = parsed.protocol() else {
+            return Err(InvalidProxy);
         };
         let mut builder = ureq::Proxy::builder(protocol).host(parsed.host()).port(parsed.port());
         if let Some(username) = parsed.username() {

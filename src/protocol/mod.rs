@@ -2,12 +2,18 @@
 //!
 //! Clause numbers ("P1.4") are those of `docs/protocol.md`.
 
+pub mod cluster;
 pub mod credential;
+pub mod job;
+pub mod kind;
 pub mod manifest;
 pub mod report;
 pub mod timestamp;
 
+pub use cluster::{ClusterId, InvalidClusterId};
 pub use credential::{ErrorBody, RegisterRequest, RegisterResponse, RotateResponse};
+pub use job::{Instruction, Job, JobError, JobId};
+pub use kind::{GroupKind, InvalidGroupKind};
 pub use manifest::{Manifest, ManifestError};
 pub use report::{Condition, Endpoint, Event, EventBatch, EventKind, JobResult, ObjectRef, OutcomeKind, StatusUpdate};
 pub use timestamp::Timestamp;

@@ -12,7 +12,9 @@ use std::pin::Pin;
 
 use tokio::sync::mpsc;
 
-use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef, group_of};
+pub use crate::protocol::GroupKind;
+use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
+pub use crate::trust::policy::NamespaceRule;
 
 /// A future that a [`Target`] gives back.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -32,18 +34,9 @@ pub trait Target: Send + Sync {
     /// Deletes an object; one that is not there is no error.
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>>;
 
-    /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped. Ends at
-    /// once where nothing reports anything.
+    /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped, and on each
+    /// object once more after it was applied. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
-}
-
-/// What decides whether a namespace may be used, as far as only the target can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NamespaceRule {
-    /// The policy names the namespace: it is used as it is, and made if it is not there.
-    Listed,
-    /// It must carry the label `managed-by=vworkspace`, or not be there yet.
-    Managed,
 }
 
 /// What an apply came to.
@@ -87,70 +80,6 @@ pub struct Observation {
     /// The object is gone.
     pub deleted: bool,
 }
-
-/// A kind without its version, as a policy names it: `apps/Deployment`, `/ConfigMap`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupKind {
-    /// API group, empty for the core group.
-    pub group: String,
-    /// Kind.
-    pub kind: String,
-}
-
-impl GroupKind {
-    /// Reads `GROUP/KIND`; the core group is empty (`/ConfigMap`).
-    ///
-    /// # Errors
-    /// As [`InvalidGroupKind`] lists them.
-    pub fn parse(text: &str) -> Result<Self, InvalidGroupKind> {
-        let (group, kind) = text.split_once('/').ok_or(InvalidGroupKind::NoSlash)?;
-        let is_group = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
-        if !group.bytes().all(is_group) {
-            return Err(InvalidGroupKind::Group);
-        }
-        if !kind.starts_with(|first: char| first.is_ascii_uppercase())
-            || !kind.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        {
-            return Err(InvalidGroupKind::Kind);
-        }
-        Ok(Self { group: group.to_owned(), kind: kind.to_owned() })
-    }
-
-    /// Whether an object of this `apiVersion` and `kind` is meant.
-    #[must_use]
-    pub fn matches(&self, api_version: &str, kind: &str) -> bool {
-        self.kind == kind && self.group == group_of(api_version)
-    }
-}
-
-impl fmt::Display for GroupKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.group, self.kind)
-    }
-}
-
-/// Why a text names no kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InvalidGroupKind {
-    /// What stands before the slash is no API group.
-    Group,
-    /// What stands after the slash is no kind.
-    Kind,
-    /// There is no slash.
-    NoSlash,
-}
-
-impl fmt::Display for InvalidGroupKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Group => "the API group may hold a-z, 0-9, '.' and '-' only: write apps/Deployment",
-            Self::Kind => "the kind begins with a capital and holds letters and digits only: write apps/Deployment",
-            Self::NoSlash => "write GROUP/KIND: apps/Deployment, or /ConfigMap for the core group",
-        })
-    }
-}
-
-impl StdError for InvalidGroupKind {}
 
 /// Why a target did not do what it was told.
 #[derive(Debug)]
@@ -237,35 +166,6 @@ impl StdError for TargetError {
         match self {
             Self::Unavailable(source) => Some(source.as_ref()),
             _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{GroupKind, InvalidGroupKind};
-
-    #[test]
-    fn a_kind_is_read_with_its_group() {
-        let kind = GroupKind::parse("apps/Deployment").unwrap();
-        assert!(kind.matches("apps/v1", "Deployment"));
-        assert!(!kind.matches("extensions/v1beta1", "Deployment"));
-        let core = GroupKind::parse("/ConfigMap").unwrap();
-        assert!(core.matches("v1", "ConfigMap"));
-        assert_eq!(core.to_string(), "/ConfigMap");
-    }
-
-    #[test]
-    fn a_malformed_kind_says_what_is_wrong() {
-        for (text, error) in [
-            ("ConfigMap", InvalidGroupKind::NoSlash),
-            ("apps/v1/Deployment", InvalidGroupKind::Kind),
-            ("apps/", InvalidGroupKind::Kind),
-            ("apps/deployment", InvalidGroupKind::Kind),
-            ("Apps/Deployment", InvalidGroupKind::Group),
-            ("a b/Deployment", InvalidGroupKind::Group),
-        ] {
-            assert_eq!(GroupKind::parse(text), Err(error), "{text}");
         }
     }
 }

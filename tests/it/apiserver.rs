@@ -18,14 +18,14 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use serde_json::{Value, json};
 
 /// Tokens that the server knows, with the users they stand for. None of them has a right but discovery.
-pub const TOKENS: [(&str, &str); 2] =
+pub(crate) const TOKENS: [(&str, &str); 2] =
     [("first-token-0123456789abcdef", "token-user-one"), ("second-token-0123456789abcdef", "token-user-two")];
 
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_mins(1);
 
 /// A running API server.
-pub struct ApiServer {
+pub(crate) struct ApiServer {
     directory: PathBuf,
     port: u16,
     etcd_port: u16,
@@ -37,13 +37,13 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// One server for all tests of this process; each test has a namespace of its own.
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<ApiServer> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
     /// A server of one's own, for a test that stops it.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = new_directory();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -88,7 +88,7 @@ impl ApiServer {
     }
 
     /// Starts the API server again on its port and its data.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         let file = |name: &str| self.directory.join(name).display().to_string();
         let mut command = asset("kube-apiserver");
         command.args([
@@ -122,7 +122,7 @@ impl ApiServer {
     }
 
     /// Kills the API server; etcd stays.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         if let Some(mut server) = self.server.lock().unwrap().take() {
             server.kill().unwrap();
             server.wait().unwrap();
@@ -130,37 +130,37 @@ impl ApiServer {
     }
 
     /// Where it listens.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// The URL of a path.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.port)
     }
 
     /// Its CA.
-    pub fn authority_pem(&self) -> String {
+    pub(crate) fn authority_pem(&self) -> String {
         self.authority.pem()
     }
 
     /// A directory that goes with the server.
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// A kubeconfig that may do everything.
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.kubeconfig_for("admin", "system:masters")
     }
 
     /// A kubeconfig of a user with a certificate.
-    pub fn kubeconfig_for(&self, user: &str, group: &str) -> PathBuf {
+    pub(crate) fn kubeconfig_for(&self, user: &str, group: &str) -> PathBuf {
         self.kubeconfig_at(self.port, user, group)
     }
 
     /// The same through another port.
-    pub fn kubeconfig_at(&self, port: u16, user: &str, group: &str) -> PathBuf {
+    pub(crate) fn kubeconfig_at(&self, port: u16, user: &str, group: &str) -> PathBuf {
         let (chain, key) = client_certificate(&self.authority, user, group);
         let stem = format!("{user}-{port}-{}", unique());
         fs::write(self.directory.join(format!("{stem}.crt")), chain).unwrap();
@@ -169,7 +169,7 @@ impl ApiServer {
     }
 
     /// A kubeconfig with a user in YAML's flow style.
-    pub fn kubeconfig_with(&self, port: u16, user: &str) -> PathBuf {
+    pub(crate) fn kubeconfig_with(&self, port: u16, user: &str) -> PathBuf {
         let path = self.directory.join(format!("kubeconfig-{}", unique()));
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: it\nclusters:\n- name: it\n  cluster:\n    server: \
@@ -181,13 +181,13 @@ impl ApiServer {
     }
 
     /// Asks as the admin and gives status and body.
-    pub fn request(&self, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub(crate) fn request(&self, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
         let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
         self.request_as(method, path, kind, body.map(|body| body.to_string().into_bytes()).unwrap_or_default())
     }
 
     /// The same with a content type of one's own.
-    pub fn request_as(&self, method: Method, path: &str, kind: &str, body: Vec<u8>) -> (u16, Value) {
+    pub(crate) fn request_as(&self, method: Method, path: &str, kind: &str, body: Vec<u8>) -> (u16, Value) {
         let request = Request::builder()
             .method(method)
             .uri(self.url(path))
@@ -202,40 +202,40 @@ impl ApiServer {
     }
 
     /// Gets an object that is there.
-    pub fn get(&self, path: &str) -> Value {
+    pub(crate) fn get(&self, path: &str) -> Value {
         let (status, object) = self.request(Method::GET, path, None);
         assert_eq!(status, 200, "{path}: {object}");
         object
     }
 
     /// Makes an object, or fails the test.
-    pub fn create(&self, path: &str, object: &Value) -> Value {
+    pub(crate) fn create(&self, path: &str, object: &Value) -> Value {
         let (status, answer) = self.request(Method::POST, path, Some(object));
         assert_eq!(status, 201, "{path}: {answer}");
         answer
     }
 
     /// Makes a namespace with labels.
-    pub fn create_namespace(&self, name: &str, labels: &Value) {
+    pub(crate) fn create_namespace(&self, name: &str, labels: &Value) {
         let object = json!({"apiVersion":"v1","kind":"Namespace","metadata":{"name":name,"labels":labels}});
         self.create("/api/v1/namespaces", &object);
     }
 
     /// Sets the status of an object, as its controller would.
-    pub fn set_status(&self, path: &str, status: &Value) {
+    pub(crate) fn set_status(&self, path: &str, status: &Value) {
         let (code, answer) = self.request(Method::PATCH, &format!("{path}/status"), Some(&json!({"status": status})));
         assert_eq!(code, 200, "{path}: {answer}");
     }
 
     /// Defines `ApplicationInstance`, `Operation` and `Cluster`, if that was not done before.
-    pub fn apply_crds(&self) {
+    pub(crate) fn apply_crds(&self) {
         self.define("apps.vworkspace.io", "v1alpha1", "ApplicationInstance", "Namespaced");
         self.define("ops.vworkspace.io", "v1alpha1", "Operation", "Namespaced");
         self.define("ops.vworkspace.io", "v1alpha1", "Cluster", "Cluster");
     }
 
     /// Defines a kind with a status and without a schema, and waits until it is served.
-    pub fn define(&self, group: &str, version: &str, kind: &str, scope: &str) {
+    pub(crate) fn define(&self, group: &str, version: &str, kind: &str, scope: &str) {
         let singular = kind.to_lowercase();
         let plural = format!("{singular}s");
         let crd = json!({
@@ -264,7 +264,7 @@ impl ApiServer {
     }
 
     /// Lets a user do `verbs` on `resources` everywhere.
-    pub fn allow(&self, user: &str, rules: &Value) {
+    pub(crate) fn allow(&self, user: &str, rules: &Value) {
         let name = format!("{user}-{}", unique());
         let base = "/apis/rbac.authorization.k8s.io/v1";
         self.create(
@@ -282,7 +282,7 @@ impl ApiServer {
     }
 
     /// Makes etcd forget every version before the present one.
-    pub fn compact(&self) {
+    pub(crate) fn compact(&self) {
         let line = Line::new(Profile {
             tls: client_config(Roots::none(), None).unwrap(),
             proxy: ProxySetting::Direct,
@@ -313,13 +313,13 @@ impl Drop for ApiServer {
 }
 
 /// A number that no other call in this process got.
-pub fn unique() -> u64 {
+pub(crate) fn unique() -> u64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 /// Waits for something that happens elsewhere.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < START, "waited in vain until {what}");

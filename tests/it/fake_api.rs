@@ -13,22 +13,20 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What a client asked for.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// `GET`, …
-    pub method: String,
+    pub(crate) method: String,
     /// Path with query.
-    pub path: String,
+    pub(crate) path: String,
     /// The header of that name.
-    pub authorization: Option<String>,
-    /// As it came.
-    pub body: Vec<u8>,
+    pub(crate) authorization: Option<String>,
 }
 
 /// The stream on which an answer is written.
-pub type Out<'a> = &'a mut dyn Write;
+pub(crate) type Out<'a> = &'a mut dyn Write;
 
 /// A server that answers as `handler` says.
-pub struct FakeApi {
+pub(crate) struct FakeApi {
     port: u16,
     directory: tempfile::TempDir,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -36,7 +34,7 @@ pub struct FakeApi {
 
 impl FakeApi {
     /// `handler` writes one answer, and the connection ends when that fails.
-    pub fn start(handler: impl Fn(&Asked, Out<'_>) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(handler: impl Fn(&Asked, Out<'_>) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.subject_alt_names.push(rcgen::SanType::IpAddress([127, 0, 0, 1].into()));
@@ -76,7 +74,7 @@ impl FakeApi {
     }
 
     /// A kubeconfig for it, with a user in YAML's flow style.
-    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+    pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
         let path = self.directory.path().join("kubeconfig");
         let text = format!(
             "current-context: it\nclusters:\n- name: it\n  cluster: {{server: 'https://127.0.0.1:{}', \
@@ -89,24 +87,24 @@ impl FakeApi {
     }
 
     /// Everything that was asked so far.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 }
 
 /// Writes an answer with a length.
-pub fn answer(out: Out<'_>, status: &str, body: &str) -> std::io::Result<()> {
+pub(crate) fn answer(out: Out<'_>, status: &str, body: &str) -> std::io::Result<()> {
     write!(out, "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 /// Writes the head of an answer without a length.
-pub fn chunked(out: Out<'_>) -> std::io::Result<()> {
+pub(crate) fn chunked(out: Out<'_>) -> std::io::Result<()> {
     write!(out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     out.flush()
 }
 
 /// Writes one piece of it; an empty one is its end.
-pub fn chunk(out: Out<'_>, data: &[u8]) -> std::io::Result<()> {
+pub(crate) fn chunk(out: Out<'_>, data: &[u8]) -> std::io::Result<()> {
     write!(out, "{:x}\r\n", data.len())?;
     out.write_all(data)?;
     out.write_all(b"\r\n")?;
@@ -131,11 +129,11 @@ fn read_request(stream: &mut impl BufRead) -> Option<Asked> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(Asked { method, path, authorization, body })
+    Some(Asked { method, path, authorization })
 }
 
 /// A TCP proxy on loopback.
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     is_up: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
@@ -143,7 +141,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// To a port of this machine.
-    pub fn start(to: u16) -> Self {
+    pub(crate) fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let open = Arc::new(Mutex::new(Vec::new()));
@@ -166,17 +164,17 @@ impl Proxy {
     }
 
     /// Where it listens.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Lets new connections through, or ends them at once.
-    pub fn set_up(&self, is_up: bool) {
+    pub(crate) fn set_up(&self, is_up: bool) {
         self.is_up.store(is_up, Ordering::Relaxed);
     }
 
     /// Ends every connection that is open.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for stream in self.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }

@@ -13,45 +13,45 @@ use serde_json::{Value, json};
 use crate::apiserver::{ApiServer, unique};
 
 /// The cluster id of every test here.
-pub const CLUSTER: &str = "it-1";
+pub(crate) const CLUSTER: &str = "it-1";
 
 /// What a kubeconfig gives access to.
-pub fn access(kubeconfig: PathBuf) -> Result<Access, AccessError> {
+pub(crate) fn access(kubeconfig: PathBuf) -> Result<Access, AccessError> {
     let wish =
         Wish { kubeconfig: Some(kubeconfig), context: None, foreground_root: false, plain_http: PlainHttp::Refused };
     Access::find(&wish, &Surroundings { variable: &|_| None, root: PathBuf::from("/") })
 }
 
 /// A target on a kubeconfig that watches nothing.
-pub fn target(kubeconfig: PathBuf) -> Kubernetes {
+pub(crate) fn target(kubeconfig: PathBuf) -> Kubernetes {
     watching(kubeconfig, CLUSTER, &[])
 }
 
 /// A target on a kubeconfig that watches these kinds.
-pub fn watching(kubeconfig: PathBuf, cluster_id: &str, kinds: &[&str]) -> Kubernetes {
+pub(crate) fn watching(kubeconfig: PathBuf, cluster_id: &str, kinds: &[&str]) -> Kubernetes {
     let kinds = kinds.iter().map(|kind| GroupKind::parse(kind).unwrap()).collect();
     Kubernetes::open(&access(kubeconfig).unwrap(), cluster_id, kinds).unwrap()
 }
 
 /// Applies an object.
-pub async fn apply(target: &Kubernetes, object: &Value, rule: NamespaceRule) -> Result<Applied, TargetError> {
+pub(crate) async fn apply(target: &Kubernetes, object: &Value, rule: NamespaceRule) -> Result<Applied, TargetError> {
     let text = RawValue::from_string(object.to_string()).unwrap();
     let manifest = Manifest::parse(&text, None).unwrap();
     target.apply(&manifest, rule).await
 }
 
 /// A config map.
-pub fn config_map(namespace: &str, name: &str, data: &Value) -> Value {
+pub(crate) fn config_map(namespace: &str, name: &str, data: &Value) -> Value {
     json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":name,"namespace":namespace},"data":data})
 }
 
 /// A name that no other test uses.
-pub fn namespace(stem: &str) -> String {
+pub(crate) fn namespace(stem: &str) -> String {
     format!("{stem}-{}", unique())
 }
 
 /// Names an object.
-pub fn reference(api_version: &str, kind: &str, namespace: &str, name: &str) -> ObjectRef {
+pub(crate) fn reference(api_version: &str, kind: &str, namespace: &str, name: &str) -> ObjectRef {
     ObjectRef {
         api_version: api_version.into(),
         kind: kind.into(),

@@ -20,17 +20,16 @@ const INSTANCE: &str = "apps.vworkspace.io/ApplicationInstance";
 const OPERATION: &str = "ops.vworkspace.io/Operation";
 
 /// Who listens to a target.
-pub struct Listener {
+pub(crate) struct Listener {
     /// What it observes.
-    pub target: Arc<Kubernetes>,
+    pub(crate) target: Arc<Kubernetes>,
     inbox: mpsc::Receiver<Observation>,
     task: JoinHandle<()>,
 }
 
 impl Listener {
     /// Starts to observe.
-    #[must_use]
-    pub fn start(kubeconfig: PathBuf, cluster_id: &str, kinds: &[&str]) -> Self {
+    pub(crate) fn start(kubeconfig: PathBuf, cluster_id: &str, kinds: &[&str]) -> Self {
         let target = Arc::new(watching(kubeconfig, cluster_id, kinds));
         let (sink, inbox) = mpsc::channel(8);
         let observed = Arc::clone(&target);
@@ -38,7 +37,7 @@ impl Listener {
     }
 
     /// The next observation that is as expected.
-    pub async fn until(&mut self, what: &str, is_so: impl Fn(&Observation) -> bool) -> Observation {
+    pub(crate) async fn until(&mut self, what: &str, is_so: impl Fn(&Observation) -> bool) -> Observation {
         let search = async {
             loop {
                 let observation = self.inbox.recv().await.expect("somebody observes");
@@ -51,7 +50,7 @@ impl Listener {
     }
 
     /// Stops listening, and waits until the observer has noticed.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.inbox);
         tokio::time::timeout(Duration::from_secs(2), self.task).await.expect("the observer ends").unwrap();
     }
@@ -272,8 +271,7 @@ async fn what_happened_while_the_version_became_too_old_is_found_by_a_list() {
 }
 
 /// A runtime whose threads can be told from those of other tests.
-#[must_use]
-pub fn runtime(name: &str) -> tokio::runtime::Runtime {
+pub(crate) fn runtime(name: &str) -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name(name)
@@ -283,8 +281,7 @@ pub fn runtime(name: &str) -> tokio::runtime::Runtime {
 }
 
 /// Threads of this process with that name.
-#[must_use]
-pub fn threads(name: &str) -> usize {
+pub(crate) fn threads(name: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)).count()
 }

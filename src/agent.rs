@@ -1,0 +1,436 @@
+//! The wiring: the only place that knows all parts, and decides nothing.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::clock;
+use crate::config::{Config, ConfigError, TargetChoice};
+use crate::job::run::{Parts, Runner};
+use crate::journal::Outbox;
+use crate::limits;
+use crate::link::backoff::{Backoff, draw, spread};
+use crate::link::credential::{observed_token, read_one_time_token};
+use crate::link::{
+    self, Account, Credential, CredentialStore, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper, LongPoll,
+    StateDirectory, StatusSink, StoreError, deliver, events, intake,
+};
+use crate::net::Profile;
+use crate::net::tls::{self, Roots, TlsFileError};
+use crate::protocol::ClusterId;
+use crate::secret::Secret;
+use crate::shutdown::{self, Stop};
+use crate::target::Target;
+use crate::target::directory::{Directory, DirectoryError};
+use crate::target::kubernetes::{Access, AccessError, Kubernetes, Surroundings, Wish};
+
+/// An agent that is ready to run.
+pub struct Agent {
+    config: Config,
+    store: Arc<StateDirectory>,
+    credential: Option<Credential>,
+    profile: Profile,
+}
+
+/// Why an agent cannot run.
+#[derive(Debug)]
+pub enum AgentError {
+    /// The Kubernetes API cannot be used.
+    Access(AccessError),
+    /// A setting is missing or wrong.
+    Config(ConfigError),
+    /// The directory cannot be used.
+    Directory(DirectoryError),
+    /// The stored credential was issued by another server.
+    OtherServer(String, String),
+    /// Something of the operating system.
+    Runtime(io::Error),
+    /// The credential, or the one-time token.
+    Store(StoreError),
+    /// A CA file.
+    Tls(TlsFileError),
+}
+
+impl fmt::Display for AgentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Access(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Directory(error) => error.fmt(f),
+            Self::OtherServer(issued, configured) => write!(
+                f,
+                "the credential was issued by {issued} and is sent nowhere else, but the endpoint is {configured}: set the \
+                 endpoint back, or remove credential.json from the state directory and register there"
+            ),
+            Self::Runtime(_) => f.write_str("the operating system refused what an agent needs"),
+            Self::Store(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for AgentError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Access(error) => error.source(),
+            Self::Config(error) => error.source(),
+            Self::Directory(error) => error.source(),
+            Self::OtherServer(..) => None,
+            Self::Runtime(error) => Some(error),
+            Self::Store(error) => error.source(),
+            Self::Tls(error) => error.source(),
+        }
+    }
+}
+
+/// How the control plane is reached.
+///
+/// # Errors
+/// When a CA file cannot be used.
+pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
+    let mut roots = Roots::system();
+    if let Some(path) = &config.ca_file {
+        roots.add_file(path)?;
+    }
+    let tls = tls::client_config(roots, None)?;
+    Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http })
+}
+
+/// What is needed to register.
+pub struct Registration<'a> {
+    /// Where.
+    pub endpoint: &'a Endpoint,
+    /// How.
+    pub profile: Profile,
+    /// As whom, if the owner chose.
+    pub cluster_id: Option<&'a ClusterId>,
+    /// What people read.
+    pub display_name: Option<&'a str>,
+}
+
+/// Why a registration failed.
+#[derive(Debug)]
+pub enum RegistrationError {
+    /// The server did not register us.
+    Fault(Fault),
+    /// The credential came and could not be stored.
+    Store(StoreError),
+}
+
+impl fmt::Display for RegistrationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(Fault::Unauthorized(_) | Fault::Forbidden(_)) => f.write_str(
+                "the control plane does not accept the one-time token (used, expired or mistyped?): get a new one",
+            ),
+            Self::Fault(Fault::NotFound) => f.write_str("there is no agent API at this endpoint: check --endpoint"),
+            Self::Fault(_) => f.write_str("not registered"),
+            Self::Store(_) => {
+                f.write_str("registered, but the credential could not be stored; get a new one-time token")
+            }
+        }
+    }
+}
+
+impl std::error::Error for RegistrationError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Fault(error) => Some(error),
+            Self::Store(error) => Some(error),
+        }
+    }
+}
+
+impl Registration<'_> {
+    /// Exchanges the token and stores what it gives, before anybody uses it. Blocks.
+    ///
+    /// # Errors
+    /// As [`RegistrationError`] lists them.
+    pub fn exchange(&self, token: &Secret, store: &dyn CredentialStore) -> Result<Credential, RegistrationError> {
+        let (cluster_id, current) =
+            link::longpoll::register(self.endpoint, self.profile.clone(), token, self.cluster_id, self.display_name)
+                .map_err(RegistrationError::Fault)?;
+        let credential = Credential {
+            cluster_id,
+            endpoint: self.endpoint.to_string(),
+            generation: 1,
+            current,
+            previous: None,
+            observed_token: observed_token(token),
+        };
+        store.save(&credential).map_err(RegistrationError::Store)?;
+        Ok(credential)
+    }
+}
+
+impl Agent {
+    /// Reads what there is; connects to nothing yet.
+    ///
+    /// # Errors
+    /// As [`AgentError`] lists them.
+    pub fn open(config: Config) -> Result<Self, AgentError> {
+        let store = Arc::new(StateDirectory::open(&config.state_dir).map_err(AgentError::Store)?);
+        let credential = store.load().map_err(AgentError::Store)?;
+        if credential.is_none() && (config.endpoint.is_none() || config.token_file.is_none()) {
+            return Err(AgentError::Config(ConfigError::Missing(
+                "endpoint or token_file",
+                "this node is not registered yet: give both, or run pullet register first",
+            )));
+        }
+        let profile = profile(&config).map_err(AgentError::Tls)?;
+        Ok(Self { config, store, credential, profile })
+    }
+
+    /// Runs until a signal.
+    ///
+    /// # Errors
+    /// As [`AgentError`] lists them.
+    pub fn run(self) -> Result<(), AgentError> {
+        let watches = self.config.policy.kinds().len().min(limits::WATCHES);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(limits::BASE_THREADS + watches)
+            .thread_stack_size(limits::THREAD_STACK_BYTES)
+            .thread_name("pullet")
+            .build()
+            .map_err(AgentError::Runtime)?;
+        let ended = runtime.block_on(self.work());
+        // A thread may still be connecting; nobody waits for it.
+        runtime.shutdown_background();
+        ended
+    }
+
+    async fn work(mut self) -> Result<(), AgentError> {
+        let stop = Stop::default();
+        shutdown::listen(stop.clone()).map_err(AgentError::Runtime)?;
+        let credential = match self.credential.take() {
+            Some(credential) => credential,
+            None => match self.register(&stop).await? {
+                Some(credential) => credential,
+                None => return Ok(()),
+            },
+        };
+        let endpoint = self.endpoint_of(&credential)?;
+        let target = open_target(&self.config, &credential.cluster_id)?;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            cluster = %credential.cluster_id,
+            endpoint = %endpoint,
+            target = target.describe(),
+            "ready"
+        );
+        boot_spread(&stop).await;
+        self.serve(credential, endpoint, target, stop).await;
+        Ok(())
+    }
+
+    fn endpoint_of(&self, credential: &Credential) -> Result<Endpoint, AgentError> {
+        let stored =
+            Endpoint::parse(&credential.endpoint, self.config.plain_http).map_err(|error: InvalidEndpoint| {
+                AgentError::Config(ConfigError::Value("endpoint", credential.endpoint.clone(), error.to_string()))
+            })?;
+        match &self.config.endpoint {
+            Some(configured) if configured.origin() != stored.origin() => {
+                Err(AgentError::OtherServer(credential.endpoint.clone(), configured.to_string()))
+            }
+            Some(configured) => Ok(configured.clone()),
+            None => Ok(stored),
+        }
+    }
+
+    /// Registers, however long that takes. A token that was refused is not tried twice: a new one in its
+    /// file is.
+    async fn register(&self, stop: &Stop) -> Result<Option<Credential>, AgentError> {
+        let (Some(endpoint), Some(token_file)) = (self.config.endpoint.clone(), self.config.token_file.clone()) else {
+            return Ok(None);
+        };
+        self.store.rehearse().map_err(AgentError::Store)?;
+        let mut refused = None;
+        let mut backoff = Backoff::default();
+        let mut token = Some(read_one_time_token(&token_file, io::stdin()).map_err(AgentError::Store)?);
+        while !stop.is_set() {
+            let mut pause = limits::TOKEN_CHECK;
+            if let Some(token) = token.take().filter(|token| refused.as_ref() != Some(&observed_token(token))) {
+                let seen = observed_token(&token);
+                match self.exchange(endpoint.clone(), token).await? {
+                    Ok(credential) => {
+                        info!(cluster = %credential.cluster_id, "registered");
+                        return Ok(Some(credential));
+                    }
+                    Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound) => {
+                        pause = fault.retry_after().unwrap_or_default().max(backoff.next(draw()));
+                        let detail = std::error::Error::source(&fault).map(ToString::to_string).unwrap_or_default();
+                        warn!(error = %fault, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
+                    }
+                    Err(fault) => {
+                        error!(
+                            error = %fault,
+                            "the one-time token was refused: put a new one into its file, and it is tried by itself"
+                        );
+                        refused = Some(seen);
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.wait() => return Ok(None),
+            }
+            token = reread(token_file.clone());
+        }
+        Ok(None)
+    }
+
+    async fn exchange(&self, endpoint: Endpoint, token: Secret) -> Result<Result<Credential, Fault>, AgentError> {
+        let profile = self.profile.clone();
+        let store = Arc::clone(&self.store);
+        let cluster_id = self.config.cluster_id.clone();
+        let display_name = self.config.display_name.clone();
+        let exchanged = tokio::task::spawn_blocking(move || {
+            let registration = Registration {
+                endpoint: &endpoint,
+                profile,
+                cluster_id: cluster_id.as_ref(),
+                display_name: display_name.as_deref(),
+            };
+            registration.exchange(&token, store.as_ref())
+        });
+        match exchanged.await {
+            Ok(Ok(credential)) => Ok(Ok(credential)),
+            Ok(Err(RegistrationError::Fault(fault))) => Ok(Err(fault)),
+            Ok(Err(RegistrationError::Store(error))) => Err(AgentError::Store(error)),
+            Err(interrupted) => Err(AgentError::Runtime(io::Error::other(interrupted))),
+        }
+    }
+
+    async fn serve(self, credential: Credential, endpoint: Endpoint, target: Arc<dyn Target>, stop: Stop) {
+        let Self { config, store, profile, .. } = self;
+        let cluster_id = credential.cluster_id.clone();
+        let bearer = Arc::clone(&credential.current.token);
+        let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
+        let outbox = Arc::new(Outbox::new(draw()));
+        let health = Arc::new(Health::default());
+        let rotated = {
+            let (outbox, cluster_id) = (Arc::clone(&outbox), cluster_id.clone());
+            Box::new(move || events::push_rotated(&outbox, &cluster_id))
+        };
+        let account: Arc<dyn Account> = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
+        let drain = Stop::default();
+        let runner = Arc::new(Runner::new(Parts {
+            source: Arc::clone(&link) as Arc<dyn JobSource>,
+            account: Arc::clone(&account),
+            target: Arc::clone(&target),
+            outbox: Arc::clone(&outbox),
+            policy: config.policy,
+            succeed_on: config.succeed_on,
+            ready_timeout: config.ready_timeout,
+            stop: stop.clone(),
+        }));
+        let observer = tokio::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
+        let waiter = {
+            let runner = Arc::clone(&runner);
+            tokio::spawn(async move { runner.watch_the_clock().await })
+        };
+        let heart =
+            tokio::spawn(events::beat(Arc::clone(&outbox), Arc::clone(&health), cluster_id, config.heartbeat_interval));
+        let delivery = tokio::spawn(deliver::run(
+            Arc::clone(&link) as Arc<dyn StatusSink>,
+            Arc::clone(&account),
+            Arc::clone(&outbox),
+            Arc::clone(&health),
+            drain.clone(),
+        ));
+        let intake = intake::run(
+            Arc::clone(&link) as Arc<dyn JobSource>,
+            account,
+            health,
+            config.wait,
+            stop.clone(),
+            async |answer| runner.work(answer).await,
+        );
+        let finish = async {
+            intake.await;
+            runner.abandon();
+            drain.set();
+            let _ = delivery.await;
+        };
+        let deadline = async {
+            stop.wait().await;
+            tokio::time::sleep(limits::STOP_DRAIN).await;
+        };
+        tokio::select! {
+            () = finish => info!("stopped"),
+            () = deadline => warn!(
+                reports = outbox.fill().reports,
+                events = outbox.fill().events,
+                "stopped before everything was posted"
+            ),
+        }
+        link.shut();
+        observer.abort();
+        waiter.abort();
+        heart.abort();
+    }
+}
+
+async fn observe(target: Arc<dyn Target>, runner: Arc<Runner>) {
+    let (sink, mut observations) = mpsc::channel(limits::OBSERVATIONS_WAITING);
+    let observing = target.observe(sink);
+    let handling = async {
+        while let Some(observation) = observations.recv().await {
+            runner.observed(&observation);
+        }
+    };
+    tokio::join!(observing, handling);
+}
+
+fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc<dyn Target>, AgentError> {
+    match &config.target {
+        TargetChoice::Directory(path) => {
+            let directory =
+                Directory::open(path, cluster_id.as_str(), limits::DIRECTORY_SETTLE).map_err(AgentError::Directory)?;
+            Ok(Arc::new(directory))
+        }
+        TargetChoice::Kubernetes { kubeconfig, context } => {
+            let wish = Wish {
+                kubeconfig: kubeconfig.clone(),
+                context: context.clone(),
+                foreground_root: is_foreground_root(),
+                plain_http: config.plain_http,
+            };
+            let surroundings = Surroundings { variable: &|name| std::env::var(name).ok(), root: PathBuf::from("/") };
+            let access = Access::find(&wish, &surroundings).map_err(AgentError::Access)?;
+            let kinds = config.policy.kinds().to_vec();
+            let kubernetes = Kubernetes::open(&access, cluster_id.as_str(), kinds).map_err(AgentError::Access)?;
+            Ok(Arc::new(kubernetes))
+        }
+    }
+}
+
+/// A person who is root started us on a terminal: no unit of systemd.
+fn is_foreground_root() -> bool {
+    use std::io::IsTerminal as _;
+    rustix::process::geteuid().is_root() && io::stderr().is_terminal() && std::env::var_os("INVOCATION_ID").is_none()
+}
+
+/// After a power cut a whole street comes back at once.
+async fn boot_spread(stop: &Stop) {
+    if clock::uptime() > limits::BOOT_WINDOW {
+        return;
+    }
+    let pause = spread(Duration::ZERO, limits::BOOT_SPREAD, draw());
+    info!(pause_s = pause.as_secs(), "this node has just booted: the first poll follows after a pause");
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = stop.wait() => {}
+    }
+}
+
+/// The token's file again; stdin gives nothing twice.
+fn reread(token_file: PathBuf) -> Option<Secret> {
+    read_one_time_token(&token_file, io::empty()).ok()
+}

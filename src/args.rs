@@ -1,0 +1,261 @@
+//! The command line.
+//!
+//! argh does not understand `--name=value` or `-h` and calls wrong usage 1; so the arguments are split
+//! beforehand, every name is checked against what there is, and wrong usage ends with 2.
+
+use std::fmt::{self, Write as _};
+
+use argh::FromArgs;
+
+use crate::config::{KEYS, Settings, closest};
+
+/// What the user asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Text for stdout.
+    Help(String),
+    /// Exchange the one-time token.
+    Register(Settings),
+    /// Run the agent.
+    Run(Settings),
+    /// Name and version.
+    Version,
+}
+
+/// Why the arguments cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UsageError {
+    /// A command that does not exist, and the closest that does.
+    Command(String, Option<&'static str>),
+    /// A flag that does not exist, and the closest that does.
+    Flag(String, Option<String>),
+    /// No command at all.
+    NoCommand,
+    /// An argument is no UTF-8.
+    NotText,
+    /// An argument where none belongs.
+    Surplus(String),
+    /// What argh says.
+    Value(String),
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Command(name, Some(closest)) => write!(f, "there is no command {name:?}; did you mean {closest}?"),
+            Self::Command(name, None) => write!(f, "there is no command {name:?}; pullet help lists them"),
+            Self::Flag(name, Some(closest)) => write!(f, "there is no flag {name}; did you mean {closest}?"),
+            Self::Flag(name, None) => write!(f, "there is no flag {name}; --help lists them"),
+            Self::NoCommand => write!(f, "a command is missing\n\n{}", overview().trim_end()),
+            Self::NotText => f.write_str("an argument is not UTF-8"),
+            Self::Surplus(argument) => write!(f, "{argument:?} does not belong here; --help shows how it goes"),
+            Self::Value(reason) => f.write_str(reason.trim_end()),
+        }
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// The commands and what each is for.
+const COMMANDS: [(&str, &str); 4] = [
+    ("run", "run the agent; registers first if there is a one-time token and no credential"),
+    ("register", "exchange the one-time token for a credential, and end"),
+    ("help", "show this, or the flags of a command: pullet help run"),
+    ("version", "show the version"),
+];
+
+/// Reads the arguments behind the program's name.
+///
+/// # Errors
+/// As [`UsageError`] lists them.
+pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
+    let (name, rest) = arguments.split_first().ok_or(UsageError::NoCommand)?;
+    match name.as_str() {
+        "--help" | "-h" => Ok(Command::Help(overview())),
+        "help" => match rest.first().map(String::as_str) {
+            Some(command @ ("run" | "register")) => Ok(Command::Help(help(command))),
+            None | Some("help" | "version") => Ok(Command::Help(overview())),
+            Some(other) => Err(unknown_command(other)),
+        },
+        "version" | "--version" | "-V" => match rest.first() {
+            None => Ok(Command::Version),
+            Some(surplus) => Err(UsageError::Surplus(surplus.clone())),
+        },
+        "run" => settings("run", rest).map(|settings| settings.map_or_else(Command::Help, Command::Run)),
+        "register" => settings("register", rest).map(|settings| settings.map_or_else(Command::Help, Command::Register)),
+        other => Err(unknown_command(other)),
+    }
+}
+
+fn unknown_command(name: &str) -> UsageError {
+    let name: String = name.chars().take(64).collect();
+    let near = closest(&name, COMMANDS.map(|(command, _)| command));
+    UsageError::Command(name, near)
+}
+
+/// The settings, or the help text where it was asked for.
+fn settings(command: &str, rest: &[String]) -> Result<Result<Settings, String>, UsageError> {
+    let Some(split) = split(rest)? else {
+        return Ok(Err(help(command)));
+    };
+    let split: Vec<&str> = split.iter().map(String::as_str).collect();
+    Settings::from_args(&["pullet", command], &split).map(Ok).map_err(|exit| UsageError::Value(exit.output))
+}
+
+/// `--name=value` as two arguments; none where `--help` or `-h` is among them.
+fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
+    let mut split = Vec::new();
+    let mut arguments = rest.iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--help" || argument == "-h" {
+            return Ok(None);
+        }
+        let Some(body) = argument.strip_prefix("--").filter(|body| !body.is_empty()) else {
+            return Err(UsageError::Surplus(argument.chars().take(64).collect()));
+        };
+        let (name, value) = body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value)));
+        let is_switch = name == SWITCH;
+        if name != CONFIG && !KEYS.iter().any(|key| key.replace('_', "-") == name) {
+            let flag: String = name.chars().take(64).collect();
+            let near = closest(&flag, KEYS.into_iter().chain([CONFIG]));
+            return Err(UsageError::Flag(
+                format!("--{flag}"),
+                near.map(|near| format!("--{}", near.replace('_', "-"))),
+            ));
+        }
+        match (is_switch, value) {
+            (true, None | Some("true")) => split.push(format!("--{name}")),
+            (true, Some("false")) => {}
+            (true, Some(_)) => return Err(UsageError::Value(format!("--{name} takes true or false, or no value"))),
+            (false, Some(value)) => split.extend([format!("--{name}"), value.to_owned()]),
+            (false, None) => {
+                let value = arguments.next().ok_or_else(|| UsageError::Value(format!("--{name} needs a value")))?;
+                split.extend([format!("--{name}"), value.clone()]);
+            }
+        }
+    }
+    Ok(Some(split))
+}
+
+/// The flag that has no key in the file.
+const CONFIG: &str = "config";
+
+/// The one flag that takes no value.
+const SWITCH: &str = "allow-plain-http-loopback";
+
+/// What `pullet help` shows.
+#[must_use]
+pub fn overview() -> String {
+    let mut text = String::from(
+        "Pullet runs on a node that nobody can reach from outside, fetches jobs from its control plane, applies\n\
+         them here and reports back.\n\nUsage: pullet COMMAND [--flag value | --flag=value]…\n\nCommands:\n",
+    );
+    for (name, purpose) in COMMANDS {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {name:10}{purpose}");
+    }
+    text.push_str(
+        "\nFirst steps:\n  \
+         pullet register --endpoint https://control.example --token-file token.txt\n  \
+         pullet run\n\n\
+         Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n",
+    );
+    text
+}
+
+/// What `pullet COMMAND --help` shows: what it is for, then the flags as argh prints them.
+fn help(command: &str) -> String {
+    let purpose = match command {
+        "register" => {
+            "Exchanges the one-time token for a credential and stores it in the state directory. Needs --endpoint\n\
+             and --token-file; the other flags matter as far as they say how the control plane is reached."
+        }
+        _ => {
+            "Runs the agent until SIGTERM or SIGINT: the job at hand is finished, what waits is posted, and the\n\
+             process ends within 5 s. Without a credential it registers first, with --endpoint and --token-file."
+        }
+    };
+    let printed = match Settings::from_args(&["pullet", command], &["--help"]) {
+        Err(exit) => exit.output,
+        Ok(_) => String::new(),
+    };
+    let flags = printed.split_once("Options:").map_or("", |(_, flags)| flags);
+    format!(
+        "Usage: pullet {command} [--flag value | --flag=value]…\n\n{purpose}\n\n\
+         Every flag is also a key of the configuration file: --state-dir is state_dir. A flag wins.\n\n\
+         Flags:{}\n",
+        flags.trim_end()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, UsageError, parse};
+    use crate::config::KEYS;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn run(text: &str) -> crate::config::Settings {
+        match parse(&words(text)) {
+            Ok(Command::Run(settings)) => settings,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn error(text: &str) -> String {
+        parse(&words(text)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn both_ways_to_write_a_value_are_alike() {
+        let settings = run("run --wait 5 --endpoint=https://a/?x=1 --allow-kind /A --allow-kind=b/C");
+        assert_eq!(settings.wait, Some(5));
+        assert_eq!(settings.endpoint.as_deref(), Some("https://a/?x=1"));
+        assert_eq!(settings.allow_kind, ["/A", "b/C"]);
+        assert_eq!(run("run --display-name --x").display_name.as_deref(), Some("--x"));
+    }
+
+    #[test]
+    fn the_switch_takes_a_value_or_none() {
+        assert!(run("run --allow-plain-http-loopback").allow_plain_http_loopback);
+        assert!(run("run --allow-plain-http-loopback=true").allow_plain_http_loopback);
+        assert!(!run("run --allow-plain-http-loopback=false").allow_plain_http_loopback);
+        assert!(error("run --allow-plain-http-loopback=maybe").contains("true or false"));
+    }
+
+    #[test]
+    fn wrong_usage_says_what_was_meant() {
+        assert_eq!(error("rnu"), "there is no command \"rnu\"; did you mean run?");
+        assert_eq!(error("run --endpont=x"), "there is no flag --endpont; did you mean --endpoint?");
+        assert_eq!(error("run --state_dir x"), "there is no flag --state_dir; did you mean --state-dir?");
+        assert_eq!(error("run --wait"), "--wait needs a value");
+        assert!(error("run --wait soon").contains("wait"), "{}", error("run --wait soon"));
+        assert!(error("run --wait 1 --wait 2").contains("wait"));
+        assert_eq!(error("run now"), "\"now\" does not belong here; --help shows how it goes");
+        assert_eq!(error("version now"), "\"now\" does not belong here; --help shows how it goes");
+        assert!(matches!(parse(&[]), Err(UsageError::NoCommand)));
+        assert!(error(&format!("run --{}", "x".repeat(10_000))).len() < 200);
+    }
+
+    #[test]
+    fn help_is_there_in_every_way_and_lists_every_flag() {
+        for text in ["--help", "-h", "help", "run --help", "run -h --wait", "help run", "register --wait 1 -h"] {
+            let Ok(Command::Help(help)) = parse(&words(text)) else { panic!("{text}") };
+            assert!(help.contains("Usage: pullet"), "{text}");
+            assert!(help.lines().all(|line| line.chars().count() <= 110), "{help}");
+        }
+        let Ok(Command::Help(help)) = parse(&words("run --help")) else { panic!() };
+        for key in KEYS {
+            assert!(help.contains(&format!("--{}", key.replace('_', "-"))), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_asked_for_in_every_way() {
+        for text in ["version", "--version", "-V"] {
+            assert!(matches!(parse(&words(text)), Ok(Command::Version)));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! One file a command; here is what they share.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+mod register;
+mod run;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use crate::args::{self, Command, UsageError};
+use crate::config::{Config, ConfigError, Settings};
+use crate::logging;
+
+/// Something went wrong.
+const FAILED: u8 = 1;
+
+/// The command line or the configuration is wrong.
+const WRONG_USAGE: u8 = 2;
+
+/// Reads the arguments, the program's name first, and does what they say.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Result<Vec<String>, OsString> = arguments.skip(1).map(OsString::into_string).collect();
+    let command = match arguments.map_err(|_| UsageError::NotText).and_then(|arguments| args::parse(&arguments)) {
+        Ok(command) => command,
+        Err(error) => return fail(WRONG_USAGE, &error),
+    };
+    let ended = match command {
+        Command::Help(text) => {
+            say(text.trim_end());
+            Ok(())
+        }
+        Command::Version => {
+            say(concat!("pullet ", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+        Command::Register(settings) => configure(settings).and_then(|config| register::register(&config)),
+        Command::Run(settings) => configure(settings).and_then(run::run),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(failure.code, failure.error.as_ref()),
+    }
+}
+
+/// Why a command did not do what it is for.
+struct Failure {
+    code: u8,
+    error: Box<dyn std::error::Error>,
+}
+
+impl Failure {
+    fn failed(error: impl Into<Box<dyn std::error::Error>>) -> Self {
+        Self { code: FAILED, error: error.into() }
+    }
+
+    fn usage(error: impl Into<Box<dyn std::error::Error>>) -> Self {
+        Self { code: WRONG_USAGE, error: error.into() }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error)
+    }
+}
+
+fn configure(settings: Settings) -> Result<Config, Failure> {
+    let config = Config::new(settings.with_file()?, |name| std::env::var(name).ok())?;
+    logging::start(config.log_level, config.log_format);
+    Ok(config)
+}
+
+/// A line for the person or script that called us. Nobody reading any more is no error.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// The error and what lies beneath it, in one line on stderr.
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    let mut text = format!("pullet: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        // Writing to a string does not fail.
+        let _ = fmt::Write::write_fmt(&mut text, format_args!(": {error}"));
+        source = error.source();
+    }
+    let printable: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
+    let _ = writeln!(io::stderr(), "{printable}");
+    ExitCode::from(code)
+}

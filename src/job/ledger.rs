@@ -1,0 +1,164 @@
+//! What is known of earlier jobs: which are open, how the last ones ended, which keys were used.
+
+use std::collections::VecDeque;
+
+use ring::digest;
+
+use crate::limits;
+use crate::protocol::{JobId, JobResult};
+
+/// The first eight bytes of the SHA-256 of an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHash([u8; 8]);
+
+impl KeyHash {
+    /// None for an empty key, which is never a duplicate (P1.4).
+    #[must_use]
+    pub fn of(key: &str) -> Option<Self> {
+        if key.is_empty() {
+            return None;
+        }
+        let hash = digest::digest(&digest::SHA256, key.as_bytes());
+        hash.as_ref().first_chunk().copied().map(Self)
+    }
+}
+
+/// What the agent remembers of jobs, within [`limits::OPEN_JOBS`], [`limits::KEPT_OUTCOMES`] and
+/// [`limits::KNOWN_KEYS`].
+#[derive(Debug, Default)]
+pub struct Ledger {
+    open: Vec<(JobId, Option<KeyHash>)>,
+    finished: VecDeque<(JobId, JobResult)>,
+    keys: VecDeque<KeyHash>,
+}
+
+/// What is known of a job that arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Its idempotency key was used by another job.
+    Duplicate,
+    /// It ended, and this is how.
+    Finished(JobResult),
+    /// Nothing.
+    New,
+    /// It is being worked.
+    Open,
+}
+
+impl Ledger {
+    /// Looks a job up. The same id is a redelivery; another id with a used key is a duplicate (P1.5).
+    #[must_use]
+    pub fn look_up(&self, id: &JobId, key: Option<KeyHash>) -> Known {
+        if self.open.iter().any(|(open, _)| open == id) {
+            return Known::Open;
+        }
+        if let Some((_, result)) = self.finished.iter().find(|(finished, _)| finished == id) {
+            return Known::Finished(result.clone());
+        }
+        let is_used = |key| self.keys.contains(&key) || self.open.iter().any(|(_, open)| *open == Some(key));
+        if key.is_some_and(is_used) { Known::Duplicate } else { Known::New }
+    }
+
+    /// A job is being worked from now on.
+    pub fn open(&mut self, id: &JobId, key: Option<KeyHash>) {
+        self.open.push((id.clone(), key));
+    }
+
+    /// A job is not ours after all.
+    pub fn forget(&mut self, id: &JobId) {
+        self.open.retain(|(open, _)| open != id);
+    }
+
+    /// A job ended. Its key counts as used when it had an effect.
+    pub fn finish(&mut self, id: &JobId, result: &JobResult, had_effect: bool) {
+        let key = self.open.iter().find(|(open, _)| open == id).and_then(|(_, key)| *key);
+        self.forget(id);
+        self.finished.retain(|(finished, _)| finished != id);
+        push(&mut self.finished, (id.clone(), result.clone()), limits::KEPT_OUTCOMES);
+        if let Some(key) = key.filter(|_| had_effect) {
+            push(&mut self.keys, key, limits::KNOWN_KEYS);
+        }
+    }
+
+    /// How many jobs are being worked.
+    #[must_use]
+    pub fn open_jobs(&self) -> usize {
+        self.open.len()
+    }
+}
+
+fn push<T>(ring: &mut VecDeque<T>, value: T, capacity: usize) {
+    if ring.len() == capacity {
+        ring.pop_front();
+    }
+    ring.push_back(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KeyHash, Known, Ledger};
+    use crate::limits;
+    use crate::protocol::{JobId, JobResult, OutcomeKind, Timestamp};
+
+    fn id(text: &str) -> JobId {
+        JobId::parse(text).unwrap()
+    }
+
+    fn result() -> JobResult {
+        JobResult {
+            outcome: OutcomeKind::Succeeded,
+            error: String::new(),
+            applied_ref: None,
+            timestamp: Timestamp::from_unix_seconds(1),
+        }
+    }
+
+    #[test]
+    fn the_same_id_is_a_redelivery_and_another_with_a_used_key_a_duplicate() {
+        let mut ledger = Ledger::default();
+        let key = KeyHash::of("k");
+        assert_eq!(ledger.look_up(&id("a"), key), Known::New);
+        ledger.open(&id("a"), key);
+        assert_eq!(ledger.look_up(&id("a"), key), Known::Open);
+        assert_eq!(ledger.look_up(&id("b"), key), Known::Duplicate);
+        ledger.finish(&id("a"), &result(), true);
+        assert_eq!(ledger.look_up(&id("a"), key), Known::Finished(result()));
+        assert_eq!(ledger.look_up(&id("b"), key), Known::Duplicate);
+        assert_eq!(ledger.open_jobs(), 0);
+    }
+
+    #[test]
+    fn an_empty_key_is_never_a_duplicate() {
+        assert_eq!(KeyHash::of(""), None);
+        let mut ledger = Ledger::default();
+        ledger.open(&id("a"), None);
+        ledger.finish(&id("a"), &result(), true);
+        assert_eq!(ledger.look_up(&id("b"), None), Known::New);
+    }
+
+    #[test]
+    fn a_job_without_effect_leaves_its_key_unused() {
+        let mut ledger = Ledger::default();
+        let key = KeyHash::of("k");
+        ledger.open(&id("a"), key);
+        ledger.finish(&id("a"), &result(), false);
+        assert_eq!(ledger.look_up(&id("b"), key), Known::New);
+        ledger.open(&id("b"), key);
+        ledger.forget(&id("b"));
+        assert_eq!(ledger.look_up(&id("c"), key), Known::New);
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_the_limits_say() {
+        let mut ledger = Ledger::default();
+        for number in 0..=limits::KNOWN_KEYS {
+            let id = id(&format!("j{number}"));
+            ledger.open(&id, KeyHash::of(&format!("k{number}")));
+            ledger.finish(&id, &result(), true);
+        }
+        assert_eq!(ledger.finished.len(), limits::KEPT_OUTCOMES);
+        assert_eq!(ledger.keys.len(), limits::KNOWN_KEYS);
+        assert_eq!(ledger.look_up(&id("x"), KeyHash::of("k0")), Known::New);
+        assert_eq!(ledger.look_up(&id("x"), KeyHash::of("k1")), Known::Duplicate);
+    }
+}

@@ -1,0 +1,510 @@
+//! One job, step by step. Pure: a state and an input give a state and an effect; time comes in.
+//!
+//! ```text
+//!            Acked            Done(applied, watched)       Observed, Ticked
+//! Taking ──────────▶ Acting ─────────────────────▶ Waiting ───────────────▶ Ended
+//!    │  closed, lost   │  done, refused, unreachable too long      ▲
+//!    └─────────────────┴───────────────────────────────────────────┘
+//! ```
+
+mod wait;
+
+use std::time::Duration;
+
+use crate::limits;
+use crate::link::Acknowledged;
+use crate::protocol::{Condition, JobError, ObjectRef, OutcomeKind, Timestamp};
+use crate::target::{Observation, Readiness, TargetError};
+use crate::trust::policy::Refusal;
+
+pub use wait::Wait;
+
+/// When something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// By the clock, for what the server dates.
+    pub wall: Timestamp,
+    /// Since some start, for what we wait for.
+    pub monotonic: Duration,
+}
+
+/// What stays the same about a job.
+#[derive(Debug)]
+pub struct Facts {
+    /// After this it is not to be done.
+    pub expires_at: Option<Timestamp>,
+    /// Its idempotency key was used by another job.
+    pub duplicate: bool,
+    /// Why it is not to be done at all.
+    pub fault: Option<Fault>,
+    /// When it counts as succeeded.
+    pub succeed_on: SucceedOn,
+    /// How long an object may take to be ready.
+    pub ready_timeout: Duration,
+}
+
+/// Why a job is not to be done.
+#[derive(Debug)]
+pub enum Fault {
+    /// It was over a limit of the stream: its name and what it says.
+    Limit(&'static str, String),
+    /// It cannot be read.
+    Malformed(JobError),
+    /// The policy stops it.
+    Refused(Refusal),
+}
+
+/// When a job counts as succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SucceedOn {
+    /// As soon as its object is applied.
+    Applied,
+    /// When its object says that it is ready.
+    Ready,
+}
+
+/// Where a job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is being done, since.
+    Acting(Duration),
+    /// It is over.
+    Ended,
+    /// It is being acked.
+    Taking,
+    /// Its object was applied, and somebody is to report on it.
+    Waiting(Wait),
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The server answered the ack.
+    Acked(Acknowledged),
+    /// The ack got no definite answer, and may be repeated.
+    AckLost,
+    /// The ack was refused.
+    AckRefused,
+    /// The target did what it was told, or did not.
+    Done(Result<Done, TargetError>),
+    /// The target reports on an object.
+    Observed(&'a Observation),
+    /// The agent stops.
+    Stopped,
+    /// Time passed.
+    Ticked,
+}
+
+/// What an act came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The object is there.
+    Applied(ObjectRef, Readiness),
+    /// The object is gone; with a sentence for the person who asked.
+    Deleted(Option<&'static str>),
+    /// A new credential is in use.
+    Rotated,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Apply, delete or rotate.
+    Act,
+    /// The same again after a pause.
+    ActAgain,
+    /// Ack again after a pause.
+    AckAgain,
+    /// The server has closed the job; nothing is answered, and the next one follows.
+    Drop,
+    /// Answer the job.
+    End(Verdict),
+    /// The job is not ours and comes again; nothing behind it is worked before.
+    Leave,
+    /// Nothing.
+    Nothing,
+    /// Tell how it is getting on.
+    Report(&'static str, Vec<Condition>, String),
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// In one word.
+    pub outcome: OutcomeKind,
+    /// Why; never empty when it failed.
+    pub error: String,
+    /// More to be said of a success, told as a status before the result.
+    pub note: String,
+    /// The object.
+    pub applied: Option<ObjectRef>,
+    /// Whether anything was changed.
+    pub had_effect: bool,
+}
+
+impl Verdict {
+    fn failed(reason: &str, message: impl std::fmt::Display) -> Self {
+        Self {
+            outcome: OutcomeKind::Failed,
+            error: format!("{reason}: {message}"),
+            note: String::new(),
+            applied: None,
+            had_effect: false,
+        }
+    }
+
+    fn noop(error: &str) -> Self {
+        Self { outcome: OutcomeKind::Noop, error: error.to_owned(), ..Self::succeeded(None, "") }.without_effect()
+    }
+
+    fn succeeded(applied: Option<ObjectRef>, note: &str) -> Self {
+        Self { outcome: OutcomeKind::Succeeded, error: String::new(), note: note.to_owned(), applied, had_effect: true }
+    }
+
+    fn without_effect(mut self) -> Self {
+        self.had_effect = false;
+        self
+    }
+
+    fn on(mut self, object: &ObjectRef) -> Self {
+        self.applied = Some(object.clone());
+        self.had_effect = true;
+        self
+    }
+}
+
+/// P1.5: what an expired job is answered with.
+pub const EXPIRED: &str = "expired";
+
+/// P1.5: what a job with a used key is answered with.
+pub const DUPLICATE: &str = "duplicate idempotency key";
+
+/// Nobody reports on an object.
+pub const NOTHING_REPORTS: &str = "applied; nothing reports readiness here";
+
+/// One step.
+#[must_use]
+pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, Effect) {
+    match (state, input) {
+        (State::Taking, Input::Acked(Acknowledged::Ours)) => begin(facts, now),
+        (State::Taking, Input::AckLost) if !is_expired(facts, now) => (State::Taking, Effect::AckAgain),
+        // P1.5: what is closed is not to be done; what was not acked is not ours and comes again.
+        (State::Taking, Input::Acked(Acknowledged::Closed)) => (State::Ended, Effect::Drop),
+        (State::Taking, Input::AckLost | Input::AckRefused | Input::Stopped) => (State::Ended, Effect::Leave),
+        (State::Acting(since), Input::Done(done)) => finish_act(done, since, facts, now),
+        (State::Waiting(wait), Input::Observed(observation)) => wait.observe(observation),
+        (State::Waiting(wait), Input::Ticked) => wait.tick(facts.ready_timeout, now),
+        (State::Waiting(wait), Input::Stopped) => {
+            let verdict = Verdict::failed("AgentStopped", "applied, but the agent stopped before the object was ready");
+            end(verdict.on(wait.object()))
+        }
+        (State::Acting(_), Input::Stopped) => {
+            end(Verdict::failed("AgentStopped", "the agent stopped before this was done; send a new job"))
+        }
+        (state, _) => (state, Effect::Nothing),
+    }
+}
+
+/// P1.5: expired, then duplicate, then what is wrong with it.
+fn begin(facts: &Facts, now: Now) -> (State, Effect) {
+    if is_expired(facts, now) {
+        return end(Verdict::noop(EXPIRED));
+    }
+    if facts.duplicate {
+        return end(Verdict::noop(DUPLICATE));
+    }
+    match &facts.fault {
+        Some(Fault::Limit(name, message)) => end(Verdict::failed(name, message)),
+        Some(Fault::Malformed(error)) => end(Verdict::failed(error.reason(), error)),
+        Some(Fault::Refused(refusal)) => end(Verdict::failed(refusal.reason(), refusal)),
+        None => (State::Acting(now.monotonic), Effect::Act),
+    }
+}
+
+fn finish_act(done: Result<Done, TargetError>, since: Duration, facts: &Facts, now: Now) -> (State, Effect) {
+    match done {
+        Ok(Done::Applied(object, Readiness::Silent(note))) => end(Verdict::succeeded(Some(object), note)),
+        Ok(Done::Applied(object, Readiness::Watched)) if facts.succeed_on == SucceedOn::Applied => {
+            end(Verdict::succeeded(Some(object), ""))
+        }
+        // Kinds without a generation have no status, and so nobody to report on them.
+        Ok(Done::Applied(object, Readiness::Watched)) if object.generation.is_none_or(|generation| generation == 0) => {
+            end(Verdict::succeeded(Some(object), NOTHING_REPORTS))
+        }
+        Ok(Done::Applied(object, Readiness::Watched)) => {
+            let wait = Wait::new(object, now.monotonic);
+            (State::Waiting(wait), Effect::Report("Applied", Vec::new(), "applied; waiting until it is ready".into()))
+        }
+        Ok(Done::Deleted(note)) => end(Verdict::succeeded(None, note.unwrap_or_default())),
+        Ok(Done::Rotated) => end(Verdict::succeeded(None, "")),
+        Err(TargetError::Unavailable(source)) => {
+            if is_expired(facts, now) {
+                return end(Verdict::noop(EXPIRED));
+            }
+            if now.monotonic.saturating_sub(since) < limits::APPLY_PATIENCE {
+                return (State::Acting(since), Effect::ActAgain);
+            }
+            let message = format!(
+                "not reached for {} min ({source}); send a new job when it is back",
+                limits::APPLY_PATIENCE.as_secs() / 60
+            );
+            end(Verdict::failed("TargetUnavailable", message))
+        }
+        Err(error @ TargetError::Conflict(_)) => {
+            let mut verdict = Verdict::failed(error.reason(), &error);
+            verdict.outcome = OutcomeKind::Conflict;
+            end(verdict)
+        }
+        Err(error) => end(Verdict::failed(error.reason(), &error)),
+    }
+}
+
+fn end(verdict: Verdict) -> (State, Effect) {
+    (State::Ended, Effect::End(verdict))
+}
+
+fn is_expired(facts: &Facts, now: Now) -> bool {
+    facts.expires_at.is_some_and(|expires_at| expires_at <= now.wall)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DUPLICATE, Done, EXPIRED, Effect, Facts, Fault, Input, Now, State, SucceedOn, step};
+    use crate::limits;
+    use crate::link::Acknowledged;
+    use crate::protocol::{Condition, JobError, ObjectRef, OutcomeKind, Timestamp};
+    use crate::target::{FieldConflict, Observation, Readiness, TargetError};
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    pub(super) fn facts() -> Facts {
+        Facts {
+            expires_at: Some(Timestamp::from_unix_seconds(1_000)),
+            duplicate: false,
+            fault: None,
+            succeed_on: SucceedOn::Ready,
+            ready_timeout: limits::READY_TIMEOUT,
+        }
+    }
+
+    pub(super) fn at(seconds: u64) -> Now {
+        Now { wall: Timestamp::from_unix_seconds(seconds), monotonic: Duration::from_secs(seconds) }
+    }
+
+    pub(super) fn object() -> ObjectRef {
+        ObjectRef {
+            api_version: "apps.vworkspace.io/v1alpha1".into(),
+            kind: "ApplicationInstance".into(),
+            namespace: "shop".into(),
+            name: "a".into(),
+            uid: "u1".into(),
+            generation: Some(2),
+        }
+    }
+
+    pub(super) fn condition(kind: &str, status: &str, generation: Option<i64>) -> Condition {
+        Condition {
+            kind: kind.into(),
+            status: status.into(),
+            observed_generation: generation,
+            last_transition_time: None,
+            reason: "Because".into(),
+            message: "so it is".into(),
+        }
+    }
+
+    pub(super) fn observation(conditions: Vec<Condition>, generation: Option<i64>) -> Observation {
+        Observation {
+            reference: object(),
+            observed_generation: generation,
+            changed: conditions.clone(),
+            conditions,
+            endpoints: Vec::new(),
+            deleted: false,
+        }
+    }
+
+    fn unavailable() -> TargetError {
+        TargetError::Unavailable("connection refused".into())
+    }
+
+    fn take(facts: &Facts, now: Now) -> (State, Effect) {
+        step(State::Taking, Input::Acked(Acknowledged::Ours), facts, now)
+    }
+
+    pub(super) fn waiting(now: Now) -> State {
+        let done = Ok(Done::Applied(object(), Readiness::Watched));
+        step(State::Acting(now.monotonic), Input::Done(done), &facts(), now).0
+    }
+
+    pub(super) fn outcome(effect: &Effect) -> (OutcomeKind, &str) {
+        match effect {
+            Effect::End(verdict) => (verdict.outcome, &verdict.error),
+            other => panic!("not at its end: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_acked_job_is_done() {
+        assert_eq!(take(&facts(), at(1)), (State::Acting(Duration::from_secs(1)), Effect::Act));
+    }
+
+    #[test]
+    fn expiry_comes_before_duplicate_and_duplicate_before_a_fault() {
+        let mut facts = Facts { duplicate: true, fault: Some(Fault::Malformed(JobError::NoPayload)), ..facts() };
+        assert_eq!(outcome(&take(&facts, at(1_000)).1), (OutcomeKind::Noop, EXPIRED));
+        assert_eq!(outcome(&take(&facts, at(999)).1), (OutcomeKind::Noop, DUPLICATE));
+        facts.duplicate = false;
+        assert_eq!(outcome(&take(&facts, at(999)).1), (OutcomeKind::Failed, "NoPayload: the job has no payload"));
+        facts.fault = Some(Fault::Limit("job_bytes", "too long".into()));
+        assert_eq!(outcome(&take(&facts, at(999)).1), (OutcomeKind::Failed, "job_bytes: too long"));
+    }
+
+    #[test]
+    fn a_closed_job_is_dropped_and_one_that_is_not_ours_is_left() {
+        let take = |input| step(State::Taking, input, &facts(), at(1));
+        assert_eq!(take(Input::Acked(Acknowledged::Closed)), (State::Ended, Effect::Drop));
+        assert_eq!(take(Input::AckRefused), (State::Ended, Effect::Leave));
+        assert_eq!(take(Input::Stopped), (State::Ended, Effect::Leave));
+    }
+
+    #[test]
+    fn a_lost_ack_is_repeated_until_the_job_expires() {
+        assert_eq!(step(State::Taking, Input::AckLost, &facts(), at(999)).1, Effect::AckAgain);
+        assert_eq!(step(State::Taking, Input::AckLost, &facts(), at(1_000)).1, Effect::Leave);
+    }
+
+    #[test]
+    fn an_unreachable_target_is_tried_again_until_patience_or_the_job_ends() {
+        let act =
+            |facts: &Facts, now| step(State::Acting(Duration::ZERO), Input::Done(Err(unavailable())), facts, now).1;
+        let patience = limits::APPLY_PATIENCE.as_secs();
+        assert_eq!(act(&facts(), at(1)), Effect::ActAgain);
+        assert_eq!(act(&facts(), at(patience - 1)), Effect::ActAgain);
+        assert!(outcome(&act(&facts(), at(patience))).1.starts_with("TargetUnavailable"));
+        let short = Facts { expires_at: Some(Timestamp::from_unix_seconds(5)), ..facts() };
+        assert_eq!(outcome(&act(&short, at(5))), (OutcomeKind::Noop, EXPIRED));
+    }
+
+    #[test]
+    fn a_conflict_is_reported_with_field_and_manager() {
+        let fields = vec![FieldConflict { field: ".spec.mode".into(), manager: "kubectl".into() }];
+        let done = Input::Done(Err(TargetError::Conflict(fields)));
+        let (_, effect) = step(State::Acting(Duration::ZERO), done, &facts(), at(1));
+        let (kind, error) = outcome(&effect);
+        assert_eq!(kind, OutcomeKind::Conflict);
+        assert!(error.contains(".spec.mode by kubectl"), "{error}");
+    }
+
+    #[test]
+    fn a_kind_without_status_and_a_silent_target_are_not_waited_for() {
+        let act = |object, readiness, facts: &Facts| {
+            let done = Input::Done(Ok(Done::Applied(object, readiness)));
+            step(State::Acting(Duration::ZERO), done, facts, at(1)).1
+        };
+        let plain = ObjectRef { generation: None, ..object() };
+        assert_eq!(outcome(&act(plain, Readiness::Watched, &facts())).0, OutcomeKind::Succeeded);
+        assert_eq!(outcome(&act(object(), Readiness::Silent("x"), &facts())).0, OutcomeKind::Succeeded);
+        let at_once = Facts { succeed_on: SucceedOn::Applied, ..facts() };
+        assert_eq!(outcome(&act(object(), Readiness::Watched, &at_once)).0, OutcomeKind::Succeeded);
+    }
+
+    #[test]
+    fn a_stop_answers_what_was_acked() {
+        for state in [State::Acting(Duration::ZERO), waiting(at(0))] {
+            let (_, effect) = step(state, Input::Stopped, &facts(), at(1));
+            assert!(outcome(&effect).1.starts_with("AgentStopped"));
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Any {
+        Ours,
+        Closed,
+        Lost,
+        Refused,
+        Applied(bool),
+        Deleted,
+        Unavailable,
+        Invalid,
+        Observed(&'static str, bool),
+        Ticked,
+        Stopped,
+    }
+
+    fn any_input() -> impl Strategy<Value = Any> {
+        prop_oneof![
+            Just(Any::Ours),
+            Just(Any::Closed),
+            Just(Any::Lost),
+            Just(Any::Refused),
+            any::<bool>().prop_map(Any::Applied),
+            Just(Any::Deleted),
+            Just(Any::Unavailable),
+            Just(Any::Invalid),
+            (prop_oneof![Just("Ready"), Just("Failed"), Just("Blocked")], any::<bool>())
+                .prop_map(|(kind, status)| Any::Observed(kind, status)),
+            Just(Any::Ticked),
+            Just(Any::Stopped),
+        ]
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order: a job that was not acked has no act and no answer, one that was
+        /// acked has one answer at the most, a failure has an error, and after the end there is nothing.
+        #[test]
+        fn any_order_of_inputs_gives_one_answer_at_the_most(
+            inputs in prop::collection::vec((any_input(), 0_u64..120), 0..60)
+        ) {
+            let facts = facts();
+            let mut state = State::Taking;
+            let mut now = 0;
+            let (mut acked, mut answers) = (false, 0);
+            for (input, pause) in inputs {
+                now += pause;
+                let was_ended = state == State::Ended;
+                let was_taking = state == State::Taking;
+                acked |= was_taking && matches!(input, Any::Ours);
+                let observed;
+                let input = match input {
+                    Any::Ours => Input::Acked(Acknowledged::Ours),
+                    Any::Closed => Input::Acked(Acknowledged::Closed),
+                    Any::Lost => Input::AckLost,
+                    Any::Refused => Input::AckRefused,
+                    Any::Applied(watched) => Input::Done(Ok(Done::Applied(
+                        object(),
+                        if watched { Readiness::Watched } else { Readiness::Silent("x") },
+                    ))),
+                    Any::Deleted => Input::Done(Ok(Done::Deleted(None))),
+                    Any::Unavailable => Input::Done(Err(unavailable())),
+                    Any::Invalid => Input::Done(Err(TargetError::Invalid("x".into()))),
+                    Any::Observed(kind, status) => {
+                        let status = if status { "True" } else { "False" };
+                        observed = observation(vec![condition(kind, status, None)], None);
+                        Input::Observed(&observed)
+                    }
+                    Any::Ticked => Input::Ticked,
+                    Any::Stopped => Input::Stopped,
+                };
+                let (next, effect) = step(state, input, &facts, at(now));
+                if was_ended {
+                    prop_assert_eq!(&effect, &Effect::Nothing);
+                }
+                match &effect {
+                    Effect::End(verdict) => {
+                        answers += 1;
+                        prop_assert!(acked);
+                        prop_assert_eq!(&next, &State::Ended);
+                        prop_assert!(verdict.outcome != OutcomeKind::Failed || !verdict.error.is_empty());
+                    }
+                    Effect::Act | Effect::ActAgain | Effect::Report(..) => prop_assert!(acked),
+                    Effect::Drop | Effect::Leave => prop_assert!(!acked),
+                    Effect::AckAgain => prop_assert!(was_taking),
+                    Effect::Nothing => {}
+                }
+                state = next;
+            }
+            prop_assert!(answers <= 1);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A job whose object was applied, and what is heard of that object.
+
+use std::time::Duration;
+
+use super::{Effect, NOTHING_REPORTS, Now, State, Verdict, end};
+use crate::limits;
+use crate::protocol::{Condition, ObjectRef};
+use crate::target::Observation;
+
+/// What a waiting job knows of its object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    object: ObjectRef,
+    since: Duration,
+    /// Somebody reports on it.
+    heard: bool,
+    /// Somebody will say whether it is ready.
+    has_ready: bool,
+    /// What was said last of its being ready.
+    last: String,
+}
+
+impl Wait {
+    /// Begins to wait.
+    pub(super) fn new(object: ObjectRef, now: Duration) -> Self {
+        Self { object, since: now, heard: false, has_ready: false, last: "no condition yet".to_owned() }
+    }
+
+    /// What is waited for.
+    pub(super) fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    /// The target reports on some object, perhaps on this.
+    pub(super) fn observe(mut self, observation: &Observation) -> (State, Effect) {
+        if !is_same(&self.object, &observation.reference) {
+            return (State::Waiting(self), Effect::Nothing);
+        }
+        if observation.deleted {
+            return end(
+                Verdict::failed("ObjectDeleted", "somebody deleted the object before it was ready").on(&self.object)
+            );
+        }
+        let generation = self.object.generation.unwrap_or(0);
+        let speaks = |condition: &Condition| {
+            condition.observed_generation.or(observation.observed_generation).is_none_or(|seen| seen >= generation)
+        };
+        self.heard |= observation.observed_generation.is_some() || !observation.conditions.is_empty();
+        let current: Vec<&Condition> = observation.conditions.iter().filter(|condition| speaks(condition)).collect();
+        let find = |kind: &str| current.iter().find(|condition| condition.kind == kind);
+        if find("Ready").or(find("Succeeded")).is_some_and(|condition| condition.status == "True") {
+            return end(Verdict::succeeded(Some(self.object), ""));
+        }
+        if let Some(failed) = find("Failed").filter(|condition| condition.status == "True") {
+            let message = format!("{} {}", failed.reason, failed.message);
+            return end(Verdict::failed("OperationFailed", message.trim()).on(&self.object));
+        }
+        if let Some(ready) = find("Ready") {
+            self.has_ready = true;
+            self.last = format!("{}: {}", ready.reason, ready.message);
+        }
+        // An Operation says Accepted and Running before it says Succeeded or Failed.
+        self.has_ready |= ["Accepted", "Running", "Blocked"].iter().any(|kind| find(kind).is_some());
+        if observation.changed.is_empty() {
+            return (State::Waiting(self), Effect::Nothing);
+        }
+        (State::Waiting(self), Effect::Report("Waiting", observation.changed.clone(), String::new()))
+    }
+
+    /// Time passed.
+    pub(super) fn tick(self, ready_timeout: Duration, now: Now) -> (State, Effect) {
+        let waited = now.monotonic.saturating_sub(self.since);
+        if !self.heard && waited >= limits::READY_SILENCE {
+            return end(Verdict::succeeded(Some(self.object), NOTHING_REPORTS));
+        }
+        if waited < ready_timeout {
+            return (State::Waiting(self), Effect::Nothing);
+        }
+        if self.has_ready {
+            let message = format!("applied, but not ready after {} s: {}", ready_timeout.as_secs(), self.last);
+            return end(Verdict::failed("NotReady", message).on(&self.object));
+        }
+        end(Verdict::succeeded(Some(self.object), NOTHING_REPORTS))
+    }
+}
+
+fn is_same(applied: &ObjectRef, observed: &ObjectRef) -> bool {
+    if applied.uid.is_empty() || observed.uid.is_empty() {
+        applied.kind == observed.kind
+            && applied.namespace == observed.namespace
+            && applied.name == observed.name
+            && applied.api_version == observed.api_version
+    } else {
+        applied.uid == observed.uid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{at, condition, facts, observation, outcome, waiting};
+    use super::super::{Effect, Input, NOTHING_REPORTS, step};
+    use crate::limits;
+    use crate::protocol::OutcomeKind;
+
+    #[test]
+    fn ready_is_success_once_it_speaks_of_this_generation() {
+        let old = observation(vec![condition("Ready", "True", None)], Some(1));
+        let (state, effect) = step(waiting(at(0)), Input::Observed(&old), &facts(), at(1));
+        assert!(matches!(effect, Effect::Report("Waiting", ..)), "{effect:?}");
+        let new = observation(vec![condition("Ready", "True", None)], Some(2));
+        assert_eq!(outcome(&step(state, Input::Observed(&new), &facts(), at(2)).1).0, OutcomeKind::Succeeded);
+    }
+
+    #[test]
+    fn a_failed_operation_fails_with_its_reason() {
+        let failed = observation(vec![condition("Failed", "True", None)], None);
+        let (_, effect) = step(waiting(at(0)), Input::Observed(&failed), &facts(), at(1));
+        assert_eq!(outcome(&effect), (OutcomeKind::Failed, "OperationFailed: Because so it is"));
+    }
+
+    #[test]
+    fn silence_for_a_minute_is_success_and_says_so() {
+        let silence = limits::READY_SILENCE.as_secs();
+        let (state, effect) = step(waiting(at(0)), Input::Ticked, &facts(), at(silence - 1));
+        assert_eq!(effect, Effect::Nothing);
+        let (_, effect) = step(state, Input::Ticked, &facts(), at(silence));
+        assert!(matches!(effect, Effect::End(verdict) if verdict.note == NOTHING_REPORTS && verdict.error.is_empty()));
+    }
+
+    #[test]
+    fn what_never_gets_ready_fails_with_its_last_word() {
+        let unready = observation(vec![condition("Ready", "False", None)], Some(2));
+        let (state, _) = step(waiting(at(0)), Input::Observed(&unready), &facts(), at(1));
+        let late = limits::READY_TIMEOUT.as_secs();
+        let (state, effect) = step(state, Input::Ticked, &facts(), at(late - 1));
+        assert_eq!(effect, Effect::Nothing);
+        let (_, effect) = step(state, Input::Ticked, &facts(), at(late));
+        assert_eq!(
+            outcome(&effect),
+            (OutcomeKind::Failed, "NotReady: applied, but not ready after 600 s: Because: so it is")
+        );
+    }
+
+    #[test]
+    fn an_object_that_is_deleted_or_another_of_the_same_name() {
+        let mut gone = observation(Vec::new(), None);
+        gone.deleted = true;
+        gone.reference.uid = "u2".into();
+        let (state, effect) = step(waiting(at(0)), Input::Observed(&gone), &facts(), at(1));
+        assert_eq!(effect, Effect::Nothing, "another object");
+        gone.reference.uid = "u1".into();
+        let (_, effect) = step(state, Input::Observed(&gone), &facts(), at(1));
+        assert!(outcome(&effect).1.starts_with("ObjectDeleted"));
+    }
+}

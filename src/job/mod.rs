@@ -1,0 +1,8 @@
+//! Jobs: from their arrival to their result.
+//!
+//! What happens is decided in [`machine`], which does nothing; [`run`] does what it says and decides
+//! nothing; [`ledger`] remembers what was done.
+
+pub mod ledger;
+pub mod machine;
+pub mod run;

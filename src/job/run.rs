@@ -1,0 +1,452 @@
+//! Does what [`machine`](super::machine) says.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use super::ledger::{KeyHash, Known, Ledger};
+use super::machine::{self, Done, Effect, Facts, Fault, Input, Now, State, SucceedOn, Verdict};
+use crate::clock;
+use crate::journal::Outbox;
+use crate::limits;
+use crate::link::backoff::{Backoff, draw};
+use crate::link::intake::{Worked, settle};
+use crate::link::stream::{Answer, Arrival};
+use crate::link::{self, Account, Acknowledged, JobSource};
+use crate::protocol::{
+    Condition, Event, EventKind, Instruction, Job, JobId, JobResult, OPERATION, StatusUpdate, Timestamp,
+};
+use crate::shutdown::Stop;
+use crate::target::{Observation, Target, TargetError};
+use crate::trust::policy::{NamespaceRule, Policy};
+
+/// What a runner stands on.
+pub struct Parts {
+    /// Where jobs come from.
+    pub source: Arc<dyn JobSource>,
+    /// Who we are there.
+    pub account: Arc<dyn Account>,
+    /// Where jobs take effect.
+    pub target: Arc<dyn Target>,
+    /// Where reports go.
+    pub outbox: Arc<Outbox>,
+    /// What jobs may do.
+    pub policy: Policy,
+    /// When a job counts as succeeded.
+    pub succeed_on: SucceedOn,
+    /// How long an object may take to be ready.
+    pub ready_timeout: Duration,
+    /// Ends it all.
+    pub stop: Stop,
+}
+
+/// Works jobs one after the other; those whose object is not ready yet wait beside.
+pub struct Runner {
+    parts: Parts,
+    started: Instant,
+    book: Mutex<Book>,
+    /// A job ended.
+    freed: Notify,
+    /// A job waits.
+    waits: Notify,
+}
+
+#[derive(Default)]
+struct Book {
+    ledger: Ledger,
+    waiting: Vec<Waiting>,
+}
+
+struct Waiting {
+    id: JobId,
+    facts: Facts,
+    state: State,
+}
+
+/// A job that can be answered, with what is to be done or why not.
+struct Task<'a> {
+    id: JobId,
+    key: Option<KeyHash>,
+    expires_at: Option<Timestamp>,
+    instruction: Result<(Instruction<'a>, NamespaceRule), Fault>,
+}
+
+impl Runner {
+    /// Nothing is open yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, started: Instant::now(), book: Mutex::default(), freed: Notify::new(), waits: Notify::new() }
+    }
+
+    /// Works the jobs of an answer in their order (P1.5).
+    pub async fn work(&self, answer: Answer) -> Worked {
+        if answer.jobs.is_empty() {
+            return Worked::Empty;
+        }
+        let mut is_whole = true;
+        for arrival in answer.jobs {
+            if !self.room().await {
+                return Worked::Partly;
+            }
+            match read(&arrival, &self.parts.policy) {
+                Some(task) => {
+                    if !self.work_one(task).await {
+                        return Worked::Partly;
+                    }
+                }
+                None => {
+                    is_whole = false;
+                    warn!("a job without a usable id was ignored; nobody can answer it");
+                }
+            }
+        }
+        if is_whole { Worked::Whole } else { Worked::Partly }
+    }
+
+    /// Waits until one more job can be open and answered; false when it is time to stop.
+    async fn room(&self) -> bool {
+        loop {
+            if self.parts.stop.is_set() {
+                return false;
+            }
+            let open = self.book().ledger.open_jobs();
+            if open < limits::OPEN_JOBS && self.parts.outbox.has_room() {
+                return true;
+            }
+            debug!(open, "waiting until a job is done or its result is posted");
+            tokio::select! {
+                () = self.freed.notified() => {}
+                () = self.parts.outbox.emptied() => {}
+                () = self.parts.stop.wait() => {}
+            }
+        }
+    }
+
+    /// Whether the jobs behind this one may be worked.
+    async fn work_one(&self, task: Task<'_>) -> bool {
+        let known = self.book().ledger.look_up(&task.id, task.key);
+        let id = task.id.clone();
+        let (fault, act) = match task.instruction {
+            Ok(act) => (None, Some(act)),
+            Err(fault) => (Some(fault), None),
+        };
+        let facts = Facts {
+            expires_at: task.expires_at,
+            duplicate: known == Known::Duplicate,
+            fault,
+            succeed_on: self.parts.succeed_on,
+            ready_timeout: self.parts.ready_timeout,
+        };
+        match known {
+            // A redelivery: it goes on, or its outcome is posted again.
+            Known::Open | Known::Finished(_) => match (self.take(&id, &facts).await.1, known) {
+                (Effect::Leave, _) => return false,
+                (Effect::Drop, _) | (_, Known::Open) => {}
+                (_, Known::Finished(result)) => {
+                    info!(job = %id, "the job came again; its outcome is posted again");
+                    self.parts.outbox.push_result(&id, result);
+                }
+                _ => {}
+            },
+            Known::Duplicate | Known::New => {
+                self.book().ledger.open(&id, task.key);
+                let (state, effect) = self.take(&id, &facts).await;
+                let is_left = effect == Effect::Leave;
+                if is_left || effect == Effect::Drop {
+                    self.forget(&id);
+                    return !is_left;
+                }
+                self.carry_out(id, facts, state, effect, act.as_ref()).await;
+            }
+        }
+        true
+    }
+
+    fn forget(&self, id: &JobId) {
+        self.book().ledger.forget(id);
+        self.freed.notify_one();
+    }
+
+    /// Acks until the answer is definite.
+    async fn take(&self, id: &JobId, facts: &Facts) -> (State, Effect) {
+        let mut backoff = Backoff::default();
+        loop {
+            let input = match self.ack(id).await {
+                Ok(acknowledged) => Input::Acked(acknowledged),
+                Err(fault) if fault.is_passing() => {
+                    warn!(job = %id, error = %fault, "the ack got no answer and is repeated; nothing behind it is worked before");
+                    let pause = backoff.next(draw());
+                    let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => Input::AckLost,
+                        () = self.parts.stop.wait() => Input::Stopped,
+                    }
+                }
+                Err(fault) => {
+                    warn!(job = %id, error = %fault, "the job could not be acked and is left; it comes again");
+                    Input::AckRefused
+                }
+            };
+            let stepped = machine::step(State::Taking, input, facts, self.now());
+            if stepped.1 != Effect::AckAgain {
+                return stepped;
+            }
+        }
+    }
+
+    async fn ack(&self, id: &JobId) -> Result<Acknowledged, link::Fault> {
+        loop {
+            let source = Arc::clone(&self.parts.source);
+            let job = id.clone();
+            let acked = tokio::task::spawn_blocking(move || source.ack(&job))
+                .await
+                .unwrap_or(Err(link::Fault::Unreadable("the ack was interrupted")));
+            match acked {
+                Ok(acknowledged) => return Ok(acknowledged),
+                Err(fault) => settle(fault, &self.parts.account).await?,
+            }
+        }
+    }
+
+    /// From the ack to the end, or to where the job waits.
+    async fn carry_out(
+        &self,
+        id: JobId,
+        facts: Facts,
+        mut state: State,
+        mut effect: Effect,
+        act: Option<&(Instruction<'_>, NamespaceRule)>,
+    ) {
+        let mut backoff = Backoff::between(limits::BACKOFF_FLOOR, limits::ACT_PAUSE_MAX);
+        loop {
+            match effect {
+                Effect::Act => {}
+                Effect::ActAgain => {
+                    let pause = backoff.next(draw());
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.parts.stop.wait() => {
+                            (state, effect) = machine::step(state, Input::Stopped, &facts, self.now());
+                            continue;
+                        }
+                    }
+                }
+                Effect::End(verdict) => return self.end(&id, verdict),
+                Effect::Report(phase, conditions, message) => {
+                    self.report(&id, phase, conditions, message);
+                    // No await since the apply: the report on the object that follows it finds the job here.
+                    self.book().waiting.push(Waiting { id, facts, state });
+                    return self.waits.notify_one();
+                }
+                // Not possible behind an ack, and nothing to be done.
+                Effect::AckAgain | Effect::Drop | Effect::Leave | Effect::Nothing => return self.forget(&id),
+            }
+            let Some((instruction, rule)) = act else {
+                return self.forget(&id);
+            };
+            let input = tokio::select! {
+                done = self.act(&id, instruction, *rule) => Input::Done(done),
+                () = self.out_of_patience() => Input::Stopped,
+            };
+            (state, effect) = machine::step(state, input, &facts, self.now());
+        }
+    }
+
+    /// What is being done when it is time to stop gets a while to come to its end.
+    async fn out_of_patience(&self) {
+        self.parts.stop.wait().await;
+        tokio::time::sleep(limits::STOP_ACT).await;
+    }
+
+    async fn act(&self, id: &JobId, instruction: &Instruction<'_>, rule: NamespaceRule) -> Result<Done, TargetError> {
+        let done = match instruction {
+            Instruction::Apply(manifest) => self
+                .parts
+                .target
+                .apply(manifest, rule)
+                .await
+                .map(|applied| Done::Applied(applied.reference, applied.readiness)),
+            Instruction::Delete(object) => {
+                self.parts.target.delete(object, rule).await.map(|deleted| Done::Deleted(deleted.note))
+            }
+            Instruction::RotateCredentials => self.rotate().await,
+        };
+        match &done {
+            Ok(_) => debug!(job = %id, "done"),
+            Err(error) => {
+                let detail = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+                debug!(job = %id, reason = error.reason(), %error, detail, "not done");
+            }
+        }
+        done
+    }
+
+    async fn rotate(&self) -> Result<Done, TargetError> {
+        let account = Arc::clone(&self.parts.account);
+        match tokio::task::spawn_blocking(move || account.rotate()).await {
+            Ok(Ok(())) => Ok(Done::Rotated),
+            Ok(Err(fault)) if fault.is_passing() => Err(TargetError::Unavailable(Box::new(fault))),
+            Ok(Err(fault)) => Err(TargetError::Invalid(fault.to_string())),
+            Err(interrupted) => Err(TargetError::Unavailable(Box::new(interrupted))),
+        }
+    }
+
+    fn end(&self, id: &JobId, verdict: Verdict) {
+        let result = JobResult {
+            outcome: verdict.outcome,
+            error: verdict.error,
+            applied_ref: verdict.applied,
+            timestamp: self.now().wall,
+        };
+        info!(job = %id, outcome = ?result.outcome, error = result.error, "the job ended");
+        if !verdict.note.is_empty() {
+            self.report(id, "Applied", Vec::new(), verdict.note);
+        }
+        self.book().ledger.finish(id, &result, verdict.had_effect);
+        self.parts.outbox.push_result(id, result);
+        self.freed.notify_one();
+    }
+
+    fn report(&self, id: &JobId, phase: &str, conditions: Vec<Condition>, message: String) {
+        let status = StatusUpdate { phase: phase.to_owned(), conditions, message, timestamp: self.now().wall };
+        self.parts.outbox.push_status(id, status);
+    }
+
+    /// The target reports on an object: its changes are events, and a job may be waiting for it.
+    pub fn observed(&self, observation: &Observation) {
+        for condition in &observation.changed {
+            push_transition(&self.parts.outbox, observation, condition, self.now().wall);
+        }
+        self.step_waiting(|waiting| machine_step(waiting, Input::Observed(observation), self.now()));
+    }
+
+    /// Looks after the jobs that wait, until the agent stops: once a second while there are any.
+    pub async fn watch_the_clock(&self) {
+        while !self.parts.stop.is_set() {
+            if self.book().waiting.is_empty() {
+                tokio::select! {
+                    () = self.waits.notified() => {}
+                    () = self.parts.stop.wait() => {}
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = self.parts.stop.wait() => {}
+            }
+            self.step_waiting(|waiting| machine_step(waiting, Input::Ticked, self.now()));
+        }
+    }
+
+    /// Answers every job that still waits: the agent stops.
+    pub fn abandon(&self) {
+        self.step_waiting(|waiting| machine_step(waiting, Input::Stopped, self.now()));
+    }
+
+    fn step_waiting(&self, mut step: impl FnMut(&mut Waiting) -> Effect) {
+        let mut effects = Vec::new();
+        self.book().waiting.retain_mut(|waiting| {
+            let effect = step(waiting);
+            if effect != Effect::Nothing {
+                effects.push((waiting.id.clone(), effect));
+            }
+            waiting.state != State::Ended
+        });
+        for (id, effect) in effects {
+            match effect {
+                Effect::End(verdict) => self.end(&id, verdict),
+                Effect::Report(phase, conditions, message) => self.report(&id, phase, conditions, message),
+                _ => {}
+            }
+        }
+    }
+
+    /// How many jobs are open.
+    #[must_use]
+    pub fn open_jobs(&self) -> usize {
+        self.book().ledger.open_jobs()
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: Timestamp::from_unix_seconds(clock::unix_seconds()), monotonic: self.started.elapsed() }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How often the jobs that wait are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+fn machine_step(waiting: &mut Waiting, input: Input<'_>, now: Now) -> Effect {
+    let state = std::mem::replace(&mut waiting.state, State::Ended);
+    let (state, effect) = machine::step(state, input, &waiting.facts, now);
+    waiting.state = state;
+    effect
+}
+
+/// None for a job that nobody could answer.
+fn read<'a>(arrival: &'a Arrival, policy: &Policy) -> Option<Task<'a>> {
+    let refused = |id: JobId, fault| Task { id, key: None, expires_at: None, instruction: Err(fault) };
+    let text = match arrival {
+        Arrival::Job(text) => text,
+        Arrival::Skipped { id, limit } => {
+            return id.clone().map(|id| refused(id, Fault::Limit(limit.name(), limit.to_string())));
+        }
+    };
+    let job = match Job::parse(text) {
+        Ok(job) => job,
+        Err((id, error)) => return id.map(|id| refused(id, Fault::Malformed(error))),
+    };
+    let instruction = job.instruction().map_err(Fault::Malformed).and_then(|instruction| {
+        let rule = policy.check(&instruction).map_err(Fault::Refused)?;
+        Ok((instruction, rule))
+    });
+    Some(Task { key: KeyHash::of(&job.idempotency_key), expires_at: job.expires_at, id: job.id, instruction })
+}
+
+/// P1.7: the key's known shape, made unique by the outbox.
+fn push_transition(outbox: &Outbox, observation: &Observation, condition: &Condition, now: Timestamp) {
+    let object = &observation.reference;
+    let or_none = |text: &str| if text.is_empty() { "_".to_owned() } else { text.to_owned() };
+    let shape = format!(
+        "condition/{}/{}/{}/{}/{}/{}/{}@{}",
+        object.api_version,
+        object.kind,
+        or_none(&object.namespace),
+        object.name,
+        or_none(&object.uid),
+        condition.kind,
+        condition.status,
+        condition.observed_generation.or(object.generation).unwrap_or(0),
+    );
+    outbox.push_event(
+        &shape,
+        Event {
+            event_key: String::new(),
+            kind: kind_of(observation, condition),
+            resource_ref: object.clone(),
+            conditions: vec![condition.clone()],
+            endpoints: observation.endpoints.clone(),
+            timestamp: condition.last_transition_time.unwrap_or(now),
+        },
+    );
+}
+
+/// An Operation's own conditions have events of their own once they are true.
+fn kind_of(observation: &Observation, condition: &Condition) -> EventKind {
+    let object = &observation.reference;
+    if object.kind != OPERATION.1 || object.api_version != OPERATION.0 || condition.status != "True" {
+        return EventKind::ConditionTransition;
+    }
+    match condition.kind.as_str() {
+        "Accepted" => EventKind::OperationAccepted,
+        "Blocked" => EventKind::OperationBlocked,
+        "Failed" => EventKind::OperationFailed,
+        "Running" => EventKind::OperationRunning,
+        "Succeeded" => EventKind::OperationSucceeded,
+        _ => EventKind::ConditionTransition,
+    }
+}

@@ -1,0 +1,63 @@
+//! The end: a first signal asks for it, a second one makes it.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::info;
+
+/// Tells everybody that the agent is to stop.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<watch::Sender<bool>>);
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
+
+impl Stop {
+    /// Stops.
+    pub fn set(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether it is time to stop.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is time to stop.
+    pub async fn wait(&self) {
+        let mut stopped = self.0.subscribe();
+        // The sender is in self: it cannot be gone.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Sets `stop` at the first SIGTERM or SIGINT, and ends the process at the second.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn listen(stop: Stop) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let mut is_second = false;
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if is_second {
+                std::process::exit(1);
+            }
+            is_second = true;
+            info!(signal = name, "stopping: the job at hand is finished, what waits is posted");
+            stop.set();
+        }
+    });
+    Ok(())
+}

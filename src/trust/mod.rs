@@ -1,0 +1,3 @@
+//! What may be done. Pure: values in, a value or a typed error out.
+
+pub mod policy;

@@ -1,0 +1,15 @@
+//! Tokens, bearers and ids that nobody guesses.
+
+use std::fmt::Write as _;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+/// `bytes` random bytes as twice as many hex digits.
+pub(crate) fn hex(bytes: usize) -> String {
+    let mut buffer = vec![0; bytes];
+    SystemRandom::new().fill(&mut buffer).expect("the system has randomness");
+    buffer.iter().fold(String::with_capacity(bytes * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,60 @@
+//! An authority of our own and a certificate for this machine.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// The certificate that the server shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Certificate {
+    /// For `localhost` and 127.0.0.1, by the testbed's authority, valid for centuries.
+    Good,
+    /// As [`Certificate::Good`], but it ended in 2020.
+    Expired,
+    /// As [`Certificate::Good`], but it starts in 2100.
+    NotYetValid,
+    /// By an authority that is not in the CA file.
+    OtherAuthority,
+    /// For another host.
+    OtherName,
+}
+
+/// Makes an authority and a server certificate: the authority in PEM, and the server's configuration.
+pub(crate) fn make(certificate: Certificate) -> (String, Arc<ServerConfig>) {
+    let authority = authority();
+    let issuer = if certificate == Certificate::OtherAuthority { &self::authority() } else { &authority };
+    let names = if certificate == Certificate::OtherName {
+        vec!["elsewhere.example".to_owned()]
+    } else {
+        vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
+    };
+    let key = KeyPair::generate().expect("a key can be made");
+    let mut params = CertificateParams::new(names).expect("the names are valid");
+    params.distinguished_name.push(DnType::CommonName, "Testbed control plane");
+    match certificate {
+        Certificate::Expired => params.not_after = rcgen::date_time_ymd(2020, 1, 1),
+        Certificate::NotYetValid => params.not_before = rcgen::date_time_ymd(2100, 1, 1),
+        Certificate::Good | Certificate::OtherAuthority | Certificate::OtherName => {}
+    }
+    let signed = params.signed_by(&key, issuer).expect("the authority can sign");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring knows TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.der().clone()], key)
+        .expect("certificate and key belong together");
+    (authority.pem(), Arc::new(config))
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "Testbed authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().expect("a key can be made");
+    CertifiedIssuer::self_signed(params, key).expect("an authority signs itself")
+}
