@@ -4,12 +4,14 @@
 //! and copies each body twice.
 
 use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::client::{BodyLimit, CredentialRenewed};
 use super::decode::{Items, Text};
@@ -40,7 +42,8 @@ pub(super) struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(super) fn get(path: &'a str, accept: &'static str) -> Self {
-        Self { method: Method::GET, path, accept, content: None, limit: limits::API_BODY_BYTES }
+        let limit = if accept == METADATA { limits::METADATA_BODY_BYTES } else { limits::API_BODY_BYTES };
+        Self { method: Method::GET, path, accept, content: None, limit }
     }
 
     fn request(&self) -> Result<Request<kube::client::Body>, Fault> {
@@ -175,18 +178,47 @@ impl From<kube::Error> for Fault {
     }
 }
 
+/// The API server, one long text of it at a time.
+pub(super) struct Api {
+    client: kube::Client,
+    text: Semaphore,
+}
+
+/// The body of an answer. Nobody else has one while this is held, so it is dropped before the next call and
+/// before anything else is waited for.
+pub(super) struct Body<'a> {
+    text: Vec<u8>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Deref for Body<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl Api {
+    pub(super) fn new(client: kube::Client) -> Self {
+        Self { client, text: Semaphore::new(1) }
+    }
+}
+
 /// Runs a call to the end of its answer.
-pub(super) async fn ask(client: &kube::Client, call: &Call<'_>) -> Result<Vec<u8>, Fault> {
-    collect(open(client, call).await?.into_body()).await
+pub(super) async fn ask<'a>(api: &'a Api, call: &Call<'_>) -> Result<Body<'a>, Fault> {
+    let answer = open(api, call).await?;
+    let permit = api.text.acquire().await.map_err(|_| Fault::Net(NetError::Shut))?;
+    Ok(Body { text: collect(answer.into_body()).await?, _permit: permit })
 }
 
 /// Runs a call to the head of its answer, which is a success. A call whose credential was just replaced is
 /// repeated once.
-pub(super) async fn open(client: &kube::Client, call: &Call<'_>) -> Result<Response<kube::client::Body>, Fault> {
-    let mut answer = client.send(call.request()?).await?;
+pub(super) async fn open(api: &Api, call: &Call<'_>) -> Result<Response<kube::client::Body>, Fault> {
+    let mut answer = api.client.send(call.request()?).await?;
     if answer.extensions().get::<CredentialRenewed>().is_some() {
         drop(answer);
-        answer = client.send(call.request()?).await?;
+        answer = api.client.send(call.request()?).await?;
     }
     let status = answer.status();
     if status == StatusCode::UNAUTHORIZED {
