@@ -219,17 +219,21 @@ pub const BEARER_MAX: usize = 8 * 1024;
 /// 150 bytes of cause for each, and the same again in its message.
 pub const API_ERROR_BYTES: u64 = 256 * 1024;
 
-/// A page of a list with more than one object in it. A longer one is asked for again with fewer objects,
-/// so that text and decoded objects of a page stay below 2.5 MiB together.
-pub const LIST_BODY_BYTES: u64 = 1024 * 1024;
+/// Metadata alone of an object: Kubernetes allows 256 KiB of annotations, and the owners of the fields of a job
+/// of [`JOB_BYTES`] take at most that much again for each of two managers.
+pub const METADATA_BODY_BYTES: u64 = 1024 * 1024;
+
+/// A page of a list with more than one object in it: 50 objects of 10 kB. A longer one is asked for again
+/// with fewer objects, so that what is decoded of a page stays below 1.5 MiB.
+pub const LIST_BODY_BYTES: u64 = 512 * 1024;
 
 /// Objects that are taken from one page, for a server that does not page: 256 × 32 conditions × 136 bytes
 /// is 1.1 MiB, and their text is within [`LIST_BODY_BYTES`].
 pub const PAGE_OBJECTS: usize = 256;
 
-/// Text of the API server that a watch may hold without asking: beyond that only one watch or list holds
-/// text at a time. 8 watches × 64 KiB is 512 KiB.
-pub const WATCH_FREE_BYTES: usize = 64 * 1024;
+/// Text of the API server that a watch may hold without asking: beyond that only one watch or list of them all
+/// holds any. An event has 2 to 10 kB; 8 watches × 16 KiB is 128 KiB.
+pub const WATCH_FREE_BYTES: usize = 16 * 1024;
 
 /// One piece of a body on its way from the thread that reads it; two wait at most.
 pub const API_CHUNK_BYTES: usize = 8 * 1024;
