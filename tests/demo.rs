@@ -83,12 +83,12 @@ fn tell(options: &Options) -> Result<(), Failure> {
         made.map_err(|error| format!("{} cannot be made: {error}", directory.display()))?;
     }
 
-    play(options, &home, &applied).map_err(|failure| format!("{failure}{}", end_of_log(&home.join("agent.log"))))?;
+    play(options, &home).map_err(|failure| format!("{failure}{}", end_of_log(&home.join("agent.log"))))?;
     conclude(options, &home, &applied);
     Ok(())
 }
 
-fn play(options: &Options, home: &Path, applied: &Path) -> Result<(), Failure> {
+fn play(options: &Options, home: &Path) -> Result<(), Failure> {
     let mut testbed = Testbed::start();
     let mut story = Story::new();
     introduce(&testbed, options);

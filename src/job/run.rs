@@ -1,4 +1,4 @@
-//! Does what [`machine`](super::machine) says.
+//! Does what [`machine`] says.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
