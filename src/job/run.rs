@@ -1,4 +1,4 @@
-//! Does what [`machine`](super::machine) says.
+//! Does what [`machine`] says.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -302,7 +302,8 @@ impl Runner {
         };
         info!(job = %id, outcome = ?result.outcome, error = result.error, "the job ended");
         if !verdict.note.is_empty() {
-            self.report(id, "Applied", Vec::new(), verdict.note);
+            let phase = if result.applied_ref.is_some() { "Applied" } else { "Done" };
+            self.report(id, phase, Vec::new(), verdict.note);
         }
         self.book().ledger.finish(id, &result, verdict.had_effect);
         self.parts.outbox.push_result(id, result);

@@ -1,10 +1,20 @@
 //! Behaviour tests, one module a subject.
 
-#![allow(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but not in what tests call")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "clippy.toml allows them in tests, but not in what tests call"
+)]
 
 mod agent;
+mod apiserver;
 mod contract;
 mod directory;
+mod fake_api;
+mod kubernetes;
+mod kubernetes_access;
+mod kubernetes_faults;
+mod kubernetes_observe;
 mod layers;
 #[path = "../testbed/mod.rs"]
 mod testbed;
