@@ -191,19 +191,19 @@ impl Runner {
         loop {
             let input = match self.ack(id).await {
                 Ok(acknowledged) => Input::Acked(acknowledged),
-                Err(fault) if fault.is_passing() => {
-                    warn!(job = %id, error = %fault, "the ack got no answer and is repeated; nothing behind it is worked before");
-                    let pause = backoff.next(draw());
-                    let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => Input::AckLost,
-                        () = self.parts.stop.wait() => Input::Stopped,
+                Err(fault) => match settle(fault, &self.parts.account).await {
+                    // P1.9.4: whichever credential is accepted now, nothing is repeated at once.
+                    Ok(()) => self.before_next_ack(backoff.next(draw())).await,
+                    Err(fault) if fault.is_passing() => {
+                        warn!(job = %id, error = %fault, "the ack got no answer and is repeated; nothing behind it is worked before");
+                        let pause = backoff.next(draw());
+                        self.before_next_ack(fault.retry_after().map_or(pause, |asked| pause.max(asked))).await
                     }
-                }
-                Err(fault) => {
-                    warn!(job = %id, error = %fault, "the job could not be acked and is left; it comes again");
-                    Input::AckRefused
-                }
+                    Err(fault) => {
+                        warn!(job = %id, error = %fault, "the job could not be acked and is left; it comes again");
+                        Input::AckRefused
+                    }
+                },
             };
             let stepped = machine::step(State::Taking, input, facts, self.now());
             if stepped.1 != Effect::AckAgain {
@@ -212,18 +212,19 @@ impl Runner {
         }
     }
 
-    async fn ack(&self, id: &JobId) -> Result<Acknowledged, link::Fault> {
-        loop {
-            let source = Arc::clone(&self.parts.source);
-            let job = id.clone();
-            let acked = tokio::task::spawn_blocking(move || source.ack(&job))
-                .await
-                .unwrap_or(Err(link::Fault::Unreadable("the ack was interrupted")));
-            match acked {
-                Ok(acknowledged) => return Ok(acknowledged),
-                Err(fault) => settle(fault, &self.parts.account).await?,
-            }
+    async fn before_next_ack(&self, pause: Duration) -> Input<'static> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Input::AckLost,
+            () = self.parts.stop.wait() => Input::Stopped,
         }
+    }
+
+    async fn ack(&self, id: &JobId) -> Result<Acknowledged, link::Fault> {
+        let source = Arc::clone(&self.parts.source);
+        let job = id.clone();
+        tokio::task::spawn_blocking(move || source.ack(&job))
+            .await
+            .unwrap_or(Err(link::Fault::Unreadable("the ack was interrupted")))
     }
 
     /// From the ack to the end, or to where the job waits.

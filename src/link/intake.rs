@@ -114,13 +114,18 @@ pub async fn run<H>(
                 pace.after(&polled, draw())
             }
             Err(fault) => {
-                let Err(fault) = settle(fault, &account).await else {
-                    report_success(health.succeeded());
-                    continue;
-                };
-                let pause = pace.after(&Polled::Failed(&fault), draw());
-                report_failure(&fault, &health, pause);
-                pause
+                match settle(fault, &account).await {
+                    // P1.9.4: a credential that is accepted by one poll and refused by the next makes no loop.
+                    Ok(()) => {
+                        report_success(health.succeeded());
+                        pace.after(&Polled::Unworkable, draw())
+                    }
+                    Err(fault) => {
+                        let pause = pace.after(&Polled::Failed(&fault), draw());
+                        report_failure(&fault, &health, pause);
+                        pause
+                    }
+                }
             }
         };
         if !pause.is_zero() {
