@@ -262,6 +262,11 @@ fn posted(answer: Result<Response<Body>, Fault>) -> Result<Posted, Fault> {
 }
 
 fn read_json<T: DeserializeOwned>(response: Response<Body>) -> Result<T, Fault> {
+    let fault = if is_ours(&response) {
+        Fault::Unreadable("a member is missing or of the wrong type")
+    } else {
+        Fault::Stranger(response.status())
+    };
     let body = zeroize::Zeroizing::new(response.into_body().read_all().map_err(Fault::Network)?);
-    serde_json::from_slice(&body).map_err(|_| Fault::Stranger(StatusCode::OK))
+    serde_json::from_slice(&body).map_err(|_| fault)
 }
