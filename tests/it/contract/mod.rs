@@ -35,7 +35,12 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// An agent that polls with the shortest hold.
 fn setup(testbed: &Testbed) -> Setup {
-    Agent::of(testbed).target_directory().flag("--wait", "1")
+    patient(testbed, 1)
+}
+
+/// An agent whose polls are held this many seconds.
+fn patient(testbed: &Testbed, seconds: u64) -> Setup {
+    Agent::of(testbed).target_directory().flag("--wait", seconds.to_string())
 }
 
 /// As [`setup`], running.

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{SECOND, SOON, assert_sound, count_within, done, gaps, setup, since, start, succeeded};
-use crate::agent::{Agent, CLUSTER};
+use super::{SECOND, SOON, assert_sound, count_within, done, gaps, patient, setup, since, start, succeeded};
+use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
 use crate::testbed::{Call, Fault, Job, Testbed};
 
@@ -27,7 +27,7 @@ fn a_poll_without_an_answer_is_given_up_after_the_hold_and_ten_seconds() {
 fn a_server_that_ignores_the_hold_is_not_asked_in_a_loop() {
     let testbed = Testbed::start();
     testbed.fault_until_cleared(Call::Jobs, Fault::IgnoredWait);
-    let _agent = Agent::of(&testbed).target_directory().flag("--wait", "30").spawn();
+    let _agent = patient(&testbed, 30).spawn();
     since(&testbed, Call::Jobs, 0, 1);
     assert!(count_within(&testbed, Call::Jobs, SECOND * 4) <= 3);
     let gaps = gaps(&testbed.requests_of(Call::Jobs));
@@ -54,7 +54,7 @@ fn the_shortest_hold_makes_no_loop_either() {
 #[test]
 fn jobs_are_worked_as_they_come() {
     let testbed = Testbed::start();
-    let _agent = setup(&testbed).flag("--wait", "60").spawn();
+    let _agent = patient(&testbed, 60).spawn();
     testbed.held_poll(SOON);
     for name in ["a", "b", "c"] {
         let result = done(&testbed, Job::apply(config_map("shop", name, "1")));

@@ -45,7 +45,7 @@ fn a_job_without_an_expiry_does_not_expire() {
         job("b").with("expiresAt", Value::Null).with("createdAt", Value::Null),
         job("c").with("expiresAt", "0001-01-01T00:00:00Z").with("createdAt", "0001-01-01T00:00:00Z"),
         job("d").with("expiresAt", "0001-01-01T00:00:00.000000000Z"),
-        job("e").with("expiresAt", "0001-01-01T00:00:00"),
+        job("e").with("expiresAt", "tomorrow"),
     ];
     let last = jobs.len() - 1;
     let ids = testbed.enqueue_all(CLUSTER, jobs);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{SECOND, SOON, assert_sound, count_within, done, gaps, setup, start, succeeded, value_of};
+use super::{SECOND, SOON, assert_sound, count_within, done, gaps, patient, setup, start, succeeded, value_of};
 use crate::agent::{Agent, CLUSTER, write_secret};
 use crate::testbed::job::config_map;
 use crate::testbed::{Answer, Call, Fault, Job, MEDIA_TYPE, Testbed};
@@ -35,7 +35,7 @@ fn assert_closed(testbed: &Testbed, agent: &mut Agent) {
 #[test]
 fn after_a_401_the_stored_credential_is_read_again() {
     let testbed = Testbed::start();
-    let setup = setup(&testbed).flag("--wait", "20");
+    let setup = patient(&testbed, 20);
     let _agent = setup.spawn();
     testbed.held_poll(SOON);
     testbed.revoke(CLUSTER);
@@ -53,7 +53,7 @@ fn after_a_401_the_stored_credential_is_read_again() {
 #[test]
 fn after_a_401_the_other_stored_bearer_is_tried() {
     let testbed = Testbed::start();
-    let setup = setup(&testbed).flag("--wait", "20");
+    let setup = patient(&testbed, 20);
     let _agent = setup.spawn();
     testbed.held_poll(SOON);
     testbed.revoke(CLUSTER);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{SECOND, SOON, assert_sound, connected, done, eventually, gaps, setup, start, succeeded};
+use super::{SECOND, SOON, assert_sound, connected, done, eventually, gaps, patient, start, succeeded};
 use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
 use crate::testbed::{Answer, Call, Fault, Job, Testbed};
@@ -65,7 +65,7 @@ fn a_rotation_whose_answer_is_lost_is_repeated_with_the_old_bearer() {
 fn a_bearer_is_stored_before_it_is_used() {
     let testbed = Testbed::start();
     testbed.behave(|behaviour| behaviour.bearer_overlap = std::time::Duration::ZERO);
-    let setup = setup(&testbed).flag("--wait", "30");
+    let setup = patient(&testbed, 30);
     let mut agent = setup.spawn();
     testbed.held_poll(SOON);
     let before = credential(&setup.state_dir());
