@@ -8,6 +8,8 @@
 
 mod agent;
 mod apiserver;
+#[path = "../bench/mod.rs"]
+mod bench;
 mod directory;
 mod fake_api;
 mod kubernetes;
@@ -15,6 +17,7 @@ mod kubernetes_access;
 mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
+mod memory;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;
