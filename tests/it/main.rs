@@ -7,6 +7,7 @@
 )]
 
 mod agent;
+mod agent_on_cluster;
 mod apiserver;
 #[path = "../bench/mod.rs"]
 mod bench;
