@@ -170,8 +170,9 @@ pub const READY_SILENCE: Duration = Duration::from_secs(60);
 /// How long an apply is repeated while the API server cannot be reached.
 pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often a refused one-time token's file is looked at for a new one.
-pub const TOKEN_CHECK: Duration = Duration::from_secs(30);
+/// How often a refused one-time token's file is looked at for a new one: somebody stands by and waits, and
+/// a look reads one page that the kernel holds anyway.
+pub const TOKEN_CHECK: Duration = Duration::from_secs(5);
 
 /// Observations on their way from the target to the jobs.
 pub const OBSERVATIONS_WAITING: usize = 16;

@@ -125,8 +125,8 @@ impl JobSource for LongPoll {
 
     fn ack(&self, id: &JobId) -> Result<Acknowledged, Fault> {
         let path = format!("jobs/{}/ack", segment(id.as_str()));
-        match self.post(&path, Vec::new()) {
-            Ok(_) => Ok(Acknowledged::Ours),
+        match taken(self.post(&path, Vec::new())) {
+            Ok(()) => Ok(Acknowledged::Ours),
             Err(Fault::Refused(StatusCode::CONFLICT, _) | Fault::NotFound) => Ok(Acknowledged::Closed),
             Err(fault) => Err(fault),
         }
@@ -145,7 +145,7 @@ impl StatusSink for LongPoll {
     }
 
     fn events(&self, events: &[Event]) -> Result<(), Fault> {
-        self.post_json("events", &EventBatch { events }).map(drop)
+        taken(self.post_json("events", &EventBatch { events }))
     }
 }
 
@@ -241,9 +241,20 @@ fn is_ours(response: &Response<Body>) -> bool {
         .is_some_and(|value| value.trim().eq_ignore_ascii_case(MEDIA_TYPE))
 }
 
+/// P1.8.9: 204, or the control plane's own 200. A page that somebody else shows for everything would
+/// otherwise take results and acks for it.
+fn taken(answer: Result<Response<Body>, Fault>) -> Result<(), Fault> {
+    let response = answer?;
+    if response.status() == StatusCode::NO_CONTENT || is_ours(&response) {
+        Ok(())
+    } else {
+        Err(Fault::Stranger(response.status()))
+    }
+}
+
 fn posted(answer: Result<Response<Body>, Fault>) -> Result<Posted, Fault> {
-    match answer {
-        Ok(_) => Ok(Posted::Taken),
+    match taken(answer) {
+        Ok(()) => Ok(Posted::Taken),
         Err(Fault::Refused(StatusCode::CONFLICT, _)) => Ok(Posted::Known),
         Err(Fault::NotFound) => Ok(Posted::Closed),
         Err(fault) => Err(fault),
@@ -251,6 +262,11 @@ fn posted(answer: Result<Response<Body>, Fault>) -> Result<Posted, Fault> {
 }
 
 fn read_json<T: DeserializeOwned>(response: Response<Body>) -> Result<T, Fault> {
+    let fault = if is_ours(&response) {
+        Fault::Unreadable("a member is missing or of the wrong type")
+    } else {
+        Fault::Stranger(response.status())
+    };
     let body = zeroize::Zeroizing::new(response.into_body().read_all().map_err(Fault::Network)?);
-    serde_json::from_slice(&body).map_err(|_| Fault::Stranger(StatusCode::OK))
+    serde_json::from_slice(&body).map_err(|_| fault)
 }

@@ -11,6 +11,7 @@ mod agent_on_cluster;
 mod apiserver;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod contract;
 mod directory;
 mod fake_api;
 mod kubernetes;
