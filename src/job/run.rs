@@ -173,7 +173,11 @@ impl Runner {
     async fn take(&self, id: &JobId, facts: &Facts) -> (State, Effect) {
         let mut backoff = Backoff::default();
         loop {
-            let input = match self.ack(id).await {
+            let acked = tokio::select! {
+                acked = self.ack(id) => acked,
+                () = self.out_of_patience() => return machine::step(State::Taking, Input::Stopped, facts, self.now()),
+            };
+            let input = match acked {
                 Ok(acknowledged) => Input::Acked(acknowledged),
                 Err(fault) if fault.is_passing() => {
                     warn!(job = %id, error = %fault, "the ack got no answer and is repeated; nothing behind it is worked before");
