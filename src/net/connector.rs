@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{Method, Request, Response};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, LazyBuffers, NextTimeout, TcpConnector, Transport,
     TransportAdapter,
@@ -82,10 +82,7 @@ impl Line {
             .build();
         let connector =
             ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(TlsConnector(profile.tls));
-        Self {
-            agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()),
-            plain_http: profile.plain_http,
-        }
+        Self { agent: ureq::Agent::with_parts(config, connector, Names::default()), plain_http: profile.plain_http }
     }
 
     /// Sends a request and waits for the head of its answer, whatever its status. Blocks. A GET or DELETE
@@ -157,6 +154,26 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 const USER_AGENT: &str = concat!("pullet/", env!("CARGO_PKG_VERSION"));
+
+/// Resolves names as the system does, and says which one has no address.
+#[derive(Debug, Default)]
+struct Names(DefaultResolver);
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        self.0.resolve(uri, config, timeout).map_err(|error| match error {
+            ureq::Error::Io(_) | ureq::Error::HostNotFound => {
+                other(NetError::NameNotFound(uri.host().unwrap_or_default().to_owned()))
+            }
+            error => error,
+        })
+    }
+}
 
 /// Wraps a connection in TLS with a configuration of our own.
 struct TlsConnector(Arc<ClientConfig>);
