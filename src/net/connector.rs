@@ -153,6 +153,17 @@ pub fn is_loopback(host: &str) -> bool {
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether the port of an authority, if it has one, is a port. `http` takes any digits and forgets them, and
+/// the default port would be used without a word.
+#[must_use]
+pub fn has_good_port(authority: &http::uri::Authority) -> bool {
+    let (_, place) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+    match place.strip_prefix(authority.host()).unwrap_or_default() {
+        "" => true,
+        port => port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port != 0)),
+    }
+}
+
 const USER_AGENT: &str = concat!("pullet/", env!("CARGO_PKG_VERSION"));
 
 /// Resolves names as the system does, and says which one has no address.
@@ -292,7 +303,23 @@ impl<T: Transport> Transport for Paced<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_loopback;
+    use super::{has_good_port, is_loopback};
+
+    #[test]
+    fn a_port_is_a_port_or_not_there() {
+        for (authority, expected) in [
+            ("a", true),
+            ("a:1", true),
+            ("u:p@a:65535", true),
+            ("[::1]", true),
+            ("[::1]:443", true),
+            ("a:0", false),
+            ("a:65536", false),
+            ("a:", false),
+        ] {
+            assert_eq!(has_good_port(&authority.parse().unwrap()), expected, "{authority}");
+        }
+    }
 
     #[test]
     fn loopback_is_an_address_or_localhost_and_nothing_else() {
