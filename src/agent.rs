@@ -271,8 +271,8 @@ impl Agent {
                     }
                     Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound) => {
                         pause = fault.retry_after().unwrap_or_default().max(backoff.next(draw()));
-                        let detail = std::error::Error::source(&fault).map(ToString::to_string).unwrap_or_default();
-                        warn!(error = %fault, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
+                        let (cause, detail) = fault.causes();
+                        warn!(error = %fault, cause, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
                     }
                     Err(fault) => {
                         error!(

@@ -187,8 +187,7 @@ pub fn report_failure(fault: &Fault, health: &Health, pause: Duration) {
             return;
         }
         _ => {
-            let cause = std::error::Error::source(fault).map(ToString::to_string).unwrap_or_default();
-            let detail = innermost(fault);
+            let (cause, detail) = fault.causes();
             if health.unreachable().reachable == Some(false) {
                 debug!(error = %fault, cause, detail, next_s, "still not connected");
             } else {
@@ -207,14 +206,6 @@ pub fn report_failure(fault: &Fault, health: &Health, pause: Duration) {
              (pullet register), or restore its access there; it is tried again by itself"
         );
     }
-}
-
-fn innermost(fault: &Fault) -> String {
-    let mut error: &dyn std::error::Error = fault;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

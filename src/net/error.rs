@@ -127,7 +127,8 @@ fn tls_advice(error: &rustls::Error) -> &'static str {
             Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
                 "the server's certificate is not valid yet (or is this node's clock behind?)"
             }
-            Fault::UnknownIssuer => {
+            // A bad signature is what an authority shows that was made anew under its old name.
+            Fault::BadSignature | Fault::UnknownIssuer => {
                 "the server's certificate is by an authority that is not trusted here (check the CA file; or does a filter \
                  read along?)"
             }
