@@ -257,15 +257,22 @@ impl Agent {
             let mut pause = limits::TOKEN_CHECK;
             if let Some(token) = token.take().filter(|token| refused.as_ref() != Some(&observed_token(token))) {
                 let seen = observed_token(&token);
-                match self.exchange(endpoint.clone(), token).await? {
+                let exchanged = tokio::select! {
+                    exchanged = self.exchange(endpoint.clone(), token) => exchanged?,
+                    () = out_of_patience(stop) => {
+                        warn!("stopped before the registration was answered; the one-time token may be used up");
+                        return Ok(None);
+                    }
+                };
+                match exchanged {
                     Ok(credential) => {
                         info!(cluster = %credential.cluster_id, "registered");
                         return Ok(Some(credential));
                     }
                     Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound) => {
                         pause = fault.retry_after().unwrap_or_default().max(backoff.next(draw()));
-                        let detail = std::error::Error::source(&fault).map(ToString::to_string).unwrap_or_default();
-                        warn!(error = %fault, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
+                        let (cause, detail) = fault.causes();
+                        warn!(error = %fault, cause, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
                     }
                     Err(fault) => {
                         error!(
@@ -358,13 +365,9 @@ impl Agent {
             drain.set();
             let _ = delivery.await;
         };
-        let deadline = async {
-            stop.wait().await;
-            tokio::time::sleep(limits::STOP_DRAIN).await;
-        };
         tokio::select! {
             () = finish => info!("stopped"),
-            () = deadline => warn!(
+            () = out_of_patience(&stop) => warn!(
                 reports = outbox.fill().reports,
                 events = outbox.fill().events,
                 "stopped before everything was posted"
@@ -409,6 +412,12 @@ fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc<dyn Target
             Ok(Arc::new(kubernetes))
         }
     }
+}
+
+/// A call that is under way when it is time to stop gets a while to be answered.
+async fn out_of_patience(stop: &Stop) {
+    stop.wait().await;
+    tokio::time::sleep(limits::STOP_DRAIN).await;
 }
 
 /// A person who is root started us on a terminal: no unit of systemd.

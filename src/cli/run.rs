@@ -8,6 +8,8 @@ use crate::config::Config;
 pub(super) fn run(config: Config) -> Result<(), Failure> {
     Agent::open(config).and_then(Agent::run).map_err(|error| match error {
         AgentError::Config(error) => Failure::usage(error),
+        // As for register: it is a setting that is wrong.
+        AgentError::Tls(error) => Failure::usage(error),
         error => Failure::failed(error),
     })
 }

@@ -189,7 +189,11 @@ impl Runner {
     async fn take(&self, id: &JobId, facts: &Facts) -> (State, Effect) {
         let mut backoff = Backoff::default();
         loop {
-            let input = match self.ack(id).await {
+            let acked = tokio::select! {
+                acked = self.ack(id) => acked,
+                () = self.out_of_patience() => return machine::step(State::Taking, Input::Stopped, facts, self.now()),
+            };
+            let input = match acked {
                 Ok(acknowledged) => Input::Acked(acknowledged),
                 Err(fault) => match settle(fault, &self.parts.account).await {
                     // P1.9.4: whichever credential is accepted now, nothing is repeated at once.

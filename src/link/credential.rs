@@ -167,13 +167,23 @@ impl StateDirectory {
     /// When it cannot be made or opened, is open to others, or another agent uses it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let io = |error: io::Error| StoreError::Io(path.to_owned(), error);
-        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).map_err(io)?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        if parent.exists() && !parent.is_dir() {
+            return Err(StoreError::Unsafe(parent.to_owned(), "it is not a directory"));
+        }
+        std::fs::create_dir_all(parent).map_err(io)?;
         match fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(io(error.into())),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = fs::open(path, flags, Mode::empty()).map_err(|error| io(error.into()))?;
+        let handle = fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+            rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR if path.is_symlink() => {
+                StoreError::Unsafe(path.to_owned(), "it is a link (name the directory itself)")
+            }
+            rustix::io::Errno::NOTDIR => StoreError::Unsafe(path.to_owned(), "it is not a directory"),
+            error => io(error.into()),
+        })?;
         let status = fs::fstat(&handle).map_err(|error| io(error.into()))?;
         if status.st_mode & 0o022 != 0 {
             return Err(StoreError::Unsafe(path.to_owned(), "others may write to it (chmod go-w)"));
@@ -434,6 +444,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         set_mode(directory.path(), 0o777);
         assert!(matches!(StateDirectory::open(directory.path()), Err(StoreError::Unsafe(..))));
+    }
+
+    #[test]
+    fn what_is_no_directory_or_a_link_to_one_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        std::fs::write(&file, "").unwrap();
+        symlink(directory.path(), &link).unwrap();
+        let fault = |path: &Path| match StateDirectory::open(path) {
+            Err(StoreError::Unsafe(_, fault)) => fault,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fault(&file), "it is not a directory");
+        assert_eq!(fault(&file.join("below")), "it is not a directory");
+        assert!(fault(&link).starts_with("it is a link"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::net::PlainHttp;
-use crate::net::connector::is_loopback;
+use crate::net::connector::{has_good_port, is_loopback};
 
 /// The base URL of a control plane, without a trailing `/` (P1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,9 @@ impl Endpoint {
             ("http", PlainHttp::Refused) if is_loopback(host) => return Err(InvalidEndpoint::PlainHttpNotAllowed),
             ("http", _) => return Err(InvalidEndpoint::PlainHttp),
             _ => return Err(InvalidEndpoint::Malformed),
+        }
+        if !has_good_port(authority) {
+            return Err(InvalidEndpoint::Malformed);
         }
         let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
         Ok(Self { base: text.to_owned(), origin: format!("{scheme}://{}:{port}", host.to_ascii_lowercase()) })
@@ -124,9 +127,17 @@ mod tests {
 
     #[test]
     fn what_is_no_base_url_is_refused() {
-        for text in
-            ["", "control.example", "ftp://a", "https://", "https://u:p@a", "https://a?x=1", "https://a#x", "/a"]
-        {
+        for text in [
+            "",
+            "control.example",
+            "ftp://a",
+            "https://",
+            "https://u:p@a",
+            "https://a?x=1",
+            "https://a#x",
+            "/a",
+            "https://a:99999",
+        ] {
             assert_eq!(Endpoint::parse(text, PlainHttp::Refused), Err(InvalidEndpoint::Malformed), "{text}");
         }
     }

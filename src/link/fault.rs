@@ -37,6 +37,20 @@ impl Fault {
         matches!(self, Self::Busy(..) | Self::Network(_) | Self::Stranger(_) | Self::Unreadable(_))
     }
 
+    /// What lies directly beneath, and what lies at the bottom where that is something else: both belong
+    /// into a log beside the fault itself.
+    #[must_use]
+    pub fn causes(&self) -> (String, String) {
+        let Some(cause) = self.source() else { return Default::default() };
+        let mut bottom = None;
+        let mut error = cause;
+        while let Some(source) = error.source() {
+            error = source;
+            bottom = Some(error.to_string());
+        }
+        (cause.to_string(), bottom.unwrap_or_default())
+    }
+
     /// What the server said about coming back.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

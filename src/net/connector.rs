@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{Method, Request, Response};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, LazyBuffers, NextTimeout, TcpConnector, Transport,
     TransportAdapter,
@@ -82,10 +82,7 @@ impl Line {
             .build();
         let connector =
             ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(TlsConnector(profile.tls));
-        Self {
-            agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()),
-            plain_http: profile.plain_http,
-        }
+        Self { agent: ureq::Agent::with_parts(config, connector, Names::default()), plain_http: profile.plain_http }
     }
 
     /// Sends a request and waits for the head of its answer, whatever its status. Blocks. A GET or DELETE
@@ -117,7 +114,12 @@ impl Line {
         request: Request<B>,
         patience: Patience,
     ) -> Result<Response<ureq::Body>, ureq::Error> {
-        let request = self.agent.configure_request(request);
+        // Plain http is to this machine: a proxy would take it to its own loopback, and read the bearer.
+        let is_plain = request.uri().scheme() == Some(&http::uri::Scheme::HTTP);
+        let mut request = self.agent.configure_request(request);
+        if is_plain {
+            request = request.proxy(None);
+        }
         let request = match patience {
             Patience::Answer(time) => {
                 request.timeout_recv_response(Some(time)).timeout_recv_body(Some(limits::BODY_TIMEOUT)).build()
@@ -151,7 +153,38 @@ pub fn is_loopback(host: &str) -> bool {
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether the port of an authority, if it has one, is a port. `http` takes any digits and forgets them, and
+/// the default port would be used without a word.
+#[must_use]
+pub fn has_good_port(authority: &http::uri::Authority) -> bool {
+    let (_, place) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+    match place.strip_prefix(authority.host()).unwrap_or_default() {
+        "" => true,
+        port => port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port != 0)),
+    }
+}
+
 const USER_AGENT: &str = concat!("pullet/", env!("CARGO_PKG_VERSION"));
+
+/// Resolves names as the system does, and says which one has no address.
+#[derive(Debug, Default)]
+struct Names(DefaultResolver);
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        self.0.resolve(uri, config, timeout).map_err(|error| match error {
+            ureq::Error::Io(_) | ureq::Error::HostNotFound => {
+                other(NetError::NameNotFound(uri.host().unwrap_or_default().to_owned()))
+            }
+            error => error,
+        })
+    }
+}
 
 /// Wraps a connection in TLS with a configuration of our own.
 struct TlsConnector(Arc<ClientConfig>);
@@ -270,7 +303,23 @@ impl<T: Transport> Transport for Paced<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_loopback;
+    use super::{has_good_port, is_loopback};
+
+    #[test]
+    fn a_port_is_a_port_or_not_there() {
+        for (authority, expected) in [
+            ("a", true),
+            ("a:1", true),
+            ("u:p@a:65535", true),
+            ("[::1]", true),
+            ("[::1]:443", true),
+            ("a:0", false),
+            ("a:65536", false),
+            ("a:", false),
+        ] {
+            assert_eq!(has_good_port(&authority.parse().unwrap()), expected, "{authority}");
+        }
+    }
 
     #[test]
     fn loopback_is_an_address_or_localhost_and_nothing_else() {

@@ -13,8 +13,8 @@ pub enum NetError {
     Cut(io::Error),
     /// What came is no HTTP, or more of it than [`HEAD_BYTES`](crate::limits::HEAD_BYTES).
     Http(String),
-    /// The host has no address.
-    NameNotFound,
+    /// This host, the server's or the proxy's, has no address.
+    NameNotFound(String),
     /// `http://` where only `https://` is allowed.
     PlainHttp,
     /// The proxy refused or failed.
@@ -37,16 +37,23 @@ impl fmt::Display for NetError {
             Self::Connect(_) => f.write_str("no connection"),
             Self::Cut(_) => f.write_str("the connection ended in the middle of an answer"),
             Self::Http(reason) => write!(f, "the answer is no HTTP: {reason}"),
-            Self::NameNotFound => f.write_str("the host name has no address (check DNS)"),
+            Self::NameNotFound(host) => {
+                write!(f, "the name {host} has no address (is it spelled right? does DNS work here?)")
+            }
             Self::PlainHttp => f.write_str(
                 "plain http is refused: use https, or for a server on this machine set allow_plain_http_loopback",
             ),
-            Self::Proxy(reason) => write!(f, "the proxy did not let us through: {reason}"),
+            Self::Proxy(reason) => {
+                write!(
+                    f,
+                    "the proxy did not let us through (check --proxy or HTTPS_PROXY, or go straight with --proxy none): {reason}"
+                )
+            }
             Self::Shut => f.write_str("the agent is stopping"),
             Self::TooSlow => f.write_str("the answer came too slowly and was given up"),
             Self::TooLong(limit) => write!(f, "the answer is longer than {limit} bytes"),
             Self::Timeout(phase) => write!(f, "no answer in time while {phase}"),
-            Self::Tls(_) => f.write_str("TLS was refused (wrong CA, name or clock?)"),
+            Self::Tls(error) => write!(f, "TLS was refused: {}", tls_advice(error)),
         }
     }
 }
@@ -67,9 +74,9 @@ impl NetError {
         match error {
             ureq::Error::Io(error) => Self::from_io(error),
             ureq::Error::Timeout(phase) => Self::Timeout(phase_name(phase)),
-            ureq::Error::HostNotFound => Self::NameNotFound,
+            ureq::Error::HostNotFound => Self::NameNotFound("of the server".to_owned()),
             ureq::Error::RequireHttpsOnly(_) => Self::PlainHttp,
-            ureq::Error::ConnectProxyFailed(reason) => Self::Proxy(reason),
+            ureq::Error::ConnectProxyFailed(reason) => Self::Proxy(proxy_advice(reason)),
             ureq::Error::InvalidProxyUrl => Self::Proxy("its URL cannot be used".to_owned()),
             ureq::Error::ConnectionFailed => Self::Connect(io::ErrorKind::NotConnected.into()),
             ureq::Error::Other(error) => match error.downcast::<Self>() {
@@ -103,6 +110,41 @@ impl NetError {
     /// As an error of a reader.
     pub(super) fn into_io(self) -> io::Error {
         io::Error::other(self)
+    }
+}
+
+/// What a person can do about a certificate; the error itself is the source.
+fn tls_advice(error: &rustls::Error) -> &'static str {
+    use rustls::CertificateError as Fault;
+    match error {
+        rustls::Error::InvalidCertificate(fault) => match fault {
+            Fault::Expired | Fault::ExpiredContext { .. } => {
+                "the server's certificate has expired (or is this node's clock ahead?)"
+            }
+            Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
+                "the server's certificate is for another name (check the address)"
+            }
+            Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
+                "the server's certificate is not valid yet (or is this node's clock behind?)"
+            }
+            // A bad signature is what an authority shows that was made anew under its old name.
+            Fault::BadSignature | Fault::UnknownIssuer => {
+                "the server's certificate is by an authority that is not trusted here (check the CA file; or does a filter \
+                 read along?)"
+            }
+            _ => "the server's certificate cannot be used",
+        },
+        _ => "the other side speaks no TLS that can be used (is it the right address, and TLS 1.2 or newer?)",
+    }
+}
+
+/// What a proxy said, with what a person can do where that is known.
+fn proxy_advice(reason: String) -> String {
+    // ureq writes the status twice.
+    match reason.strip_prefix("proxy server responded ").and_then(|status| status.split('/').next()) {
+        Some("407") => "407, it wants a user and a password (http://user:password@proxy.example:3128)".to_owned(),
+        Some(status) => format!("it answered {status}"),
+        None => reason,
     }
 }
 

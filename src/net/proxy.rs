@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::connector::has_good_port;
+
 /// How a line gets out.
 #[derive(Clone)]
 pub enum ProxySetting {
@@ -34,6 +36,9 @@ impl ProxySetting {
             return Ok(Self::Direct);
         }
         let parsed = ureq::Proxy::new(url).map_err(|_| InvalidProxy)?;
+        if !parsed.uri().authority().is_some_and(has_good_port) {
+            return Err(InvalidProxy);
+        }
         let protocol @ (ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) = parsed.protocol() else {
             return Err(InvalidProxy);
         };
@@ -119,7 +124,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_http_proxy() {
-        for url in ["socks5://p:1", "ftp://p", "http://", "::"] {
+        for url in ["socks5://p:1", "ftp://p", "http://", "::", "http://p:99999", "http://p:0", "http://u:w@p:x"] {
             assert!(matches!(ProxySetting::parse(url, None), Err(InvalidProxy)), "{url}");
         }
     }

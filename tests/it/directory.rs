@@ -404,7 +404,7 @@ impl Drop for Tmpfs {
 }
 
 #[tokio::test]
-#[ignore = "mounts a file system of 64 KiB: needs root and mount"]
+#[ignore = "needs a small disk: root, to mount a file system of 64 KiB"]
 async fn a_full_or_read_only_disk_is_said_and_costs_no_file() {
     let disk = Tmpfs::mount("size=64k");
     let dir = disk.0.path();

@@ -7,7 +7,10 @@
 )]
 
 mod agent;
+mod agent_on_cluster;
 mod apiserver;
+#[path = "../bench/mod.rs"]
+mod bench;
 mod contract;
 mod directory;
 mod fake_api;
@@ -16,6 +19,7 @@ mod kubernetes_access;
 mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
+mod memory;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;

@@ -372,6 +372,9 @@ mod tests {
         assert_eq!(TargetError::from(Fault::Refused(Refusal::read(500, untyped))).reason(), "Invalid");
         assert_eq!(TargetError::from(Fault::Credential).reason(), "TargetUnavailable");
         assert_eq!(TargetError::from(Fault::from(NetError::TooLong(1))).reason(), "UnusableAnswer");
-        assert_eq!(TargetError::from(Fault::from(NetError::NameNotFound)).reason(), "TargetUnavailable");
+        assert_eq!(
+            TargetError::from(Fault::from(NetError::NameNotFound("api".to_owned()))).reason(),
+            "TargetUnavailable"
+        );
     }
 }

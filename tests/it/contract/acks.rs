@@ -1,8 +1,8 @@
 //! P1.5.1, P1.5.3, P1.5.4, P1.2.3: what was not acked is not done.
 
 use super::{
-    SECOND, SOON, about, applied, assert_sound, count_within, course, done, effect, gaps, setup, start, succeeded,
-    value_of,
+    SECOND, SOON, about, applied, assert_sound, at_once, count_within, course, done, effect, gaps, setup, start,
+    succeeded, value_of,
 };
 use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
@@ -16,7 +16,7 @@ fn job(name: &str) -> Job {
 /// effect.
 #[test]
 fn an_ack_whose_answer_is_lost_is_repeated_before_anything_else() {
-    for fault in [Fault::LostAnswer, Fault::status(500), Fault::CutBeforeHead, Fault::html(502)] {
+    at_once([Fault::LostAnswer, Fault::status(500), Fault::CutBeforeHead, Fault::html(502)], |fault| {
         let testbed = Testbed::start();
         testbed.fault(Call::Ack, 1, fault.clone());
         testbed.enqueue_all(CLUSTER, [job("one"), job("two")]);
@@ -32,7 +32,7 @@ fn an_ack_whose_answer_is_lost_is_repeated_before_anything_else() {
         assert_eq!(testbed.job("one").offered.len(), 1, "{fault:?}");
         assert!(applied(&agent.directory(), "ConfigMap", "one").is_some());
         assert_sound(&testbed);
-    }
+    });
 }
 
 /// P1.5.1, P1.5.4: as long as the ack has no answer nothing is done, and when the job expires it is left. It

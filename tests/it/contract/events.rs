@@ -46,7 +46,7 @@ fn an_empty_batch_is_never_posted() {
     let testbed = Testbed::start();
     let _agent = connected(&testbed);
     testbed.event("the heartbeat", SOON, |_| true);
-    assert_eq!(count_within(&testbed, Call::Events, SECOND * 3), 0);
+    assert_eq!(count_within(&testbed, Call::Events, SECOND * 2), 0);
     assert!(batches(&testbed).iter().all(|batch| !batch.is_empty()));
     assert_sound(&testbed);
 }

@@ -162,6 +162,17 @@ fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Shows several cases at once, each on a thread of its own: what they do takes milliseconds, what they wait
+/// for takes seconds.
+fn at_once<C: Send>(cases: impl IntoIterator<Item = C>, show: impl Fn(C) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            let show = &show;
+            scope.spawn(move || show(case));
+        }
+    });
+}
+
 /// The names of an object's members.
 fn members(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()

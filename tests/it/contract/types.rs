@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{SECOND, SOON, assert_sound, done, gaps, members, start, succeeded};
+use super::{SECOND, SOON, assert_sound, at_once, done, gaps, members, start, succeeded};
 use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
 use crate::testbed::{Answer, Call, Fault, Job, Testbed};
@@ -51,24 +51,27 @@ fn a_result_leaves_out_what_is_empty_and_a_failure_says_why() {
 /// P1.3.9: the body of an error may be missing, and may be anything.
 #[test]
 fn the_body_of_an_error_may_be_anything() {
-    let testbed = Testbed::start();
     let broken =
         |status, body: &'static str| Fault::Answer(Answer::of(status, "application/json", body.as_bytes().to_vec()));
     let silent = |status| Fault::Answer(Answer { status, headers: Vec::new(), body: None });
-    testbed.fault(Call::Jobs, 1, silent(500));
-    testbed.fault(Call::Ack, 1, broken(500, "{\"error\":"));
-    testbed.fault(Call::Status, 1, broken(400, "[]"));
-    testbed.fault(Call::Result, 1, broken(503, "{\"error\":7}"));
-    testbed.fault(Call::Events, 1, silent(502));
-    let agent = start(&testbed);
-    assert!(succeeded(&done(&testbed, Job::apply(config_map("shop", "a", "1")))));
-    testbed.event("the heartbeat", SOON, |event| event["kind"] == "ClusterHeartbeat");
-    for call in [Call::Jobs, Call::Ack, Call::Result, Call::Events] {
+    let cases = [
+        (Call::Jobs, silent(500)),
+        (Call::Ack, broken(500, "{\"error\":")),
+        (Call::Result, broken(503, "{\"error\":7}")),
+        (Call::Events, silent(502)),
+    ];
+    at_once(cases, |(call, fault)| {
+        let testbed = Testbed::start();
+        testbed.fault(Call::Status, 1, broken(400, "[]"));
+        testbed.fault(call, 1, fault);
+        let agent = start(&testbed);
+        assert!(succeeded(&done(&testbed, Job::apply(config_map("shop", "a", "1")))), "{call:?}");
+        testbed.event("the heartbeat", SOON, |event| event["kind"] == "ClusterHeartbeat");
         let first = gaps(&testbed.requests_of(call))[0];
         assert!(first >= SECOND, "{call:?} {first:?}");
-    }
-    assert_eq!(super::value_of(&agent, "a").as_deref(), Some("1"));
-    assert_sound(&testbed);
+        assert_eq!(super::value_of(&agent, "a").as_deref(), Some("1"));
+        assert_sound(&testbed);
+    });
 }
 
 /// P1.3.9: what the server says about an error ends in the log, with what to quote to its owner.
