@@ -10,7 +10,7 @@ use super::{
 };
 use crate::agent::{Agent, CLUSTER, write_secret};
 use crate::testbed::job::config_map;
-use crate::testbed::{Answer, Call, Fault, Job, MEDIA_TYPE, Testbed};
+use crate::testbed::{Answer, Call, Fault, Job, MEDIA_TYPE, Seen, Testbed};
 
 fn works(testbed: &Testbed) {
     assert!(succeeded(&done(testbed, Job::apply(config_map("shop", "works", "1")))));
@@ -22,6 +22,16 @@ fn store(state_dir: &Path, change: impl FnOnce(&mut Value)) {
     let mut stored: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     change(&mut stored);
     write_secret(&path, &stored.to_string());
+}
+
+/// Ends the poll that is held, so that the next one comes, and waits until it was refused.
+fn refuse_the_next_poll(testbed: &Testbed) {
+    testbed.cut_connections();
+    testbed.wait_for("a poll that is refused", SOON, |state| {
+        let refused =
+            |seen: &&Seen| seen.call == Some(Call::Jobs) && seen.answered.is_some_and(|(_, status)| status == 401);
+        state.requests.iter().find(refused).map(|_| ())
+    });
 }
 
 /// That the agent runs, asks for no jobs, and has left its objects alone.
@@ -43,7 +53,7 @@ fn after_a_401_the_stored_credential_is_read_again() {
     testbed.revoke(CLUSTER);
     let bearer = testbed.issue_bearer(CLUSTER);
     store(&setup.state_dir(), |stored| stored["current"]["token"] = json!(bearer));
-    testbed.cut_connections();
+    refuse_the_next_poll(&testbed);
     works(&testbed);
     let refused =
         testbed.requests_of(Call::Jobs).iter().filter(|seen| seen.answered.is_some_and(|(_, s)| s == 401)).count();
@@ -61,7 +71,7 @@ fn after_a_401_the_other_stored_bearer_is_tried() {
     testbed.revoke(CLUSTER);
     let bearer = testbed.issue_bearer(CLUSTER);
     store(&setup.state_dir(), |stored| stored["previous"] = json!({"token": bearer}));
-    testbed.cut_connections();
+    refuse_the_next_poll(&testbed);
     works(&testbed);
     assert_eq!(testbed.requests_of(Call::Rotate).len(), 0);
     assert_sound(&testbed);
