@@ -1,4 +1,43 @@
-//! Pullet, the agent on a node that nobody can reach.
+//! Pullet, the agent on a k3s node that nobody can reach from outside.
+//!
+//! It connects outward only, long-polls a control plane for jobs, applies them to the cluster it runs on, and
+//! reports back. The way of a job, with no way back but the outcome:
+//!
+//! ```text
+//! link ──Job──▶ job ──policy──▶ trust
+//! (poll)         │
+//!                ├──Apply, Delete──▶ target ──Applied, TargetError──▶ job
+//!                │                   (Kubernetes or directory)
+//!                └──result, status, events──▶ journal ──▶ link
+//!                                             (waits)     (post)
+//! ```
+//!
+//! | module | what it alone knows |
+//! |---|---|
+//! | [`args`], [`config`], [`cli`], [`logging`] | the user |
+//! | [`agent`] | all parts; it wires them and decides nothing |
+//! | [`link`] | the control plane |
+//! | [`job`] | what becomes of a job: `machine` decides, `run` does |
+//! | [`journal`] | what waits to be posted |
+//! | [`target`] | Kubernetes, and the directory that k3s reads |
+//! | [`trust`] | what a job may do; pure |
+//! | [`net`] | ureq, rustls, sockets |
+//! | [`protocol`] | the types of the wire, and nothing else |
+//! | [`limits`], [`clock`], [`secret`], [`shutdown`] | one noun each |
+//!
+//! What it defends against, and where:
+//!
+//! - a server that sends too much, too deep, too slowly, or without an end: `link::stream`, `net::body`;
+//! - something on the way that answers in the server's place: `link::fault`, `link::longpoll`;
+//! - a redirect or a proxy that wants the bearer: `net::connector`;
+//! - a job for a kind or a namespace that the owner did not open: `trust::policy`;
+//! - an API server or an object that is too large: `target::kubernetes`;
+//! - a name that would leave the directory, a link planted in it: `target::directory`;
+//! - a secret in a log: `secret`, `logging`;
+//! - a fleet that comes back in step: `link::backoff`;
+//! - a job that was delivered twice: `job::ledger`.
+//!
+//! Not yet: a control plane that was taken over. Jobs carry no signature that is checked.
 
 pub mod agent;
 pub mod args;
