@@ -92,7 +92,7 @@ fn a_job_whose_ack_is_always_refused_is_never_done() {
     assert_sound(&testbed);
 }
 
-/// P1.2.3, P1.8.3, P1.8.4: 409 and 404 say that the job is closed for us: it is not done and not answered, and
+/// P1.5.9, P1.8.3, P1.8.4: 409 and 404 say that the job is closed for us: it is not done and not answered, and
 /// the next one is worked. Both come again and again from this server, which makes no hot loop.
 #[test]
 fn a_job_that_is_closed_is_not_done_and_the_next_one_is() {

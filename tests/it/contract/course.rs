@@ -212,7 +212,7 @@ fn a_result_that_nobody_wants_holds_nothing_up() {
     assert_sound(&testbed);
 }
 
-/// P1.5.5: a job that the server has closed is not done, even by an agent that knows nothing of it.
+/// P1.5.9: a job that the server has closed is not done, even by an agent that knows nothing of it.
 #[test]
 fn a_closed_job_is_not_done_by_an_agent_that_was_started_anew() {
     let testbed = Testbed::start();
