@@ -58,6 +58,8 @@ pub(crate) struct Options {
     pub(crate) certificate: Certificate,
     /// Whether it speaks `http://` instead of `https://`.
     pub(crate) plain_http: bool,
+    /// The versions of TLS it speaks.
+    pub(crate) tls_versions: tls::Versions,
     /// Port; 0 = whichever is free. It stays the same while the server goes down and up.
     pub(crate) port: u16,
 }
@@ -69,6 +71,7 @@ impl Default for Options {
             behaviour: Behaviour::default(),
             certificate: Certificate::Good,
             plain_http: false,
+            tls_versions: rustls::ALL_VERSIONS,
             port: 0,
         }
     }
@@ -137,7 +140,7 @@ impl Testbed {
 
     /// Starts.
     pub(crate) fn with(options: Options) -> Self {
-        let (ca_pem, tls) = tls::make(options.certificate);
+        let (ca_pem, tls) = tls::make(options.certificate, options.tls_versions);
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(directory.path().join("ca.pem"), &ca_pem).expect("the CA file can be written");
         let socket = server::hold_port(options.port).expect("the port is free");
