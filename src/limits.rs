@@ -34,8 +34,9 @@ pub const ANSWER_READ_BYTES: u64 = 16 * 1024 * 1024;
 /// Body of any answer that is not a list of jobs: register, rotate, errors.
 pub const SMALL_BODY_BYTES: u64 = 64 * 1024;
 
-/// Head (status line and headers) of any answer.
-pub const HEAD_BYTES: usize = 16 * 1024;
+/// Head (status line and headers) of any answer: less than the buffer it is read into, or a longer one would
+/// look like a cut.
+pub const HEAD_BYTES: usize = 12 * 1024;
 
 /// Each of the two buffers of a connection: one TLS record.
 pub const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
@@ -62,10 +63,12 @@ pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 /// object is counted and reported as untracked. 1,000 objects × 4 conditions × 24 bytes is 96 kB.
 pub const OBSERVED_OBJECTS: usize = 1_000;
 
-/// How long a file that a delete emptied stays before it is removed. k3s starts a scan of its manifests
-/// 15 s after the end of the last one; a scan fails as a whole when a file is renamed under it, so two of
-/// them, and as long again for what a slow board applies before it comes to our file: 3 × 15 s.
-pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(45);
+/// How long a file that a delete emptied stays before it is removed. k3s scans its manifests every 15 s, but
+/// after a restart a slow board takes minutes until it does: 3 min, three times over for good measure.
+pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(10 * 60);
+
+/// Emptied files that wait in memory to be removed: 1,024 × 100 bytes is 100 kB. Others go after the next start.
+pub const EMPTIED_FILES: usize = 1_024;
 
 /// Threads of the blocking pool beside the watches: 1 poll, 1 post, 2 applies, 1 disk.
 pub const BASE_THREADS: usize = 5;
@@ -167,8 +170,9 @@ pub const READY_SILENCE: Duration = Duration::from_secs(60);
 /// How long an apply is repeated while the API server cannot be reached.
 pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often a refused one-time token's file is looked at for a new one.
-pub const TOKEN_CHECK: Duration = Duration::from_secs(30);
+/// How often a refused one-time token's file is looked at for a new one: somebody stands by and waits, and
+/// a look reads one page that the kernel holds anyway.
+pub const TOKEN_CHECK: Duration = Duration::from_secs(5);
 
 /// Observations on their way from the target to the jobs.
 pub const OBSERVATIONS_WAITING: usize = 16;
@@ -216,17 +220,21 @@ pub const BEARER_MAX: usize = 8 * 1024;
 /// 150 bytes of cause for each, and the same again in its message.
 pub const API_ERROR_BYTES: u64 = 256 * 1024;
 
-/// A page of a list with more than one object in it. A longer one is asked for again with fewer objects,
-/// so that text and decoded objects of a page stay below 2.5 MiB together.
-pub const LIST_BODY_BYTES: u64 = 1024 * 1024;
+/// Metadata alone of an object: Kubernetes allows 256 KiB of annotations, and the owners of the fields of a job
+/// of [`JOB_BYTES`] take at most that much again for each of two managers.
+pub const METADATA_BODY_BYTES: u64 = 1024 * 1024;
+
+/// A page of a list with more than one object in it: 50 objects of 10 kB. A longer one is asked for again
+/// with fewer objects, so that what is decoded of a page stays below 1.5 MiB.
+pub const LIST_BODY_BYTES: u64 = 512 * 1024;
 
 /// Objects that are taken from one page, for a server that does not page: 256 × 32 conditions × 136 bytes
 /// is 1.1 MiB, and their text is within [`LIST_BODY_BYTES`].
 pub const PAGE_OBJECTS: usize = 256;
 
-/// Text of the API server that a watch may hold without asking: beyond that only one watch or list holds
-/// text at a time. 8 watches × 64 KiB is 512 KiB.
-pub const WATCH_FREE_BYTES: usize = 64 * 1024;
+/// Text of the API server that a watch may hold without asking: beyond that only one watch or list of them all
+/// holds any. An event has 2 to 10 kB; 8 watches × 16 KiB is 128 KiB.
+pub const WATCH_FREE_BYTES: usize = 16 * 1024;
 
 /// One piece of a body on its way from the thread that reads it; two wait at most.
 pub const API_CHUNK_BYTES: usize = 8 * 1024;

@@ -1,4 +1,4 @@
-//! Does what [`machine`](super::machine) says.
+//! Does what [`machine`] says.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -65,6 +65,16 @@ struct Waiting {
     state: State,
 }
 
+/// What became of one job of an answer.
+enum Taken {
+    /// It was new, and is answered or waits.
+    Done,
+    /// The server has closed it, or it came again: nothing new was done.
+    Known,
+    /// It is not ours and comes again; nothing behind it is worked before.
+    Left,
+}
+
 /// A job that can be answered, with what is to be done or why not.
 struct Task<'a> {
     id: JobId,
@@ -85,24 +95,24 @@ impl Runner {
         if answer.jobs.is_empty() {
             return Worked::Empty;
         }
-        let mut is_whole = true;
+        let (mut is_whole, mut is_new) = (true, false);
         for arrival in answer.jobs {
             if !self.room().await {
                 return Worked::Partly;
             }
             match read(&arrival, &self.parts.policy) {
-                Some(task) => {
-                    if !self.work_one(task).await {
-                        return Worked::Partly;
-                    }
-                }
+                Some(task) => match self.work_one(task).await {
+                    Taken::Done => is_new = true,
+                    Taken::Known => {}
+                    Taken::Left => return Worked::Partly,
+                },
                 None => {
                     is_whole = false;
                     warn!("a job without a usable id was ignored; nobody can answer it");
                 }
             }
         }
-        if is_whole { Worked::Whole } else { Worked::Partly }
+        if is_whole && is_new { Worked::Whole } else { Worked::Partly }
     }
 
     /// Waits until one more job can be open and answered; false when it is time to stop.
@@ -124,8 +134,7 @@ impl Runner {
         }
     }
 
-    /// Whether the jobs behind this one may be worked.
-    async fn work_one(&self, task: Task<'_>) -> bool {
+    async fn work_one(&self, task: Task<'_>) -> Taken {
         let known = self.book().ledger.look_up(&task.id, task.key);
         let id = task.id.clone();
         let (fault, act) = match task.instruction {
@@ -142,26 +151,33 @@ impl Runner {
         match known {
             // A redelivery: it goes on, or its outcome is posted again.
             Known::Open | Known::Finished(_) => match (self.take(&id, &facts).await.1, known) {
-                (Effect::Leave, _) => return false,
-                (Effect::Drop, _) | (_, Known::Open) => {}
-                (_, Known::Finished(result)) => {
+                (Effect::Leave, _) => Taken::Left,
+                (effect, Known::Finished(result)) if effect != Effect::Drop => {
                     info!(job = %id, "the job came again; its outcome is posted again");
                     self.parts.outbox.push_result(&id, result);
+                    Taken::Known
                 }
-                _ => {}
+                _ => Taken::Known,
             },
             Known::Duplicate | Known::New => {
                 self.book().ledger.open(&id, task.key);
                 let (state, effect) = self.take(&id, &facts).await;
-                let is_left = effect == Effect::Leave;
-                if is_left || effect == Effect::Drop {
-                    self.forget(&id);
-                    return !is_left;
+                match effect {
+                    Effect::Drop => {
+                        self.forget(&id);
+                        Taken::Known
+                    }
+                    Effect::Leave => {
+                        self.forget(&id);
+                        Taken::Left
+                    }
+                    effect => {
+                        self.carry_out(id, facts, state, effect, act.as_ref()).await;
+                        Taken::Done
+                    }
                 }
-                self.carry_out(id, facts, state, effect, act.as_ref()).await;
             }
         }
-        true
     }
 
     fn forget(&self, id: &JobId) {
@@ -179,19 +195,19 @@ impl Runner {
             };
             let input = match acked {
                 Ok(acknowledged) => Input::Acked(acknowledged),
-                Err(fault) if fault.is_passing() => {
-                    warn!(job = %id, error = %fault, "the ack got no answer and is repeated; nothing behind it is worked before");
-                    let pause = backoff.next(draw());
-                    let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => Input::AckLost,
-                        () = self.parts.stop.wait() => Input::Stopped,
+                Err(fault) => match settle(fault, &self.parts.account).await {
+                    // P1.9.4: whichever credential is accepted now, nothing is repeated at once.
+                    Ok(()) => self.before_next_ack(backoff.next(draw())).await,
+                    Err(fault) if fault.is_passing() => {
+                        warn!(job = %id, error = %fault, "the ack got no answer and is repeated; nothing behind it is worked before");
+                        let pause = backoff.next(draw());
+                        self.before_next_ack(fault.retry_after().map_or(pause, |asked| pause.max(asked))).await
                     }
-                }
-                Err(fault) => {
-                    warn!(job = %id, error = %fault, "the job could not be acked and is left; it comes again");
-                    Input::AckRefused
-                }
+                    Err(fault) => {
+                        warn!(job = %id, error = %fault, "the job could not be acked and is left; it comes again");
+                        Input::AckRefused
+                    }
+                },
             };
             let stepped = machine::step(State::Taking, input, facts, self.now());
             if stepped.1 != Effect::AckAgain {
@@ -200,18 +216,19 @@ impl Runner {
         }
     }
 
-    async fn ack(&self, id: &JobId) -> Result<Acknowledged, link::Fault> {
-        loop {
-            let source = Arc::clone(&self.parts.source);
-            let job = id.clone();
-            let acked = tokio::task::spawn_blocking(move || source.ack(&job))
-                .await
-                .unwrap_or(Err(link::Fault::Unreadable("the ack was interrupted")));
-            match acked {
-                Ok(acknowledged) => return Ok(acknowledged),
-                Err(fault) => settle(fault, &self.parts.account).await?,
-            }
+    async fn before_next_ack(&self, pause: Duration) -> Input<'static> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Input::AckLost,
+            () = self.parts.stop.wait() => Input::Stopped,
         }
+    }
+
+    async fn ack(&self, id: &JobId) -> Result<Acknowledged, link::Fault> {
+        let source = Arc::clone(&self.parts.source);
+        let job = id.clone();
+        tokio::task::spawn_blocking(move || source.ack(&job))
+            .await
+            .unwrap_or(Err(link::Fault::Unreadable("the ack was interrupted")))
     }
 
     /// From the ack to the end, or to where the job waits.
@@ -306,7 +323,8 @@ impl Runner {
         };
         info!(job = %id, outcome = ?result.outcome, error = result.error, "the job ended");
         if !verdict.note.is_empty() {
-            self.report(id, "Applied", Vec::new(), verdict.note);
+            let phase = if result.applied_ref.is_some() { "Applied" } else { "Done" };
+            self.report(id, phase, Vec::new(), verdict.note);
         }
         self.book().ledger.finish(id, &result, verdict.had_effect);
         self.parts.outbox.push_result(id, result);

@@ -11,7 +11,7 @@ use heapless::Deque;
 use tokio::sync::Notify;
 
 use crate::limits;
-use crate::protocol::{Event, EventKind, JobId, JobResult, StatusUpdate};
+use crate::protocol::{Condition, Event, EventKind, JobId, JobResult, StatusUpdate};
 
 /// One report of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,9 +123,7 @@ impl Outbox {
             return;
         }
         cut(&mut status.message, ERROR_BYTES);
-        for condition in &mut status.conditions {
-            cut(&mut condition.message, MESSAGE_BYTES);
-        }
+        bound_conditions(&mut status.conditions);
         let _ = stage.reports.push_back(Box::new(Report::Status(id.clone(), status)));
         drop(stage);
         self.filled.notify_one();
@@ -222,11 +220,7 @@ impl Outbox {
 
 /// Cuts messages, and leaves out what goes beyond a record: the changed condition comes first.
 fn bound_event(event: &mut Event) {
-    for condition in &mut event.conditions {
-        cut(&mut condition.message, MESSAGE_BYTES);
-        cut(&mut condition.reason, MESSAGE_BYTES);
-    }
-    event.conditions.truncate(CONDITIONS);
+    bound_conditions(&mut event.conditions);
     for endpoint in &mut event.endpoints {
         cut(&mut endpoint.url, MESSAGE_BYTES);
         cut(&mut endpoint.notes, MESSAGE_BYTES);
@@ -235,6 +229,21 @@ fn bound_event(event: &mut Event) {
         if event.endpoints.pop().is_none() && (event.conditions.len() < 2 || event.conditions.pop().is_none()) {
             break;
         }
+    }
+}
+
+/// Conditions are written by any author. One that the protocol does not know must not keep a whole batch
+/// from being taken: a status that is none is `Unknown`, and what has no type is left out.
+fn bound_conditions(conditions: &mut Vec<Condition>) {
+    conditions.retain(|condition| !condition.kind.is_empty());
+    conditions.truncate(CONDITIONS);
+    for condition in conditions {
+        if !matches!(condition.status.as_str(), "True" | "False" | "Unknown") {
+            "Unknown".clone_into(&mut condition.status);
+        }
+        cut(&mut condition.kind, MESSAGE_BYTES);
+        cut(&mut condition.reason, MESSAGE_BYTES);
+        cut(&mut condition.message, MESSAGE_BYTES);
     }
 }
 
@@ -367,6 +376,19 @@ mod tests {
         let (batch, _) = outbox.first_events().unwrap();
         assert!(serde_json::to_vec(&batch[0]).unwrap().len() <= limits::RECORD_BYTES);
         assert!(batch[0].conditions[0].message.ends_with("ü…"));
+    }
+
+    #[test]
+    fn a_careless_condition_is_made_one_that_the_server_takes() {
+        let outbox = Outbox::new(0);
+        let condition: Condition = serde_json::from_str(r#"{"type":"Ready","status":"perhaps"}"#).unwrap();
+        let nameless = Condition { kind: String::new(), ..condition.clone() };
+        let mut careless = event(EventKind::ConditionTransition);
+        careless.conditions = vec![nameless, condition];
+        outbox.push_event("x", careless);
+        let (batch, _) = outbox.first_events().unwrap();
+        assert_eq!(batch[0].conditions.len(), 1);
+        assert_eq!(batch[0].conditions[0].status, "Unknown");
     }
 
     #[test]

@@ -38,7 +38,21 @@ pub async fn run(
             Ok(false) => continue,
             Err(fault) => fault,
         };
-        let Err(fault) = settle(fault, &account).await else { continue };
+        let fault = match settle(fault, &account).await {
+            Err(fault) => fault,
+            // P1.9.4: a server that lets polls in and refuses posts is not asked at once either.
+            Ok(()) if drain.is_set() => {
+                tokio::time::sleep(limits::BACKOFF_FLOOR).await;
+                continue;
+            }
+            Ok(()) => {
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next(draw())) => {}
+                    () = drain.wait() => {}
+                }
+                continue;
+            }
+        };
         if drain.is_set() {
             let fill = outbox.fill();
             error!(error = %fault, reports = fill.reports, events = fill.events, "stopped before everything was posted");

@@ -18,9 +18,9 @@ use crate::shutdown::Stop;
 pub enum Worked {
     /// It had no jobs.
     Empty,
-    /// Something in it could not be taken and will come again.
+    /// Something in it could not be taken and will come again, or nothing in it was new.
     Partly,
-    /// All of it was taken.
+    /// All of it was taken, and something was new.
     Whole,
 }
 
@@ -39,7 +39,7 @@ pub enum Polled<'a> {
     Empty(Duration),
     /// It failed.
     Failed(&'a Fault),
-    /// It brought jobs of which none, or not all, could be taken.
+    /// It brought jobs of which not all could be taken, or none was new.
     Unworkable,
     /// It brought jobs.
     Worked,
@@ -70,7 +70,7 @@ impl Pace {
                 Duration::ZERO
             }
             // P1.9: a server that ignores `wait` is asked more and more rarely, up to once in `wait`. So is
-            // one that brings the same unusable job again and again.
+            // one that brings the same job again and again, unusable or closed.
             Polled::Empty(_) | Polled::Unworkable => self.early.next(random),
             Polled::Failed(Fault::Unauthorized(_) | Fault::Forbidden(_)) => self.probe.next(random),
             Polled::Failed(fault) => {
@@ -114,13 +114,18 @@ pub async fn run<H>(
                 pace.after(&polled, draw())
             }
             Err(fault) => {
-                let Err(fault) = settle(fault, &account).await else {
-                    report_success(health.succeeded());
-                    continue;
-                };
-                let pause = pace.after(&Polled::Failed(&fault), draw());
-                report_failure(&fault, &health, pause);
-                pause
+                match settle(fault, &account).await {
+                    // P1.9.4: a credential that is accepted by one poll and refused by the next makes no loop.
+                    Ok(()) => {
+                        report_success(health.succeeded());
+                        pace.after(&Polled::Unworkable, draw())
+                    }
+                    Err(fault) => {
+                        let pause = pace.after(&Polled::Failed(&fault), draw());
+                        report_failure(&fault, &health, pause);
+                        pause
+                    }
+                }
             }
         };
         if !pause.is_zero() {
@@ -140,9 +145,7 @@ async fn poll(source: &Arc<dyn JobSource>, wait: Duration) -> Result<Answer, Fau
         .unwrap_or(Err(Fault::Unreadable("the poll was interrupted")))
 }
 
-/// A refused credential is not the end: another one may be accepted. Nothing to settle otherwise. Whoever
-/// repeats the call then does so after a second (P1.9.4), or a server that refuses one call and accepts the
-/// next would be asked without an end.
+/// A refused credential is not the end: another one may be accepted. Nothing to settle otherwise.
 ///
 /// # Errors
 /// The fault that stays.
@@ -152,11 +155,7 @@ pub async fn settle(fault: Fault, account: &Arc<dyn Account>) -> Result<(), Faul
     }
     let account = Arc::clone(account);
     match tokio::task::spawn_blocking(move || account.recover()).await {
-        Ok(Ok(())) => {
-            tokio::time::sleep(limits::BACKOFF_FLOOR).await;
-            Ok(())
-        }
-        Ok(refused) => refused,
+        Ok(recovered) => recovered,
         Err(_) => Err(fault),
     }
 }

@@ -6,7 +6,7 @@
 //! - k3s calls its add-on after the file's name up to the first dot, wherever the file lies. A name is
 //!   therefore made of a hash of the object's name, the same for ever and unlike anybody else's.
 //! - k3s prunes an object that leaves a file and undoes nothing when a file is deleted. A delete thus
-//!   empties the file, waits until k3s must have read it, and only then removes it.
+//!   empties the file; it is removed later, when k3s must have read it.
 //! - k3s passes over names that begin with a dot. A file is written under such a name and renamed, so that
 //!   nobody ever reads half of one.
 //! - k3s applies a `Namespace` as any other object. To write one for a namespace that somebody else made
@@ -18,21 +18,24 @@
 //! The directory is opened once, and everything is done relative to that handle and without following
 //! links: whoever may swap the path or plant a link beside our files gains nothing by it.
 
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::time::Instant;
 
 use super::{Applied, Deleted, NamespaceRule, Observation, Pending, Readiness, Target, TargetError};
+use crate::limits;
 use crate::protocol::{CLUSTER_ID_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, ObjectRef, group_of};
 
 /// Why nobody will ever report on what lies in a directory.
@@ -41,12 +44,8 @@ const SILENT: Readiness = Readiness::Silent("applied; nothing reports readiness 
 /// What a delete leaves until it is over: an object list that k3s reads as "none", so that it prunes.
 const EMPTIED: &[u8] = b"{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[]}\n";
 
-const PRUNED_IF_READ: &str = "the object's file was emptied, left for k3s to read, and removed: k3s prunes an object that leaves \
-     its file and undoes nothing for a file that is gone, so an object that is still there was deleted while k3s \
-     was not running";
-
-const APPLIED_AGAIN: &str = "the object's file was emptied for k3s to read; before it could be removed the object was applied again, \
-     and its file stays";
+const EMPTIED_NOTE: &str = "the object's file is without objects now, from which k3s learns at its next scan to delete the object; the file \
+     itself goes later. An object that is still there after ten minutes was deleted while k3s was not running";
 
 /// Kinds that live outside of namespaces and that an admin may plausibly allow. No other kind may go
 /// without a namespace: nobody here can ask an API server.
@@ -73,6 +72,7 @@ pub struct Directory {
     turn: Arc<Mutex<()>>,
     cluster_id: String,
     settle: Duration,
+    emptied: Arc<Emptied>,
 }
 
 /// Why a directory cannot be used as a target at all.
@@ -98,7 +98,13 @@ impl Directory {
     pub fn open(path: &Path, cluster_id: &str, settle: Duration) -> Result<Self, DirectoryError> {
         let place = Place::open(path)?;
         place.remove_drafts().map_err(|error| DirectoryError::Io(place.path.clone(), error))?;
-        Ok(Self { place: Arc::new(place), turn: Arc::default(), cluster_id: cluster_id.to_owned(), settle })
+        Ok(Self {
+            place: Arc::new(place),
+            turn: Arc::default(),
+            cluster_id: cluster_id.to_owned(),
+            settle,
+            emptied: Arc::default(),
+        })
     }
 
     async fn write(&self, manifest: &Manifest<'_>) -> Result<Applied, TargetError> {
@@ -138,11 +144,30 @@ impl Directory {
         if !was_there {
             return Ok(Deleted { note: None });
         }
-        // Whoever gives up here leaves a file without objects: it harms nobody, and the same delete or the
-        // next apply finds it.
-        tokio::time::sleep(self.settle).await;
-        let removed = self.on_disk(move |place| place.remove_emptied(&slot)).await?;
-        Ok(Deleted { note: Some(if removed { PRUNED_IF_READ } else { APPLIED_AGAIN }) })
+        self.emptied.push(slot, Instant::now() + self.settle);
+        Ok(Deleted { note: Some(EMPTIED_NOTE) })
+    }
+
+    /// Removes emptied files when their time has come, those of an earlier run included.
+    async fn sweep(&self) {
+        match self.on_disk(|place| Ok(place.emptied())).await {
+            Ok(left) => left.into_iter().for_each(|slot| self.emptied.push(slot, Instant::now() + self.settle)),
+            Err(error) => tracing::warn!(%error, "the directory cannot be read; files without objects stay in it"),
+        }
+        loop {
+            let Some((slot, due)) = self.emptied.first() else {
+                self.emptied.more.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = self.emptied.more.notified() => continue,
+            }
+            self.emptied.forget(&slot);
+            if let Err(error) = self.on_disk(move |place| place.remove_emptied(&slot)).await {
+                tracing::warn!(%error, "a file without objects stays in the directory");
+            }
+        }
     }
 
     /// Runs `work` where it may block, one at a time and to its end.
@@ -174,15 +199,47 @@ impl Target for Directory {
         Box::pin(self.write(manifest))
     }
 
-    /// Takes [`DIRECTORY_SETTLE`](crate::limits::DIRECTORY_SETTLE) when the object is there, without holding a
-    /// thread; other objects, and this one, can be applied meanwhile.
+    /// The file is emptied at once and goes after [`DIRECTORY_SETTLE`](crate::limits::DIRECTORY_SETTLE), if
+    /// somebody observes; an object that is applied meanwhile stays.
     fn delete<'a>(&'a self, object: &'a ObjectRef, _rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>> {
         Box::pin(self.remove(object))
     }
 
+    /// Reports nothing; looks after the emptied files meanwhile.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
-        drop(sink);
-        Box::pin(std::future::ready(()))
+        Box::pin(async move {
+            tokio::select! {
+                () = self.sweep() => {}
+                () = sink.closed() => {}
+            }
+        })
+    }
+}
+
+/// The files that wait to be removed, oldest first.
+#[derive(Default)]
+struct Emptied {
+    waiting: std::sync::Mutex<VecDeque<(Slot, Instant)>>,
+    more: Notify,
+}
+
+impl Emptied {
+    /// What does not fit is found at the next start.
+    fn push(&self, slot: Slot, due: Instant) {
+        self.forget(&slot);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < limits::EMPTIED_FILES {
+            waiting.push_back((slot, due));
+        }
+        self.more.notify_one();
+    }
+
+    fn forget(&self, slot: &Slot) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|(held, _)| held.file != slot.file);
+    }
+
+    fn first(&self) -> Option<(Slot, Instant)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
     }
 }
 
@@ -216,14 +273,26 @@ impl Slot {
             .iter()
             .take(8)
             .fold(0, |hash: u64, byte| hash << 8 | u64::from(*byte));
-        Self { file: format!("pullet-{hash:016x}.json"), draft: format!(".pullet-{hash:016x}.tmp") }
+        Self::named(&format!("{hash:016x}"))
+    }
+
+    fn named(hash: &str) -> Self {
+        Self { file: format!("pullet-{hash}.json"), draft: format!(".pullet-{hash}.tmp") }
+    }
+
+    /// The object's file of this name, if it is one of ours.
+    fn of_file(name: &[u8]) -> Option<Self> {
+        let hash = name.strip_prefix(b"pullet-")?.strip_suffix(b".json")?;
+        is_hash(hash).then(|| Self::named(&String::from_utf8_lossy(hash)))
     }
 
     fn is_draft(name: &[u8]) -> bool {
-        name.strip_prefix(b".pullet-")
-            .and_then(|name| name.strip_suffix(b".tmp"))
-            .is_some_and(|hash| hash.len() == 16 && hash.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+        name.strip_prefix(b".pullet-").and_then(|name| name.strip_suffix(b".tmp")).is_some_and(is_hash)
     }
+}
+
+fn is_hash(text: &[u8]) -> bool {
+    text.len() == 16 && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The directory itself, and all that touches it.
@@ -258,6 +327,17 @@ impl Place {
             }
         }
         Ok(())
+    }
+
+    /// The files that a delete emptied and nobody removed, as far as they can be read.
+    fn emptied(&self) -> Vec<Slot> {
+        let Ok(entries) = Dir::read_from(&self.handle) else { return Vec::new() };
+        entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| Slot::of_file(entry.file_name().to_bytes()))
+            .filter(|slot| self.holds(slot).is_ok_and(|is_there| is_there) && self.is_emptied(slot).unwrap_or(false))
+            .take(limits::EMPTIED_FILES)
+            .collect()
     }
 
     /// Whether the object's file is there. Anything but a plain file under its name is refused.
@@ -301,19 +381,15 @@ impl Place {
     }
 
     /// Removes the object's file if it is still the one that a delete emptied.
-    fn remove_emptied(&self, slot: &Slot) -> Result<bool, TargetError> {
-        if !self.holds(slot)? {
-            return Ok(true);
-        }
-        if !self.is_emptied(slot).map_err(|error| self.fault("read", &slot.file, error))? {
-            return Ok(false);
+    fn remove_emptied(&self, slot: &Slot) -> Result<(), TargetError> {
+        if !self.holds(slot)? || !self.is_emptied(slot).map_err(|error| self.fault("read", &slot.file, error))? {
+            return Ok(());
         }
         match rustix::fs::unlinkat(&self.handle, &slot.file, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(self.fault("remove", &slot.file, error.into())),
         }
-        self.sync(&slot.file)?;
-        Ok(true)
+        self.sync(&slot.file)
     }
 
     fn is_emptied(&self, slot: &Slot) -> io::Result<bool> {

@@ -38,6 +38,7 @@ const FOREIGN: [&str; 9] = [
 /// started again where another one ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    binary: PathBuf,
     home: Arc<TempDir>,
     /// Flags of every start, each replaced by one of the same name.
     defaults: Vec<(String, OsString)>,
@@ -72,7 +73,7 @@ impl Agent {
 
     /// Runs the program with these arguments to its end.
     pub(crate) fn run_to_end<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Output {
-        let mut command = program();
+        let mut command = program(Path::new(env!("CARGO_BIN_EXE_pullet")));
         command.args(arguments).stdin(Stdio::null());
         run_to_end(command)
     }
@@ -198,7 +199,14 @@ impl Setup {
             ("--state-dir".to_owned(), state.into()),
             ("--token-file".to_owned(), token.into()),
         ];
-        Self { home: Arc::new(home), defaults, flags: Vec::new(), environment: Vec::new() }
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_pullet"));
+        Self { binary, home: Arc::new(home), defaults, flags: Vec::new(), environment: Vec::new() }
+    }
+
+    /// Runs another binary than the one that was built for the tests: the static one, where memory counts.
+    pub(crate) fn binary(mut self, binary: PathBuf) -> Self {
+        self.binary = binary;
+        self
     }
 
     /// Adds a flag with a value. It takes the place of a default of the same name; one that is given here
@@ -276,7 +284,7 @@ impl Setup {
 
     /// A command with the flags and the environment of this setup, for what the others cannot do.
     pub(crate) fn prepare(&self, name: &str) -> Command {
-        let mut command = program();
+        let mut command = program(&self.binary);
         command.arg(name);
         for (flag, value) in &self.defaults {
             command.arg(flag).arg(value);
@@ -295,8 +303,8 @@ pub(crate) fn write_secret(path: &Path, text: &str) {
     fs::set_permissions(path, Permissions::from_mode(0o600)).expect("its mode can be set");
 }
 
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pullet"));
+fn program(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     for name in FOREIGN {
         command.env_remove(name).env_remove(name.to_lowercase());
     }

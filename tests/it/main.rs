@@ -1,12 +1,27 @@
 //! Behaviour tests, one module a subject.
 
-#![allow(clippy::unwrap_used, reason = "clippy.toml allows it in tests, but not in what tests call")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "clippy.toml allows them in tests, but not in what tests call"
+)]
 
 mod agent;
+mod agent_on_cluster;
+mod apiserver;
+#[path = "../bench/mod.rs"]
+mod bench;
 mod command_line;
+mod contract;
 mod directory;
+mod fake_api;
 mod faults;
+mod kubernetes;
+mod kubernetes_access;
+mod kubernetes_faults;
+mod kubernetes_observe;
 mod layers;
+mod memory;
 mod proxy;
 mod scene;
 mod secrecy;

@@ -4,12 +4,14 @@
 //! and copies each body twice.
 
 use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::client::{BodyLimit, CredentialRenewed};
 use super::decode::{Items, Text};
@@ -40,7 +42,8 @@ pub(super) struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(super) fn get(path: &'a str, accept: &'static str) -> Self {
-        Self { method: Method::GET, path, accept, content: None, limit: limits::API_BODY_BYTES }
+        let limit = if accept == METADATA { limits::METADATA_BODY_BYTES } else { limits::API_BODY_BYTES };
+        Self { method: Method::GET, path, accept, content: None, limit }
     }
 
     fn request(&self) -> Result<Request<kube::client::Body>, Fault> {
@@ -83,8 +86,7 @@ pub(super) struct Refusal {
 }
 
 /// One cause of a refusal.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub(super) struct Cause {
     pub(super) reason: String,
     pub(super) message: String,
@@ -139,6 +141,10 @@ impl From<Fault> for TargetError {
         match fault {
             Fault::Credential => Self::Unavailable(Box::new(CredentialRefused)),
             Fault::Net(error) => Self::Unavailable(Box::new(error)),
+            // An object that does not fit its schema is, to server-side apply, a fault of the server.
+            Fault::Refused(refusal) if refusal.code == 500 && refusal.message.starts_with(UNTYPED) => {
+                Self::Invalid(message::of(&refusal))
+            }
             Fault::Refused(refusal) => match refusal.code {
                 403 => Self::Forbidden(message::bounded(&refusal.message)),
                 429 | 500.. => Self::Unavailable(Box::new(Busy { code: refusal.code, message: message::of(&refusal) })),
@@ -172,18 +178,47 @@ impl From<kube::Error> for Fault {
     }
 }
 
+/// The API server, one long text of it at a time.
+pub(super) struct Api {
+    client: kube::Client,
+    text: Semaphore,
+}
+
+/// The body of an answer. Nobody else has one while this is held, so it is dropped before the next call and
+/// before anything else is waited for.
+pub(super) struct Body<'a> {
+    text: Vec<u8>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Deref for Body<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl Api {
+    pub(super) fn new(client: kube::Client) -> Self {
+        Self { client, text: Semaphore::new(1) }
+    }
+}
+
 /// Runs a call to the end of its answer.
-pub(super) async fn ask(client: &kube::Client, call: &Call<'_>) -> Result<Vec<u8>, Fault> {
-    collect(open(client, call).await?.into_body()).await
+pub(super) async fn ask<'a>(api: &'a Api, call: &Call<'_>) -> Result<Body<'a>, Fault> {
+    let answer = open(api, call).await?;
+    let permit = api.text.acquire().await.map_err(|_| Fault::Net(NetError::Shut))?;
+    Ok(Body { text: collect(answer.into_body()).await?, _permit: permit })
 }
 
 /// Runs a call to the head of its answer, which is a success. A call whose credential was just replaced is
 /// repeated once.
-pub(super) async fn open(client: &kube::Client, call: &Call<'_>) -> Result<Response<kube::client::Body>, Fault> {
-    let mut answer = client.send(call.request()?).await?;
+pub(super) async fn open(api: &Api, call: &Call<'_>) -> Result<Response<kube::client::Body>, Fault> {
+    let mut answer = api.client.send(call.request()?).await?;
     if answer.extensions().get::<CredentialRenewed>().is_some() {
         drop(answer);
-        answer = client.send(call.request()?).await?;
+        answer = api.client.send(call.request()?).await?;
     }
     let status = answer.status();
     if status == StatusCode::UNAUTHORIZED {
@@ -245,6 +280,17 @@ impl Refusal {
             causes: Option<Items<'a>>,
         }
 
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct RawCause<'a> {
+            #[serde(borrow)]
+            reason: Text<'a>,
+            #[serde(borrow)]
+            message: Text<'a>,
+            #[serde(borrow)]
+            field: Text<'a>,
+        }
+
         let Ok(status) = serde_json::from_slice::<Status<'_>>(text) else {
             return Self { code, ..Self::default() };
         };
@@ -254,10 +300,23 @@ impl Refusal {
             code: if code == 200 { status.code } else { code },
             message: status.message.cut(limits::CONDITION_TEXT_BYTES),
             about: details.kind.cut(limits::CONDITION_TEXT_BYTES),
-            causes: details.causes.map(|causes| causes.first(4 * limits::CONFLICT_FIELDS)).unwrap_or_default(),
+            causes: details
+                .causes
+                .map(|causes| causes.first::<RawCause<'_>>(4 * limits::CONFLICT_FIELDS))
+                .unwrap_or_default()
+                .into_iter()
+                .map(|cause| Cause {
+                    reason: cause.reason.cut(limits::CONDITION_TEXT_BYTES),
+                    message: cause.message.cut(limits::CONDITION_TEXT_BYTES),
+                    field: cause.field.cut(limits::CONDITION_TEXT_BYTES),
+                })
+                .collect(),
         }
     }
 }
+
+/// How the API server begins to say that an applied object does not fit its schema.
+const UNTYPED: &str = "failed to create typed patch object";
 
 /// A name as a path segment, if it can be one.
 pub(super) fn segment(name: &str) -> Result<String, TargetError> {
@@ -309,6 +368,8 @@ mod tests {
         ] {
             assert_eq!(reason(code), expected, "{code}");
         }
+        let untyped = br#"{"message":"failed to create typed patch object: .spec.a: expected string"}"#;
+        assert_eq!(TargetError::from(Fault::Refused(Refusal::read(500, untyped))).reason(), "Invalid");
         assert_eq!(TargetError::from(Fault::Credential).reason(), "TargetUnavailable");
         assert_eq!(TargetError::from(Fault::from(NetError::TooLong(1))).reason(), "UnusableAnswer");
         assert_eq!(

@@ -3,7 +3,7 @@
 use http::Method;
 use serde::Deserialize;
 
-use super::api::{self, Call, Fault, segment};
+use super::api::{self, Body, Call, Fault, segment};
 use super::decode::{Items, Text};
 use super::resources::Resource;
 use super::{Inner, conflict};
@@ -63,7 +63,7 @@ impl Inner {
             Ok(text) => self.applied(&resource, manifest, &text),
             Err(Fault::Refused(refusal)) if conflict::is_conflict(&refusal) => {
                 let path = resource.path(&manifest.namespace, &manifest.name)?;
-                let live = api::ask(self.client(), &Call::get(&path, api::METADATA)).await.ok();
+                let live = api::ask(self.api(), &Call::get(&path, api::METADATA)).await.ok();
                 Err(TargetError::Conflict(conflict::fields(&refusal, live.as_deref())))
             }
             Err(Fault::Refused(refusal))
@@ -90,7 +90,7 @@ impl Inner {
         // The policy is in the query: a DELETE has no body here.
         let path = format!("{}?propagationPolicy=Background", resource.path(&object.namespace, &object.name)?);
         let call = Call { method: Method::DELETE, ..Call::get(&path, api::METADATA) };
-        match api::ask(self.client(), &call).await {
+        match api::ask(self.api(), &call).await {
             Ok(text) => {
                 let metadata = metadata(&text)?;
                 let waits = !metadata.deletion_timestamp.0.is_empty()
@@ -103,12 +103,12 @@ impl Inner {
     }
 
     async fn resource(&self, api_version: &str, kind: &str) -> Result<Resource, TargetError> {
-        let found = self.resources.find(self.client(), api_version, kind).await?;
+        let found = self.resources.find(self.api(), api_version, kind).await?;
         found.ok_or_else(|| TargetError::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() })
     }
 
     /// Server-side apply without force: a field that somebody else owns is a conflict.
-    async fn patch(&self, resource: &Resource, manifest: &Manifest<'_>) -> Result<Vec<u8>, Fault> {
+    async fn patch(&self, resource: &Resource, manifest: &Manifest<'_>) -> Result<Body<'_>, Fault> {
         let path = resource
             .path(&manifest.namespace, &manifest.name)
             .map_err(|_| Fault::Unusable("the name cannot be part of a path".to_owned()))?;
@@ -120,11 +120,14 @@ impl Inner {
             content: Some(("application/apply-patch+yaml", &body)),
             ..Call::get(&path, api::METADATA)
         };
-        api::ask(self.client(), &call).await
+        api::ask(self.api(), &call).await
     }
 
     fn applied(&self, resource: &Resource, manifest: &Manifest<'_>, text: &[u8]) -> Result<Applied, TargetError> {
         let metadata = metadata(text)?;
+        if metadata.uid.0.is_empty() {
+            return Err(TargetError::Unusable("the API server's answer is no object".to_owned()));
+        }
         let reference = ObjectRef {
             api_version: manifest.api_version.clone(),
             kind: manifest.kind.clone(),
@@ -167,7 +170,7 @@ impl Inner {
 
     async fn namespace(&self, name: &str) -> Result<Namespace, TargetError> {
         let path = format!("/api/v1/namespaces/{}", segment(name)?);
-        let text = match api::ask(self.client(), &Call::get(&path, api::METADATA)).await {
+        let text = match api::ask(self.api(), &Call::get(&path, api::METADATA)).await {
             Ok(text) => text,
             Err(Fault::Refused(refusal)) if refusal.code == 404 => return Ok(Namespace::Missing),
             Err(fault) => return Err(fault.into()),
@@ -202,7 +205,7 @@ impl Inner {
         };
         let path = format!("/api/v1/namespaces?fieldManager={FIELD_MANAGER}");
         let call = Call { method: Method::POST, content: Some((api::JSON, &body)), ..Call::get(&path, api::METADATA) };
-        match api::ask(self.client(), &call).await {
+        match api::ask(self.api(), &call).await {
             Ok(_) => {
                 tracing::info!(namespace = name, "made a namespace");
                 Ok(true)
@@ -234,7 +237,7 @@ fn terminating(namespace: &str) -> TargetError {
 fn metadata(text: &[u8]) -> Result<Metadata<'_>, TargetError> {
     #[derive(Deserialize)]
     struct Object<'a> {
-        #[serde(borrow, default)]
+        #[serde(borrow)]
         metadata: Metadata<'a>,
     }
 

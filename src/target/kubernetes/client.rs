@@ -67,9 +67,10 @@ impl Service<Request<kube::client::Body>> for Carrier {
 impl Shared {
     async fn carry(self: Arc<Self>, request: Request<Vec<u8>>) -> Result<Response<Answer>, NetError> {
         let is_watch = is_watch(request.uri());
-        let permit = match is_watch {
-            true => None,
-            false => Some(Arc::clone(&self.calls).acquire_owned().await.map_err(|_| NetError::Shut)?),
+        let permit = if is_watch {
+            None
+        } else {
+            Some(Arc::clone(&self.calls).acquire_owned().await.map_err(|_| NetError::Shut)?)
         };
         let hold = Hold(Arc::new(Mutex::new(Held::Starting)));
         let (head, arrival) = oneshot::channel();
@@ -153,9 +154,10 @@ impl Call {
         if let Some(authorization) = &authorization {
             self.request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
-        let patience = match self.is_watch {
-            true => Patience::Stream(limits::WATCH_SILENCE),
-            false => Patience::Answer(limits::RESPONSE_TIMEOUT),
+        let patience = if self.is_watch {
+            Patience::Stream(limits::WATCH_SILENCE)
+        } else {
+            Patience::Answer(limits::RESPONSE_TIMEOUT)
         };
         let answer = match line.run(self.request, patience) {
             Ok(answer) => answer,
@@ -165,12 +167,17 @@ impl Call {
             }
         };
         let (mut head, body) = answer.into_parts();
+        let announced = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let is_stream = self.is_watch && head.status.is_success();
         let limit = match (head.status.is_success(), is_stream) {
             (false, _) => limits::API_ERROR_BYTES,
             (true, true) => u64::MAX,
             (true, false) => limit,
         };
+        if announced.is_some_and(|length: u64| length > limit) {
+            let _ = self.head.send(Err(NetError::TooLong(limit)));
+            return;
+        }
         if head.status == http::StatusCode::UNAUTHORIZED && shared.credentials.renew(authorization.as_ref(), generation)
         {
             head.extensions.insert(CredentialRenewed);

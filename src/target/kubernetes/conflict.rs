@@ -74,7 +74,7 @@ fn owners(object: &[u8], field: &str) -> Vec<String> {
     };
     entries.each(|entry: Entry<'_>| {
         let is_ours = entry.manager.0 == FIELD_MANAGER && entry.operation.0 == "Apply";
-        if !is_ours && entry.fields_v1.is_some_and(|fields| owns(fields, field)) {
+        if !is_ours && entry.fields_v1.is_some_and(|fields| owns(fields, field, DEPTH)) {
             owners.push(entry.manager.cut(limits::CONDITION_TEXT_BYTES));
         }
         if owners.len() == limits::CONFLICT_FIELDS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -82,15 +82,18 @@ fn owners(object: &[u8], field: &str) -> Vec<String> {
     owners
 }
 
+/// Levels of fields that are gone down: a job has at most [`limits::JOB_DEPTH`] of them.
+const DEPTH: usize = limits::JOB_DEPTH;
+
 /// Whether a `fieldsV1` holds the path. Paths are written without quotes (`.metadata.labels.app.io/name`),
 /// so where a member ends is found by walking the fields, not the text.
-fn owns(fields: &RawValue, path: &str) -> bool {
+fn owns(fields: &RawValue, path: &str, depth: usize) -> bool {
     let mut found = false;
     members(fields, |key, inner| {
         if let Some(written) = element(key)
             && let Some(rest) = path.strip_prefix(written.as_ref())
         {
-            found = rest.is_empty() || owns(inner, rest);
+            found = rest.is_empty() || depth > 0 && owns(inner, rest, depth - 1);
         }
         if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -126,7 +129,7 @@ fn quoted(message: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::super::api::{Cause, Refusal};
-    use super::{fields, is_conflict, owns};
+    use super::{DEPTH, fields, is_conflict, owns};
     use serde_json::value::RawValue;
 
     #[test]
@@ -144,11 +147,21 @@ mod tests {
             ".spec.list[0]",
             ".spec",
         ] {
-            assert!(owns(&owned, path), "{path}");
+            assert!(owns(&owned, path, DEPTH), "{path}");
         }
         for path in [".spec.replica", ".spec.replicasX", ".metadata.labels.app.io", r#".spec.containers[name="b"]"#] {
-            assert!(!owns(&owned, path), "{path}");
+            assert!(!owns(&owned, path, DEPTH), "{path}");
         }
+    }
+
+    #[test]
+    fn fields_are_gone_down_no_deeper_than_a_job_goes() {
+        let nested = |depth: usize| {
+            let text = format!("{}{{}}{}", r#"{"f:a":"#.repeat(depth), "}".repeat(depth));
+            owns(&RawValue::from_string(text).unwrap(), &".a".repeat(depth), DEPTH)
+        };
+        assert!(nested(DEPTH + 1));
+        assert!(!nested(DEPTH + 2));
     }
 
     #[test]

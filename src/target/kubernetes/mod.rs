@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::mpsc;
 
+use self::api::Api;
 use self::credentials::Credentials;
 use self::resources::{Resource, Resources};
 use super::{Deleted, GroupKind, NamespaceRule, Observation, Pending, Target, TargetError};
@@ -41,7 +42,7 @@ pub struct Kubernetes(Arc<Inner>);
 
 struct Inner {
     credentials: Arc<Credentials>,
-    client: OnceLock<kube::Client>,
+    api: OnceLock<Api>,
     cluster_id: String,
     kinds: Vec<GroupKind>,
     resources: Resources,
@@ -65,7 +66,7 @@ impl Kubernetes {
         }
         Ok(Self(Arc::new(Inner {
             credentials: Arc::clone(&access.credentials),
-            client: OnceLock::new(),
+            api: OnceLock::new(),
             cluster_id: cluster_id.to_owned(),
             kinds,
             resources: Resources::new(),
@@ -98,8 +99,8 @@ impl Target for Kubernetes {
 
 impl Inner {
     /// The client is made on its first use, because that needs a runtime around it.
-    fn client(&self) -> &kube::Client {
-        self.client.get_or_init(|| client::connect(Arc::clone(&self.credentials)))
+    fn api(&self) -> &Api {
+        self.api.get_or_init(|| Api::new(client::connect(Arc::clone(&self.credentials))))
     }
 
     fn set_looks(&self, looks: Option<mpsc::Sender<Applied>>) {

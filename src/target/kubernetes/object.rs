@@ -157,10 +157,10 @@ impl From<RawObject<'_>> for Object {
                 if !condition.r#type.0.is_empty() {
                     conditions.push(condition.into());
                 }
-                match conditions.len() < limits::OBJECT_CONDITIONS {
-                    true => ControlFlow::Continue(()),
-                    false => ControlFlow::Break(()),
+                if conditions.len() == limits::OBJECT_CONDITIONS {
+                    return ControlFlow::Break(());
                 }
+                ControlFlow::Continue(())
             });
         }
         let endpoints = status

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::api::{self, Call, Fault, Refusal};
+use super::api::{self, Api, Call, Fault, Refusal};
 use super::baseline::{Baseline, Newcomer};
 use super::object::{Event, Object, Page};
 use super::resources::{self, Resource};
@@ -37,7 +37,7 @@ pub(super) async fn run(inner: Arc<Inner>, sink: mpsc::Sender<Observation>) {
     let (applied, looks) = mpsc::channel(limits::APPLIED_WAITING);
     inner.set_looks(Some(applied));
     let room =
-        Arc::new(Room { inner, baseline: Mutex::new(Baseline::new()), text: Semaphore::new(1), sink: sink.clone() });
+        Arc::new(Room { inner, baseline: Mutex::new(Baseline::new()), page: Semaphore::new(1), sink: sink.clone() });
     // Tasks of a set end when it is dropped, and with them their bodies, and with those their threads.
     let mut tasks = JoinSet::new();
     for (number, kind) in room.inner.kinds.iter().enumerate() {
@@ -52,8 +52,9 @@ pub(super) async fn run(inner: Arc<Inner>, sink: mpsc::Sender<Observation>) {
 struct Room {
     inner: Arc<Inner>,
     baseline: Mutex<Baseline>,
-    /// Held by whoever has a long text of the API server in memory, so that there is one at a time.
-    text: Semaphore,
+    /// Held by whoever has a page of objects or a long line of a watch in memory, until it is sent on. Not
+    /// the permit for an answer's text: who listens may be waiting for an apply, which needs that one.
+    page: Semaphore,
     sink: mpsc::Sender<Observation>,
 }
 
@@ -133,17 +134,16 @@ impl Follower {
                     sleep(self.pause.next()).await;
                 }
                 stop @ (Stop::Missing | Stop::Forbidden(_)) => {
-                    match stop {
-                        Stop::Forbidden(refusal) => self.trouble(&super::message::bounded(&refusal.message)),
+                    if let Stop::Forbidden(refusal) = stop {
+                        self.trouble(&super::message::bounded(&refusal.message));
+                    } else {
                         // Objects of a kind that is not there are gone, and those that come with it are new.
-                        _ => {
-                            self.newcomer = Newcomer::Appeared;
-                            self.round += 1;
-                            if self.sweep_missing().await.is_err() {
-                                return;
-                            }
-                            self.trouble("the kind is not installed");
+                        self.newcomer = Newcomer::Appeared;
+                        self.round += 1;
+                        if self.sweep_missing().await.is_err() {
+                            return;
                         }
+                        self.trouble("the kind is not installed");
                     }
                     tokio::select! {
                         () = sleep(self.wait.next()) => {}
@@ -168,7 +168,7 @@ impl Follower {
     }
 
     async fn list_and_watch(&mut self) -> Result<std::convert::Infallible, Stop> {
-        let resource = resources::preferred(self.room.client(), &self.kind).await?.ok_or(Stop::Missing)?;
+        let resource = resources::preferred(self.room.api(), &self.kind).await?.ok_or(Stop::Missing)?;
         self.resource = Some(resource.clone());
         let mut version = self.list(&resource).await?;
         self.wait.reset();
@@ -204,7 +204,7 @@ impl Follower {
         self.round += 1;
         let mut next = String::new();
         let version = loop {
-            let _text = room.text().await?;
+            let _page = room.page().await?;
             let path = format!(
                 "{}?limit={}&labelSelector={}&continue={}",
                 resource.collection(),
@@ -213,7 +213,7 @@ impl Follower {
                 api::query(&next)
             );
             let limit = if self.page > 1 { limits::LIST_BODY_BYTES } else { limits::API_BODY_BYTES };
-            let page = match api::ask(room.client(), &Call { limit, ..Call::get(&path, api::JSON) }).await {
+            let page = match api::ask(room.api(), &Call { limit, ..Call::get(&path, api::JSON) }).await {
                 Err(Fault::TooLong(_)) if self.page > 1 => {
                     self.page = (self.page / 4).max(1);
                     continue;
@@ -246,21 +246,21 @@ impl Follower {
             room.selector(),
             api::query(version)
         );
-        let mut body = api::open(room.client(), &Call::get(&path, api::JSON)).await?.into_body();
+        let mut body = api::open(room.api(), &Call::get(&path, api::JSON)).await?.into_body();
         self.recovered();
         let mut line = Vec::new();
-        let mut text = None;
+        let mut long = None;
         while let Some(piece) = api::next(&mut body).await? {
             for part in piece.split_inclusive(|byte| *byte == b'\n') {
-                if text.is_none() && line.len() + part.len() > limits::WATCH_FREE_BYTES {
-                    text = Some(room.text().await?);
+                if long.is_none() && line.len() + part.len() > limits::WATCH_FREE_BYTES {
+                    long = Some(room.page().await?);
                 }
                 line.extend_from_slice(part);
                 if line.ends_with(b"\n") {
                     self.event(resource, &line, version).await?;
                     line.clear();
                     line.shrink_to(limits::API_CHUNK_BYTES);
-                    text = None;
+                    long = None;
                 }
             }
         }
@@ -325,9 +325,10 @@ impl Follower {
 async fn look_at_applied(room: Arc<Room>, mut looks: mpsc::Receiver<Applied>) {
     while let Some((resource, reference)) = looks.recv().await {
         let Ok(path) = resource.path(&reference.namespace, &reference.name) else { continue };
-        let Ok(_text) = room.text().await else { return };
-        let Ok(text) = api::ask(room.client(), &Call::get(&path, api::JSON)).await else { continue };
+        let Ok(_page) = room.page().await else { return };
+        let Ok(text) = api::ask(room.api(), &Call::get(&path, api::JSON)).await else { continue };
         let object = std::str::from_utf8(&text).ok().and_then(|text| Object::read(text).ok());
+        drop(text);
         // The baseline stays as it is: the watch tells what changed, and in order.
         if let Some(object) = object.filter(|object| object.uid == reference.uid)
             && room.send(observation(&resource, &object)).await.is_err()
@@ -338,16 +339,16 @@ async fn look_at_applied(room: Arc<Room>, mut looks: mpsc::Receiver<Applied>) {
 }
 
 impl Room {
-    fn client(&self) -> &kube::Client {
-        self.inner.client()
+    fn api(&self) -> &Api {
+        self.inner.api()
     }
 
     fn baseline(&self) -> MutexGuard<'_, Baseline> {
         self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn text(&self) -> Result<SemaphorePermit<'_>, Stop> {
-        self.text.acquire().await.map_err(|_| Stop::Closed)
+    async fn page(&self) -> Result<SemaphorePermit<'_>, Stop> {
+        self.page.acquire().await.map_err(|_| Stop::Closed)
     }
 
     fn selector(&self) -> impl std::fmt::Display {

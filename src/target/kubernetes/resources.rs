@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::api::{self, Call, Fault, segment};
+use super::api::{self, Api, Body, Call, Fault, segment};
 use super::decode::{Items, Text};
 use crate::limits;
 use crate::protocol::group_of;
@@ -58,18 +58,13 @@ impl Resources {
     }
 
     /// The place of a kind, from memory or from the API server.
-    pub(super) async fn find(
-        &self,
-        client: &kube::Client,
-        api_version: &str,
-        kind: &str,
-    ) -> Result<Option<Resource>, Fault> {
+    pub(super) async fn find(&self, api: &Api, api_version: &str, kind: &str) -> Result<Option<Resource>, Fault> {
         let remembered =
             self.known().iter().find(|known| known.api_version == api_version && known.kind == kind).cloned();
         if remembered.is_some() {
             return Ok(remembered);
         }
-        let found = fetch(client, api_version, kind).await?;
+        let found = fetch(api, api_version, kind).await?;
         if let Some(resource) = &found {
             let mut known = self.known();
             if known.len() == limits::KNOWN_KINDS {
@@ -92,17 +87,19 @@ impl Resources {
 }
 
 /// The place of a kind in the version that the API server prefers, or else in another one that has it.
-pub(super) async fn preferred(client: &kube::Client, kind: &GroupKind) -> Result<Option<Resource>, Fault> {
+pub(super) async fn preferred(api: &Api, kind: &GroupKind) -> Result<Option<Resource>, Fault> {
     if kind.group.is_empty() {
-        return fetch(client, "v1", &kind.kind).await;
+        return fetch(api, "v1", &kind.kind).await;
     }
-    let Some(text) = unless_missing(api::ask(client, &Call::get(&format!("/apis/{}", kind.group), api::JSON)).await)?
+    let Some(text) = unless_missing(api::ask(api, &Call::get(&format!("/apis/{}", kind.group), api::JSON)).await)?
     else {
         return Ok(None);
     };
-    for version in versions(&text)? {
+    let versions = versions(&text)?;
+    drop(text);
+    for version in versions {
         if group_of(&version) == kind.group
-            && let Some(resource) = fetch(client, &version, &kind.kind).await?
+            && let Some(resource) = fetch(api, &version, &kind.kind).await?
         {
             return Ok(Some(resource));
         }
@@ -142,12 +139,12 @@ fn versions(text: &[u8]) -> Result<Vec<String>, Fault> {
     Ok(versions)
 }
 
-async fn fetch(client: &kube::Client, api_version: &str, kind: &str) -> Result<Option<Resource>, Fault> {
+async fn fetch(api: &Api, api_version: &str, kind: &str) -> Result<Option<Resource>, Fault> {
     if !is_version(api_version) {
         return Ok(None);
     }
     let path = base(api_version);
-    let Some(text) = unless_missing(api::ask(client, &Call::get(&path, api::JSON)).await)? else { return Ok(None) };
+    let Some(text) = unless_missing(api::ask(api, &Call::get(&path, api::JSON)).await)? else { return Ok(None) };
     find_kind(&text, api_version, kind)
 }
 
@@ -192,7 +189,7 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Result<T, Fault>
     serde_json::from_slice(text).map_err(|_| Fault::Unusable(format!("the API server's answer is not {what}")))
 }
 
-fn unless_missing(answer: Result<Vec<u8>, Fault>) -> Result<Option<Vec<u8>>, Fault> {
+fn unless_missing(answer: Result<Body<'_>, Fault>) -> Result<Option<Body<'_>>, Fault> {
     match answer {
         Ok(text) => Ok(Some(text)),
         Err(Fault::Refused(refusal)) if refusal.code == 404 => Ok(None),

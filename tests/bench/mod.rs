@@ -1,0 +1,247 @@
+//! The benchmark: what the real static binary takes, beside what DESIGN promises.
+//!
+//! Size and memory are budgets: the test fails when one is broken. Times are printed and never judged: they
+//! say as much about the machine as about the agent.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::agent::{Agent, CLUSTER, Setup};
+use crate::apiserver::ApiServer;
+use crate::memory::{PEAK_KB, static_binary};
+use crate::testbed::Testbed;
+use crate::testbed::job::{Job, config_map, timestamp};
+
+/// Where the table is written when `PULLET_MEASUREMENTS` names no other place; not written without it.
+const WRITE_TO: &str = "PULLET_MEASUREMENTS";
+
+/// The promise: an idle agent with a poll held and three watches open.
+const IDLE_KB: u64 = 4 * 1024;
+
+/// The promise: the stripped static binary.
+const BINARY_BYTES: u64 = 3_000_000;
+
+const JOBS: usize = 1_000;
+
+const SAMPLES: usize = 50;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One line of the table.
+struct Figure {
+    what: &'static str,
+    value: String,
+    promise: &'static str,
+    holds: Option<bool>,
+}
+
+#[test]
+#[ignore = "needs the static binary: cross/build, then PULLET_STATIC; and a Kubernetes API server: KUBEBUILDER_ASSETS"]
+fn what_the_agent_takes_is_within_the_promises() {
+    let mut figures = vec![size()];
+    figures.push(start_to_poll());
+    figures.extend(idle());
+    figures.extend(a_thousand_jobs_in_a_directory());
+    figures.push(a_thousand_jobs_in_a_cluster());
+    figures.push(latency());
+    let table = table(&figures);
+    #[allow(clippy::print_stderr, reason = "the table is what a person runs this for")]
+    {
+        eprintln!("{table}");
+    }
+    if let Some(path) = std::env::var_os(WRITE_TO) {
+        write(Path::new(&path), &table);
+    }
+    let broken: Vec<&str> =
+        figures.iter().filter(|figure| figure.holds == Some(false)).map(|figure| figure.what).collect();
+    assert!(broken.is_empty(), "promises that do not hold: {broken:?}");
+}
+
+fn size() -> Figure {
+    let bytes = fs::metadata(static_binary()).unwrap().len();
+    Figure {
+        what: "binary, x86_64, static, stripped",
+        value: format!("{:.2} MB", megabytes(bytes)),
+        promise: "3.0 MB or less, stretch 2.5",
+        holds: Some(bytes <= BINARY_BYTES),
+    }
+}
+
+fn setup(testbed: &Testbed) -> Setup {
+    Agent::of(testbed).binary(static_binary()).flag("--wait", "240").flag("--log-level", "warn")
+}
+
+/// From the start of a registered agent to its first poll at the server, TLS handshake included.
+fn start_to_poll() -> Figure {
+    let testbed = Testbed::start();
+    let setup = setup(&testbed).target_directory();
+    let mut agent = setup.spawn();
+    testbed.held_poll(PATIENCE);
+    agent.stop();
+    let mut times: Vec<Duration> = (0..SAMPLES / 5)
+        .map(|_| {
+            let polls = testbed.counts().polls;
+            let started = Instant::now();
+            let mut agent = setup.spawn();
+            while testbed.counts().polls == polls {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            let time = started.elapsed();
+            agent.stop();
+            time
+        })
+        .collect();
+    Figure {
+        what: "start to the first poll at the server (median of 10)",
+        value: milliseconds(middle(&mut times)),
+        promise: "150 ms or less to ready",
+        holds: None,
+    }
+}
+
+fn idle() -> [Figure; 2] {
+    let api = ApiServer::shared();
+    api.apply_crds();
+    let testbed = Testbed::start();
+    let agent = setup(&testbed).flag("--kubeconfig", api.kubeconfig()).flag("--allow-kind", "/ConfigMap").spawn();
+    testbed.held_poll(PATIENCE);
+    // Lists are over and watches are open when nothing has changed for a while.
+    std::thread::sleep(Duration::from_secs(5));
+    let idle = agent.rss_kb();
+    // One that runs the agent, one that holds the poll, one for each watch.
+    assert_eq!(agent.threads(), 5, "the poll and three watches are open");
+    [
+        Figure {
+            what: "RSS idle: poll held, three watches open",
+            value: kilobytes(idle),
+            promise: "4 MiB (4,096 kB) or less",
+            holds: Some(idle <= IDLE_KB),
+        },
+        Figure { what: "threads idle", value: agent.threads().to_string(), promise: "–", holds: None },
+    ]
+}
+
+fn a_thousand_jobs_in_a_directory() -> [Figure; 2] {
+    let testbed = Testbed::start();
+    let agent = setup(&testbed).target_directory().spawn();
+    testbed.held_poll(PATIENCE);
+    let started = Instant::now();
+    work(&testbed);
+    let took = started.elapsed();
+    let peak = agent.rss_peak_kb();
+    let rate = f64::from(u32::try_from(JOBS).unwrap()) / took.as_secs_f64();
+    [
+        Figure { what: "jobs per second, directory", value: format!("{rate:.0}"), promise: "–", holds: None },
+        Figure {
+            what: "peak RSS over 1,000 jobs, directory",
+            value: kilobytes(peak),
+            promise: "8 MiB (8,192 kB) or less",
+            holds: Some(peak <= PEAK_KB),
+        },
+    ]
+}
+
+fn a_thousand_jobs_in_a_cluster() -> Figure {
+    let api = ApiServer::shared();
+    let testbed = Testbed::start();
+    let agent = setup(&testbed).flag("--kubeconfig", api.kubeconfig()).flag("--allow-kind", "/ConfigMap").spawn();
+    testbed.held_poll(PATIENCE);
+    work(&testbed);
+    let peak = agent.rss_peak_kb();
+    Figure {
+        what: "peak RSS over 1,000 jobs, cluster, three watches",
+        value: kilobytes(peak),
+        promise: "8 MiB (8,192 kB) or less",
+        holds: Some(peak <= PEAK_KB),
+    }
+}
+
+fn work(testbed: &Testbed) {
+    let jobs = (0..JOBS).map(|number| Job::apply(config_map("bench", &format!("c{number}"), "value")));
+    for id in testbed.enqueue_all(CLUSTER, jobs) {
+        assert_eq!(testbed.result_of(&id, PATIENCE)["outcome"], "succeeded");
+    }
+}
+
+/// From the job's being there for the held poll to the object's being in the directory: the answer, the
+/// ack and its answer, the write with its two flushes.
+fn latency() -> Figure {
+    let testbed = Testbed::start();
+    let setup = setup(&testbed).target_directory();
+    let _agent = setup.spawn();
+    let mut times: Vec<Duration> = (0..SAMPLES)
+        .map(|number| {
+            testbed.held_poll(PATIENCE);
+            let objects = || fs::read_dir(setup.directory()).map_or(0, Iterator::count);
+            let before = objects();
+            let started = Instant::now();
+            let id = testbed.apply(CLUSTER, config_map("bench", &format!("c{number}"), "value"));
+            while objects() == before {
+                assert!(started.elapsed() < PATIENCE, "the object was not applied");
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            let time = started.elapsed();
+            testbed.result_of(&id, PATIENCE);
+            time
+        })
+        .collect();
+    Figure {
+        what: "server's answer to applied object (loopback, directory; median of 50)",
+        value: milliseconds(middle(&mut times)),
+        promise: "50 ms or less on tmpfs",
+        holds: None,
+    }
+}
+
+fn middle(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn kilobytes(kb: u64) -> String {
+    let text = kb.to_string();
+    if text.len() > 3 {
+        format!("{},{} kB", &text[..text.len() - 3], &text[text.len() - 3..])
+    } else {
+        format!("{text} kB")
+    }
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes).unwrap()) / 1_000_000.0
+}
+
+fn table(figures: &[Figure]) -> String {
+    let day = timestamp(0);
+    let commit = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let commit =
+        commit.map_or_else(|_| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let mut text = format!("Measured on {}, at {commit}, x86_64, {cores} cores.\n\n", &day[..10]);
+    text.push_str("| what | measured | promise | holds |\n|---|---|---|---|\n");
+    for Figure { what, value, promise, holds } in figures {
+        let holds = match holds {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            None => "not judged",
+        };
+        let _ = writeln!(text, "| {what} | {value} | {promise} | {holds} |");
+    }
+    text
+}
+
+/// Puts the table between its two marks.
+fn write(path: &Path, table: &str) {
+    const BEGIN: &str = "<!-- begin: written by tests/run --bench -->\n";
+    const END: &str = "<!-- end -->";
+    let text = fs::read_to_string(path).unwrap();
+    let (head, rest) = text.split_once(BEGIN).expect("the table has a mark where it begins");
+    let (_, tail) = rest.split_once(END).expect("the table has a mark where it ends");
+    fs::write(path, format!("{head}{BEGIN}{table}{END}{tail}")).unwrap();
+}
