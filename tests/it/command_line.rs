@@ -293,7 +293,7 @@ fn a_line_is_for_people_or_for_programs_as_it_was_asked_for() {
 }
 
 #[test]
-#[ignore = "mounts a file system of 64 KiB: needs root and mount"]
+#[ignore = "needs a small disk: root, to mount a file system of 64 KiB"]
 fn a_full_disk_is_said_before_the_token_is_used_up() {
     let testbed = Testbed::start();
     let setup = quick(&testbed);

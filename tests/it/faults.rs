@@ -288,7 +288,7 @@ fn a_registration_gets_over_what_went_wrong_before_the_token_was_used() {
 
 /// What takes as long as a bound of the agent, all at once.
 #[test]
-fn silence_and_a_drip_are_given_up_in_time_and_the_agent_goes_on() {
+fn a_drip_and_silence_are_given_up_in_time_and_the_agent_goes_on() {
     thread::scope(|scope| {
         for call in CALLS {
             scope.spawn(move || got_over(call, &Fault::Silence, LATER));

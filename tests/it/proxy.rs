@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -99,52 +100,60 @@ fn a_proxy_gets_its_password_and_no_log_does() {
 
 #[test]
 fn a_proxy_that_refuses_is_a_fault_of_the_network() {
-    for (status, words) in [(407, "it wants a user and a password"), (502, "502"), (403, "403")] {
-        let (testbed, proxy) = (Testbed::start(), Proxy::start());
-        let setup = quick(&testbed).flag("--proxy", proxy.url());
-        proxy.refuse(Some(status));
-        says(&setup.run_to_end("register"), 1, &["the proxy did not let us through", "--proxy none", words]);
-        let mut agent = setup.spawn();
-        agent.wait_for_log("not registered yet; it is tried again", SOON);
-        agent.wait_for_log(words, SOON);
-        proxy.refuse(None);
-        goes_on(&testbed);
-        // And so it is in the middle of the work.
-        proxy.refuse(Some(status));
-        testbed.cut_connections();
-        agent.wait_for_log("not connected; the cluster goes on", SOON);
-        let asked = proxy.requests().len();
-        std::thread::sleep(Duration::from_secs(2));
-        let tries = proxy.requests().len() - asked;
-        assert!(tries <= 6, "{tries} tries within two seconds");
-        let meanwhile = apply(&testbed, "meanwhile");
-        proxy.refuse(None);
-        succeeds(&testbed, &meanwhile, SOON);
-        assert!(agent.stop().status.success());
-        let log = agent.log();
-        assert!(!log.contains("no jobs until") && !log.contains("credential is refused"), "{log}");
-        let is_false = |event: &serde_json::Value| {
-            event["conditions"].as_array().is_some_and(|conditions| {
-                conditions
-                    .iter()
-                    .any(|condition| condition["type"] == "Authenticated" && condition["status"] == "False")
-            })
-        };
-        assert!(!testbed.events().iter().any(|record| is_false(&record.event)));
-        assert_eq!(testbed.requests_of(Call::Rotate).len(), 0, "nobody doubted the credential");
-    }
+    thread::scope(|scope| {
+        for (status, words) in [(407, "it wants a user and a password"), (502, "502"), (403, "403")] {
+            scope.spawn(move || refuses(status, words));
+        }
+    });
+}
+
+fn refuses(status: u16, words: &str) {
+    let (testbed, proxy) = (Testbed::start(), Proxy::start());
+    let setup = quick(&testbed).flag("--proxy", proxy.url());
+    proxy.refuse(Some(status));
+    says(&setup.run_to_end("register"), 1, &["the proxy did not let us through", "--proxy none", words]);
+    let mut agent = setup.spawn();
+    agent.wait_for_log("not registered yet; it is tried again", SOON);
+    agent.wait_for_log(words, SOON);
+    proxy.refuse(None);
+    goes_on(&testbed);
+    // And so it is in the middle of the work.
+    proxy.refuse(Some(status));
+    testbed.cut_connections();
+    agent.wait_for_log("not connected; the cluster goes on", SOON);
+    let asked = proxy.requests().len();
+    thread::sleep(Duration::from_secs(2));
+    let tries = proxy.requests().len() - asked;
+    assert!(tries <= 6, "{tries} tries within two seconds");
+    let meanwhile = apply(&testbed, "meanwhile");
+    proxy.refuse(None);
+    succeeds(&testbed, &meanwhile, SOON);
+    assert!(agent.stop().status.success());
+    let log = agent.log();
+    assert!(!log.contains("no jobs until") && !log.contains("credential is refused"), "{log}");
+    let is_false = |event: &serde_json::Value| {
+        event["conditions"].as_array().is_some_and(|conditions| {
+            conditions.iter().any(|condition| condition["type"] == "Authenticated" && condition["status"] == "False")
+        })
+    };
+    assert!(!testbed.events().iter().any(|record| is_false(&record.event)));
+    assert_eq!(testbed.requests_of(Call::Rotate).len(), 0, "nobody doubted the credential");
 }
 
 #[test]
 fn a_proxys_own_page_in_place_of_an_answer_is_a_fault_of_the_network() {
-    for status in [401, 403, 407, 502, 511] {
-        let scene = Scene::start();
-        scene.testbed.fault(Call::Jobs, 1, Fault::html(status));
-        hit(&scene.testbed, Call::Jobs, SOON);
-        scene.goes_on();
-        assert!(!scene.agent.log().contains("no jobs until"), "{status}: {}", scene.agent.log());
-        assert_eq!(scene.testbed.requests_of(Call::Rotate).len(), 0);
-    }
+    thread::scope(|scope| {
+        for status in [401, 403, 407, 502, 511] {
+            scope.spawn(move || {
+                let scene = Scene::start();
+                scene.testbed.fault(Call::Jobs, 1, Fault::html(status));
+                hit(&scene.testbed, Call::Jobs, SOON);
+                scene.goes_on();
+                assert!(!scene.agent.log().contains("no jobs until"), "{status}: {}", scene.agent.log());
+                assert_eq!(scene.testbed.requests_of(Call::Rotate).len(), 0);
+            });
+        }
+    });
 }
 
 #[test]
@@ -200,7 +209,7 @@ impl Squid {
         let deadline = Instant::now() + SOON;
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "{}", squid.log("cache"));
-            std::thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
         squid
     }
