@@ -98,14 +98,27 @@ impl LongPoll {
         call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT))
     }
 
+    /// A post whose success says nothing beyond itself: 204 (P1.2). A 200 is one only from the control plane
+    /// and only whole: a captive portal says 200 to everything, and nobody there has taken anything.
+    fn tell(&self, path: &str, body: Vec<u8>) -> Result<(), Fault> {
+        let response = self.post(path, body)?;
+        if response.status() == StatusCode::OK {
+            if !is_ours(&response) {
+                return Err(Fault::Stranger(StatusCode::OK));
+            }
+            response.into_body().read_all().map_err(Fault::Network)?;
+        }
+        Ok(())
+    }
+
     fn jobs_url(&self, wait: Duration) -> String {
         let cluster = form_value(self.cluster_id.as_str());
         self.endpoint.url(&format!("jobs?cluster={cluster}&wait={}", wait.as_secs()))
     }
 
-    fn post_json(&self, path: &str, body: &impl Serialize) -> Result<Response<Body>, Fault> {
+    fn tell_json(&self, path: &str, body: &impl Serialize) -> Result<(), Fault> {
         let body = serde_json::to_vec(body).map_err(|_| Fault::Unreadable("our own body"))?;
-        self.post(path, body)
+        self.tell(path, body)
     }
 }
 
@@ -125,7 +138,7 @@ impl JobSource for LongPoll {
 
     fn ack(&self, id: &JobId) -> Result<Acknowledged, Fault> {
         let path = format!("jobs/{}/ack", segment(id.as_str()));
-        match taken(self.post(&path, Vec::new())) {
+        match self.tell(&path, Vec::new()) {
             Ok(()) => Ok(Acknowledged::Ours),
             Err(Fault::Refused(StatusCode::CONFLICT, _) | Fault::NotFound) => Ok(Acknowledged::Closed),
             Err(fault) => Err(fault),
@@ -136,16 +149,16 @@ impl JobSource for LongPoll {
 impl StatusSink for LongPoll {
     fn status(&self, id: &JobId, status: &StatusUpdate) -> Result<Posted, Fault> {
         let path = format!("jobs/{}/status", segment(id.as_str()));
-        posted(self.post_json(&path, status))
+        posted(self.tell_json(&path, status))
     }
 
     fn result(&self, id: &JobId, result: &JobResult) -> Result<Posted, Fault> {
         let path = format!("jobs/{}/result", segment(id.as_str()));
-        posted(self.post_json(&path, result))
+        posted(self.tell_json(&path, result))
     }
 
     fn events(&self, events: &[Event]) -> Result<(), Fault> {
-        taken(self.post_json("events", &EventBatch { events }))
+        self.tell_json("events", &EventBatch { events })
     }
 }
 
@@ -241,21 +254,8 @@ fn is_ours(response: &Response<Body>) -> bool {
         .is_some_and(|value| value.trim().eq_ignore_ascii_case(MEDIA_TYPE))
 }
 
-/// P1.8.9: 204, or the control plane's own 200 as far as its end. A page that somebody else shows for
-/// everything would otherwise take results and acks for it.
-fn taken(answer: Result<Response<Body>, Fault>) -> Result<(), Fault> {
-    let response = answer?;
-    if response.status() == StatusCode::NO_CONTENT {
-        return Ok(());
-    }
-    if !is_ours(&response) {
-        return Err(Fault::Stranger(response.status()));
-    }
-    response.into_body().read_all().map(drop).map_err(Fault::Network)
-}
-
-fn posted(answer: Result<Response<Body>, Fault>) -> Result<Posted, Fault> {
-    match taken(answer) {
+fn posted(told: Result<(), Fault>) -> Result<Posted, Fault> {
+    match told {
         Ok(()) => Ok(Posted::Taken),
         Err(Fault::Refused(StatusCode::CONFLICT, _)) => Ok(Posted::Known),
         Err(Fault::NotFound) => Ok(Posted::Closed),
