@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::agent::{Agent, CLUSTER, Ended};
+use crate::agent::{Agent, Ended};
 use crate::scene::{LATER, SOON, STOP, Scene, apply, goes_on, hit, quick, says, succeeds};
 use crate::testbed::{Call, Fault, RetryAfter, Testbed};
 
