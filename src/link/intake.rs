@@ -145,9 +145,7 @@ async fn poll(source: &Arc<dyn JobSource>, wait: Duration) -> Result<Answer, Fau
         .unwrap_or(Err(Fault::Unreadable("the poll was interrupted")))
 }
 
-/// A refused credential is not the end: another one may be accepted. Nothing to settle otherwise. Whoever
-/// repeats the call then does so after a second (P1.9.4), or a server that refuses one call and accepts the
-/// next would be asked without an end.
+/// A refused credential is not the end: another one may be accepted. Nothing to settle otherwise.
 ///
 /// # Errors
 /// The fault that stays.
@@ -157,11 +155,7 @@ pub async fn settle(fault: Fault, account: &Arc<dyn Account>) -> Result<(), Faul
     }
     let account = Arc::clone(account);
     match tokio::task::spawn_blocking(move || account.recover()).await {
-        Ok(Ok(())) => {
-            tokio::time::sleep(limits::BACKOFF_FLOOR).await;
-            Ok(())
-        }
-        Ok(refused) => refused,
+        Ok(recovered) => recovered,
         Err(_) => Err(fault),
     }
 }

@@ -74,7 +74,7 @@ impl Agent {
     /// Runs the program with these arguments to its end.
     pub(crate) fn run_to_end<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Output {
         let mut command = program(Path::new(env!("CARGO_BIN_EXE_pullet")));
-        command.args(arguments);
+        command.args(arguments).stdin(Stdio::null());
         run_to_end(command)
     }
 
@@ -277,10 +277,13 @@ impl Setup {
     /// Runs a command such as `register` to its end, with the same flags: those of `run` alone have to be
     /// added later.
     pub(crate) fn run_to_end(&self, command: &str) -> Output {
-        run_to_end(self.prepare(command))
+        let mut command = self.prepare(command);
+        command.stdin(Stdio::null());
+        run_to_end(command)
     }
 
-    fn prepare(&self, name: &str) -> Command {
+    /// A command with the flags and the environment of this setup, for what the others cannot do.
+    pub(crate) fn prepare(&self, name: &str) -> Command {
         let mut command = program(&self.binary);
         command.arg(name);
         for (flag, value) in &self.defaults {
@@ -308,8 +311,9 @@ fn program(binary: &Path) -> Command {
     command
 }
 
-fn run_to_end(mut command: Command) -> Output {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+/// Runs a command to its end.
+pub(crate) fn run_to_end(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.expect("the program can be started");
     let pid = Pid::from_child(&child);
     let (done, is_done) = std::sync::mpsc::channel();

@@ -11,15 +11,22 @@ mod agent_on_cluster;
 mod apiserver;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod command_line;
 mod contract;
 mod directory;
 mod fake_api;
+mod faults;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
 mod memory;
+mod proxy;
+mod scene;
+mod secrecy;
+mod stopping;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;
+mod tls;

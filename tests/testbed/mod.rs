@@ -58,6 +58,8 @@ pub(crate) struct Options {
     pub(crate) certificate: Certificate,
     /// Whether it speaks `http://` instead of `https://`.
     pub(crate) plain_http: bool,
+    /// The versions of TLS it speaks.
+    pub(crate) tls_versions: tls::Versions,
     /// Port; 0 = whichever is free. It stays the same while the server goes down and up.
     pub(crate) port: u16,
 }
@@ -69,6 +71,7 @@ impl Default for Options {
             behaviour: Behaviour::default(),
             certificate: Certificate::Good,
             plain_http: false,
+            tls_versions: rustls::ALL_VERSIONS,
             port: 0,
         }
     }
@@ -115,6 +118,8 @@ pub(crate) struct Testbed {
     directory: TempDir,
     base: String,
     port: u16,
+    /// Holds the port as long as the testbed lives, so that nobody else gets it between down and up.
+    _held: TcpSocket,
     line: Line,
 }
 
@@ -137,14 +142,16 @@ impl Testbed {
 
     /// Starts.
     pub(crate) fn with(options: Options) -> Self {
-        let (ca_pem, tls) = tls::make(options.certificate);
+        let (ca_pem, tls) = tls::make(options.certificate, options.tls_versions);
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(directory.path().join("ca.pem"), &ca_pem).expect("the CA file can be written");
-        let socket = server::hold_port(options.port).expect("the port is free");
-        let port = socket.local_addr().expect("a bound socket has an address").port();
+        let held = server::hold_port(options.port).expect("the port is free");
+        let port = held.local_addr().expect("a bound socket has an address").port();
+        let socket = server::hold_port(port).expect("a port that is held can be held twice");
         let shared = Shared::new(options.base.clone(), State::new(options.behaviour));
         let tls = (!options.plain_http).then_some(tls);
-        let mut testbed = Self { shared, tls, ca_pem, directory, base: options.base, port, line: Line::Down(socket) };
+        let line = Line::Down(socket);
+        let mut testbed = Self { shared, tls, ca_pem, directory, base: options.base, port, _held: held, line };
         testbed.up();
         testbed
     }

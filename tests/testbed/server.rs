@@ -104,6 +104,8 @@ impl Shared {
 pub(crate) fn hold_port(port: u16) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
+    // A second socket of ours may hold the same port: so it is never free while the server goes down.
+    socket.set_reuseport(true)?;
     socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     Ok(socket)
 }

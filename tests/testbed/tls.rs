@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
-use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 
 /// The certificate that the server shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,11 @@ pub(crate) enum Certificate {
     OtherName,
 }
 
+/// The versions of TLS that a server speaks.
+pub(crate) type Versions = &'static [&'static SupportedProtocolVersion];
+
 /// Makes an authority and a server certificate: the authority in PEM, and the server's configuration.
-pub(crate) fn make(certificate: Certificate) -> (String, Arc<ServerConfig>) {
+pub(crate) fn make(certificate: Certificate, versions: Versions) -> (String, Arc<ServerConfig>) {
     let authority = authority();
     let issuer = if certificate == Certificate::OtherAuthority { &self::authority() } else { &authority };
     let names = if certificate == Certificate::OtherName {
@@ -42,7 +45,7 @@ pub(crate) fn make(certificate: Certificate) -> (String, Arc<ServerConfig>) {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("ring knows TLS 1.2 and 1.3")
         .with_no_client_auth()
         .with_single_cert(vec![signed.der().clone()], key)

@@ -253,7 +253,7 @@ mod tests {
         for depth in [limits::JOB_DEPTH + 1, 63, 64, 65, 100_000] {
             let answer = read(job(depth).as_bytes());
             assert!(
-                matches!(&answer.jobs[..], [Arrival::Skipped { limit: Limit::Depth, .. }]),
+                matches!(&answer.jobs[..], [Arrival::Skipped { id: Some(id), limit: Limit::Depth }] if id.as_str() == "d"),
                 "{depth}: {:?}",
                 answer.jobs
             );

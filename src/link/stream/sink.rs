@@ -7,6 +7,9 @@ use crate::protocol::JobId;
 /// A member's name longer than this is none that we know.
 pub(super) const NAME_BYTES: usize = 16;
 
+/// Levels whose kind is known: the bits there are.
+const LEVELS: usize = 64;
+
 /// What is told of a value while it is read.
 pub(super) trait Sink {
     fn open(&mut self, byte: u8);
@@ -67,7 +70,8 @@ pub(super) struct JobText {
     text: Vec<u8>,
     limit: Option<Limit>,
     nodes: usize,
-    /// One bit for each level, set where it is an object.
+    /// One bit for each of the first levels, set where it is an object. What is deeper is not asked for: the
+    /// limit of depth has long struck, and only the way back to the id matters.
     objects: u64,
     depth: usize,
     /// The next string is a member's name.
@@ -143,14 +147,18 @@ impl Sink for JobText {
         if self.depth > limits::JOB_DEPTH {
             self.exceed(Limit::Depth);
         }
-        self.objects = self.objects << 1 | u64::from(byte == b'{');
+        if self.depth <= LEVELS {
+            self.objects = self.objects << 1 | u64::from(byte == b'{');
+        }
         self.at_name = byte == b'{';
     }
 
     fn close(&mut self, byte: u8) {
         self.push(byte);
+        if self.depth <= LEVELS {
+            self.objects >>= 1;
+        }
         self.depth = self.depth.saturating_sub(1);
-        self.objects >>= 1;
         self.at_name = false;
     }
 
@@ -164,7 +172,6 @@ impl Sink for JobText {
             self.node();
         }
         self.push(b'"');
-        // Beyond 63 levels the bits are gone; the limit of depth has long struck.
         let wanted = self.depth == 1 && self.in_object();
         let is_id = self.name.as_ref().is_some_and(|name| name.is(b"id"));
         self.string = if wanted && self.at_name {
