@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -16,15 +16,18 @@ use crate::journal::Outbox;
 use crate::limits;
 use crate::link::backoff::{Backoff, draw, spread};
 use crate::link::credential::{observed_token, read_one_time_token};
+use crate::link::deliver::{self, Reports};
+use crate::link::intake::Intake;
 use crate::link::{
     self, Account, Credential, CredentialStore, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper, LongPoll,
-    StateDirectory, StatusSink, StoreError, deliver, events, intake,
+    StateDirectory, StatusSink, StoreError, events,
 };
+use crate::metrics::Meter;
 use crate::net::Profile;
 use crate::net::tls::{self, Roots, TlsFileError};
 use crate::protocol::ClusterId;
 use crate::secret::Secret;
-use crate::shutdown::{self, Stop};
+use crate::shutdown::{self, Stop, Wake};
 use crate::target::Target;
 use crate::target::directory::{Directory, DirectoryError};
 use crate::target::kubernetes::{Access, AccessError, Kubernetes, Surroundings, Wish};
@@ -98,7 +101,7 @@ pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
         roots.add_file(path)?;
     }
     let tls = tls::client_config(roots, None)?;
-    Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http })
+    Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
 /// What is needed to register.
@@ -206,11 +209,12 @@ impl Agent {
     }
 
     async fn work(mut self) -> Result<(), AgentError> {
-        let stop = Stop::default();
+        let (stop, wake) = (Stop::default(), Wake::default());
         shutdown::listen(stop.clone()).map_err(AgentError::Runtime)?;
+        shutdown::listen_for_wakes(wake.clone()).map_err(AgentError::Runtime)?;
         let credential = match self.credential.take() {
             Some(credential) => credential,
-            None => match self.register(&stop).await? {
+            None => match self.register(&stop, &wake).await? {
                 Some(credential) => credential,
                 None => return Ok(()),
             },
@@ -224,8 +228,8 @@ impl Agent {
             target = target.describe(),
             "ready"
         );
-        boot_spread(&stop).await;
-        self.serve(credential, endpoint, target, stop).await;
+        boot_spread(&stop, &wake).await;
+        self.serve(credential, endpoint, target, stop, wake).await;
         Ok(())
     }
 
@@ -245,7 +249,7 @@ impl Agent {
 
     /// Registers, however long that takes. A token that was refused is not tried twice: a new one in its
     /// file is.
-    async fn register(&self, stop: &Stop) -> Result<Option<Credential>, AgentError> {
+    async fn register(&self, stop: &Stop, wake: &Wake) -> Result<Option<Credential>, AgentError> {
         let (Some(endpoint), Some(token_file)) = (self.config.endpoint.clone(), self.config.token_file.clone()) else {
             return Ok(None);
         };
@@ -285,6 +289,7 @@ impl Agent {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = wake.wait() => tokio::time::sleep(limits::BACKOFF_FLOOR).await,
                 () = stop.wait() => return Ok(None),
             }
             token = reread(token_file.clone());
@@ -314,7 +319,7 @@ impl Agent {
         }
     }
 
-    async fn serve(self, credential: Credential, endpoint: Endpoint, target: Arc<dyn Target>, stop: Stop) {
+    async fn serve(self, credential: Credential, endpoint: Endpoint, target: Arc<dyn Target>, stop: Stop, wake: Wake) {
         let Self { config, store, profile, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = Arc::clone(&credential.current.token);
@@ -342,23 +347,27 @@ impl Agent {
             let runner = Arc::clone(&runner);
             tokio::spawn(async move { runner.watch_the_clock().await })
         };
-        let heart =
-            tokio::spawn(events::beat(Arc::clone(&outbox), Arc::clone(&health), cluster_id, config.heartbeat_interval));
-        let delivery = tokio::spawn(deliver::run(
-            Arc::clone(&link) as Arc<dyn StatusSink>,
-            Arc::clone(&account),
+        let heart = tokio::spawn(events::beat(
             Arc::clone(&outbox),
             Arc::clone(&health),
-            drain.clone(),
+            cluster_id.clone(),
+            config.heartbeat_interval,
         ));
-        let intake = intake::run(
-            Arc::clone(&link) as Arc<dyn JobSource>,
+        let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
+        let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
+        let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health)));
+        let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
+        let hold = Arc::new(Mutex::new(config.hold));
+        let intake = Intake {
+            source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
+            reports,
             health,
-            config.wait,
-            stop.clone(),
-            async |answer| runner.work(answer).await,
-        );
+            hold,
+            wake,
+            stop: stop.clone(),
+        };
+        let intake = intake.run(async |answer| runner.work(answer).await);
         let finish = async {
             intake.await;
             runner.abandon();
@@ -377,6 +386,7 @@ impl Agent {
         observer.abort();
         waiter.abort();
         heart.abort();
+        silence.abort();
     }
 }
 
@@ -427,7 +437,7 @@ fn is_foreground_root() -> bool {
 }
 
 /// After a power cut a whole street comes back at once.
-async fn boot_spread(stop: &Stop) {
+async fn boot_spread(stop: &Stop, wake: &Wake) {
     if clock::uptime() > limits::BOOT_WINDOW {
         return;
     }
@@ -435,6 +445,7 @@ async fn boot_spread(stop: &Stop) {
     info!(pause_s = pause.as_secs(), "this node has just booted: the first poll follows after a pause");
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
+        () = wake.wait() => {}
         () = stop.wait() => {}
     }
 }

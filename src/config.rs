@@ -12,6 +12,7 @@ use tracing::Level;
 use crate::job::machine::SucceedOn;
 use crate::limits;
 use crate::link::Endpoint;
+use crate::link::hold::Hold;
 use crate::logging::Format;
 use crate::net::{PlainHttp, ProxySetting};
 use crate::protocol::{ClusterId, GroupKind};
@@ -64,7 +65,7 @@ pub struct Settings {
     #[argh(option, arg_name = "url")]
     pub proxy: Option<String>,
 
-    /// seconds that a poll is held, 1 to 300 (default 30)
+    /// seconds that a poll is held, 1 to 300 (default: it adapts, from 30 up to 240)
     #[argh(option, arg_name = "seconds")]
     pub wait: Option<u64>,
 
@@ -161,7 +162,7 @@ pub struct Config {
     /// The way out.
     pub proxy: ProxySetting,
     /// How long a poll is held.
-    pub wait: Duration,
+    pub hold: Hold,
     /// Where jobs take effect.
     pub target: TargetChoice,
     /// Whether `http://` is possible.
@@ -339,7 +340,10 @@ impl Config {
             display_name: settings.display_name,
             ca_file: settings.ca_file,
             proxy,
-            wait: seconds("wait", settings.wait, limits::WAIT_DEFAULT, second, limits::WAIT_MAX)?,
+            hold: match settings.wait {
+                None => Hold::adapting(limits::WAIT_DEFAULT),
+                wait => Hold::fixed(seconds("wait", wait, limits::WAIT_DEFAULT, second, limits::WAIT_MAX)?),
+            },
             target: read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?,
             plain_http,
             policy: Policy::new(kinds, namespaces),
@@ -448,6 +452,7 @@ fn choose<T: Copy>(
 mod tests {
     use super::{Config, ConfigError, KEYS, Settings, TargetChoice, closest};
     use crate::limits;
+    use crate::link::hold::Stage;
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -474,7 +479,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_all_defaults() {
         let config = from_text("").unwrap();
-        assert_eq!(config.wait, Duration::from_secs(30));
+        assert_eq!((config.hold.length(), config.hold.stage()), (Duration::from_secs(30), Stage::Searching));
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/pullet"));
         assert_eq!(config.target, TargetChoice::Kubernetes { kubeconfig: None, context: None });
         assert_eq!(config.policy.kinds().len(), 2);
@@ -519,6 +524,7 @@ mod tests {
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));
         }
+        assert_eq!(from_text("wait = 30").unwrap().hold.stage(), Stage::Fixed);
         assert!(from_text("wait = 1").is_ok() && from_text("wait = 300").is_ok());
         assert!(from_text("allow_plain_http_loopback = true\nendpoint = \"http://[::1]:80\"").is_ok());
     }

@@ -49,6 +49,7 @@ pub mod journal;
 pub mod limits;
 pub mod link;
 pub mod logging;
+pub mod metrics;
 pub mod net;
 pub mod protocol;
 pub mod secret;

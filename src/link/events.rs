@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::clock;
 use crate::journal::{Fill, Outbox};
-use crate::link::health::{Access, Connection, Health};
+use crate::link::health::{Access, Connection, Health, Standing};
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
 
 /// Pushes a heartbeat at the first connection, on every change of it, and every `interval`. While nobody can
@@ -23,6 +25,32 @@ pub async fn beat(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterI
         }
     }
 }
+
+/// Notes when there has been no round trip for too long: that is told when the line is back.
+pub async fn watch_silence(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterId) {
+    loop {
+        loop {
+            let left = health.until_disconnected();
+            if left.is_zero() {
+                break;
+            }
+            tokio::time::sleep(left).await;
+        }
+        warn!(
+            "disconnected: no round trip to the control plane for too long; the cluster goes on, and what happens is kept"
+        );
+        let disconnected = condition("Disconnected", true, "NoRecentRoundTrip", String::new());
+        push(&outbox, &cluster_id, EventKind::ConditionTransition, vec![disconnected]);
+        while health.standing() == Standing::Disconnected {
+            tokio::time::sleep(LOOK).await;
+        }
+        let connected = condition("Disconnected", false, "Connected", String::new());
+        push(&outbox, &cluster_id, EventKind::ConditionTransition, vec![connected]);
+    }
+}
+
+/// How often a disconnected agent looks whether it still is.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A sign of life with what a person wants to see first.
 pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Connection) {

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod events;
 pub mod fault;
 pub mod health;
+pub mod hold;
 pub mod intake;
 pub mod keeper;
 pub mod longpoll;
@@ -40,6 +41,9 @@ pub trait JobSource: Send + Sync {
     /// # Errors
     /// A [`Fault`]; the job is not ours then.
     fn ack(&self, id: &JobId) -> Result<Acknowledged, Fault>;
+
+    /// Ends a poll that is held; it fails.
+    fn interrupt(&self) {}
 }
 
 /// Where statuses, results and events go.

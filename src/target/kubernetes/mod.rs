@@ -32,6 +32,7 @@ use self::api::Api;
 use self::credentials::Credentials;
 use self::resources::{Resource, Resources};
 use super::{Deleted, GroupKind, NamespaceRule, Observation, Pending, Target, TargetError};
+use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
@@ -78,6 +79,10 @@ impl Kubernetes {
 impl Target for Kubernetes {
     fn describe(&self) -> String {
         format!("kubernetes {}", self.0.credentials.server())
+    }
+
+    fn meter(&self) -> Meter {
+        self.0.credentials.meter()
     }
 
     fn apply<'a>(
