@@ -22,12 +22,13 @@ use crate::link::{
     self, Account, Credential, CredentialStore, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper, LongPoll,
     StateDirectory, StatusSink, StoreError, events,
 };
-use crate::metrics::Meter;
+use crate::metrics::{Meter, Traffic};
 use crate::net::Profile;
 use crate::net::tls::{self, Roots, TlsFileError};
 use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
+use crate::status::{Board, Sources};
 use crate::target::Target;
 use crate::target::directory::{Directory, DirectoryError};
 use crate::target::kubernetes::{Access, AccessError, Kubernetes, Surroundings, Wish};
@@ -323,6 +324,8 @@ impl Agent {
         let Self { config, store, profile, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = Arc::clone(&credential.current.token);
+        let (endpoint_text, meter) = (endpoint.to_string(), profile.meter.clone());
+        let traffic = Arc::new(Mutex::new(Traffic::default()));
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
         let outbox = Arc::new(Outbox::new(draw()));
         let health = Arc::new(Health::default());
@@ -352,18 +355,40 @@ impl Agent {
             Arc::clone(&health),
             cluster_id.clone(),
             config.heartbeat_interval,
+            meter.clone(),
+            Arc::clone(&traffic),
         ));
         let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
         let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health)));
         let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
         let hold = Arc::new(Mutex::new(config.hold));
+        let board = tokio::spawn(
+            Board::new(
+                config.status_file,
+                Sources {
+                    cluster: cluster_id.to_string(),
+                    endpoint: endpoint_text,
+                    target: target.describe(),
+                    health: Arc::clone(&health),
+                    hold: Arc::clone(&hold),
+                    outbox: Arc::clone(&outbox),
+                    reports: Arc::clone(&reports),
+                    runner: Arc::clone(&runner),
+                    meter,
+                    cluster_meter: target.meter(),
+                    traffic,
+                },
+            )
+            .keep(),
+        );
         let intake = Intake {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
             reports,
             health,
             hold,
+            interval: config.poll_interval,
             wake,
             stop: stop.clone(),
         };
@@ -387,6 +412,7 @@ impl Agent {
         waiter.abort();
         heart.abort();
         silence.abort();
+        board.abort();
     }
 }
 

@@ -54,5 +54,6 @@ pub mod net;
 pub mod protocol;
 pub mod secret;
 pub mod shutdown;
+pub mod status;
 pub mod target;
 pub mod trust;

@@ -213,6 +213,16 @@ pub const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 /// Upper bound of `heartbeat_interval`.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Between two polls of the metered profile, unless configured: with a resumed handshake of 2 kB and as much for the
+/// calls that is 100 kB a day.
+pub const METERED_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// How often the status is looked at for changes.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The file of the status has 2 kB.
+pub const STATUS_FILE_BYTES: u64 = 64 * 1024;
+
 /// SIGTERM to exit, all told.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 

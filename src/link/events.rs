@@ -1,6 +1,6 @@
 //! The events about the agent itself (P1.7).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing::warn;
@@ -8,16 +8,29 @@ use tracing::warn;
 use crate::clock;
 use crate::journal::{Fill, Outbox};
 use crate::link::health::{Access, Connection, Health, Standing};
+use crate::metrics::{Bytes, Meter, Traffic};
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
 
 /// Pushes a heartbeat at the first connection, on every change of it, and every `interval`. While nobody can
 /// be reached there is nothing to tell.
-pub async fn beat(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterId, interval: Duration) {
+pub async fn beat(
+    outbox: Arc<Outbox>,
+    health: Arc<Health>,
+    cluster_id: ClusterId,
+    interval: Duration,
+    meter: Meter,
+    traffic: Arc<Mutex<Traffic>>,
+) {
     let mut changes = health.subscribe();
     loop {
         let connection = *changes.borrow_and_update();
         if connection.reachable == Some(true) && connection.access == Access::Accepted {
-            push_heartbeat(&outbox, &cluster_id, connection);
+            let this_month = {
+                let mut traffic = traffic.lock().unwrap_or_else(PoisonError::into_inner);
+                traffic.read(meter.total(), clock::unix_seconds());
+                traffic.this_month()
+            };
+            push_heartbeat(&outbox, &cluster_id, connection, this_month);
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
@@ -53,11 +66,12 @@ pub async fn watch_silence(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id:
 const LOOK: Duration = Duration::from_secs(5);
 
 /// A sign of life with what a person wants to see first.
-pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Connection) {
+pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Connection, this_month: Bytes) {
     if outbox.has_heartbeat() {
         return;
     }
-    let conditions = vec![connected(connection), authenticated(connection), overflow(outbox.fill())];
+    let conditions =
+        vec![connected(connection), authenticated(connection), overflow(outbox.fill()), counted(this_month)];
     push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
 }
 
@@ -112,6 +126,12 @@ fn overflow(fill: Fill) -> Condition {
     }
 }
 
+/// Bytes of this month, on the wire and to the control plane.
+fn counted(this_month: Bytes) -> Condition {
+    let message = format!("{} bytes sent, {} received", this_month.sent, this_month.received);
+    condition("Traffic", true, "CountedThisMonth", message)
+}
+
 fn condition(kind: &str, is_true: bool, reason: &str, message: String) -> Condition {
     Condition {
         kind: kind.to_owned(),
@@ -128,6 +148,7 @@ mod tests {
     use super::push_heartbeat;
     use crate::journal::Outbox;
     use crate::link::health::{Access, Connection};
+    use crate::metrics::Bytes;
     use crate::protocol::ClusterId;
 
     #[test]
@@ -135,12 +156,16 @@ mod tests {
         let outbox = Outbox::new(1);
         let cluster = ClusterId::parse("c1").unwrap();
         let connection = Connection { reachable: Some(true), access: Access::Accepted };
-        push_heartbeat(&outbox, &cluster, connection);
-        push_heartbeat(&outbox, &cluster, connection);
+        let bytes = Bytes { sent: 7, received: 9 };
+        push_heartbeat(&outbox, &cluster, connection, bytes);
+        push_heartbeat(&outbox, &cluster, connection, bytes);
         let (events, _) = outbox.first_events().unwrap();
         assert_eq!(events.len(), 1);
         let reasons: Vec<&str> = events[0].conditions.iter().map(|condition| condition.reason.as_str()).collect();
-        assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained"]);
+        assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained", "CountedThisMonth"]);
+        assert_eq!(events[0].conditions[3].message, "7 bytes sent, 9 received");
+        // Four an hour, with their requests and answers, are to stay below 5 kB.
+        assert!(serde_json::to_vec(&events).unwrap().len() < 900);
         assert!(
             events[0].event_key.starts_with("condition/ops.vworkspace.io/v1alpha1/Cluster/_/c1/_/Connected/True@0#")
         );

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::limits;
+use crate::protocol::Timestamp;
 
 /// The state of the connection, shared by those who find it out and those who wait for it.
 #[derive(Debug)]
@@ -48,18 +50,20 @@ pub enum Standing {
 }
 
 /// When there was an answer, and what is expected.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Contact {
     /// The last answer of the control plane, or the start.
     round_trip: Instant,
-    /// There was an answer at all.
-    is_proven: bool,
+    /// When that was by the wall clock; none = never.
+    answered_at: Option<Timestamp>,
     /// Since when the connection is as it is.
-    since: Instant,
+    since: Timestamp,
     /// The longest time between two answers while all is well.
     planned_gap: Duration,
     /// The poll loop alone decides when the next call is made.
     is_long_outage: bool,
+    /// Why the last call was not answered; empty after an answer.
+    fault: String,
 }
 
 /// How long may pass without a round trip before the agent counts as disconnected.
@@ -81,13 +85,13 @@ pub fn standing(reachable: Option<bool>, silence: Duration, planned_gap: Duratio
 
 impl Default for Health {
     fn default() -> Self {
-        let now = Instant::now();
         let contact = Contact {
-            round_trip: now,
-            is_proven: false,
-            since: now,
+            round_trip: Instant::now(),
+            answered_at: None,
+            since: clock_now(),
             planned_gap: limits::WAIT_DEFAULT,
             is_long_outage: false,
+            fault: String::new(),
         };
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
@@ -142,27 +146,38 @@ impl Health {
     /// What a person is told.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        let contact = *self.contact();
-        standing(self.now().reachable, contact.round_trip.elapsed(), contact.planned_gap)
+        let reachable = self.now().reachable;
+        let contact = self.contact();
+        standing(reachable, contact.round_trip.elapsed(), contact.planned_gap)
     }
 
-    /// How long the connection has been as it is.
+    /// Since when the connection is as it is.
     #[must_use]
-    pub fn age(&self) -> Duration {
-        self.contact().since.elapsed()
+    pub fn since(&self) -> Timestamp {
+        self.contact().since
     }
 
-    /// How long ago the control plane last answered; none = never.
+    /// When the control plane last answered; none = never.
     #[must_use]
-    pub fn silence(&self) -> Option<Duration> {
-        let contact = *self.contact();
-        contact.is_proven.then(|| contact.round_trip.elapsed())
+    pub fn answered_at(&self) -> Option<Timestamp> {
+        self.contact().answered_at
+    }
+
+    /// Why the last call was not answered as it should; empty after one that was.
+    #[must_use]
+    pub fn fault(&self) -> String {
+        self.contact().fault.clone()
+    }
+
+    /// Why the last call was not answered as it should.
+    pub fn note(&self, fault: String) {
+        self.contact().fault = fault;
     }
 
     /// How long it takes until the agent counts as disconnected, if nothing is heard.
     #[must_use]
     pub fn until_disconnected(&self) -> Duration {
-        let contact = *self.contact();
+        let contact = self.contact();
         patience(contact.planned_gap).saturating_sub(contact.round_trip.elapsed())
     }
 
@@ -180,14 +195,15 @@ impl Health {
     fn answered(&self) {
         let mut contact = self.contact();
         contact.round_trip = Instant::now();
-        contact.is_proven = true;
+        contact.answered_at = Some(clock_now());
+        contact.fault.clear();
         contact.is_long_outage = false;
     }
 
     fn set(&self, connection: Connection) -> Connection {
         let before = self.now();
         if before != connection {
-            self.contact().since = Instant::now();
+            self.contact().since = clock_now();
         }
         self.connection.send_if_modified(|held| {
             let is_new = *held != connection;
@@ -200,6 +216,10 @@ impl Health {
     fn contact(&self) -> MutexGuard<'_, Contact> {
         self.contact.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn clock_now() -> Timestamp {
+    Timestamp::from_unix_seconds(clock::unix_seconds())
 }
 
 #[cfg(test)]
@@ -243,14 +263,14 @@ mod tests {
     #[test]
     fn an_answer_of_any_kind_ends_an_outage() {
         let health = Health::default();
-        assert_eq!((health.standing(), health.silence()), (Standing::Starting, None));
+        assert_eq!((health.standing(), health.answered_at()), (Standing::Starting, None));
         for answer in [Health::succeeded, Health::reached, |health: &Health| health.denied(Access::Forbidden)] {
             health.unreachable();
             health.begin_long_outage();
             assert!(health.is_long_outage());
             assert_eq!(health.standing(), Standing::Unreachable);
             answer(&health);
-            assert!(!health.is_long_outage() && health.silence().is_some());
+            assert!(!health.is_long_outage() && health.answered_at().is_some());
             assert_eq!(health.standing(), Standing::Connected);
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use tracing::{debug, error, info, warn};
 
-use super::backoff::{Backoff, Probe, Retry, draw};
+use super::backoff::{Backoff, Probe, Retry, draw, spread};
 use super::deliver::Reports;
 use super::health::{Access, Connection, Health};
 use super::hold::{Held, Hold};
@@ -97,6 +97,8 @@ pub struct Intake {
     pub health: Arc<Health>,
     /// How long a poll is held.
     pub hold: Arc<Mutex<Hold>>,
+    /// Between two polls that bring nothing; none = they follow each other.
+    pub interval: Option<Duration>,
     /// Ends a pause, and a poll that is held.
     pub wake: Wake,
     /// Ends it all.
@@ -126,7 +128,7 @@ impl Intake {
         let mut is_out = false;
         while !self.stop.is_set() {
             let hold = if self.is_brief(failing) { PROBE_WAIT } else { self.hold().length() };
-            self.health.plan(self.hold().length());
+            self.health.plan(self.interval.unwrap_or_default() + self.hold().length());
             let poll_began = Instant::now();
             let tried = tokio::select! {
                 tried = self.try_once(is_out, hold) => tried,
@@ -148,12 +150,14 @@ impl Intake {
                     if let End::Broken(error) = &answer.end {
                         warn!(%error, jobs = answer.jobs.len(), "an answer broke off; its complete jobs are worked");
                     }
-                    let polled = match handle(answer).await {
-                        Worked::Empty => Polled::Empty(held),
-                        Worked::Partly => Polled::Unworkable,
-                        Worked::Whole => Polled::Worked,
+                    let (polled, interval) = match handle(answer).await {
+                        Worked::Empty => (Polled::Empty(held), self.interval),
+                        Worked::Partly => (Polled::Unworkable, None),
+                        Worked::Whole => (Polled::Worked, None),
                     };
-                    pace.after(&polled, outage, draw())
+                    let pause = pace.after(&polled, outage, draw());
+                    // A tenth earlier or not: no two nodes keep in step.
+                    interval.map_or(pause, |interval| spread(interval / 10 * 9, interval, draw()).max(pause))
                 }
                 Tried::Failed(fault) => match settle(fault, &self.account).await {
                     // P1.9.4: a credential that is accepted by one poll and refused by the next makes no loop.
@@ -317,6 +321,13 @@ fn report_success(before: Connection) {
 
 /// Sets the state of the connection after a fault and says what is done about it, once for each change.
 pub fn report_failure(fault: &Fault, health: &Health, pause: Duration) {
+    say_failure(fault, health, pause);
+    let (cause, detail) = fault.causes();
+    let said = [fault.to_string(), cause, detail];
+    health.note(said.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(": "));
+}
+
+fn say_failure(fault: &Fault, health: &Health, pause: Duration) {
     let next_s = pause.as_secs();
     let (before, now) = match fault {
         Fault::Unauthorized(_) => (health.denied(Access::Refused), Access::Refused),

@@ -26,6 +26,7 @@ mod offline;
 mod proxy;
 mod scene;
 mod secrecy;
+mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]
 mod testbed;
