@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::manifest::{Manifest, ManifestError};
+use super::manifest::{Manifest, ManifestError, wrong_name};
 use super::{APPLICATION_INSTANCE, OPERATION, ObjectRef, Timestamp};
 use crate::limits;
 
@@ -198,13 +198,15 @@ fn read_delete(payload: &RawValue) -> Result<ObjectRef, JobError> {
             return Err(JobError::Malformed(name));
         }
     }
-    Ok(ObjectRef {
-        api_version: payload.api_version,
-        kind: payload.kind,
-        namespace: payload.namespace.unwrap_or_default(),
-        name: payload.name,
-        ..ObjectRef::default()
-    })
+    object_ref(payload.api_version, payload.kind, payload.namespace.unwrap_or_default(), payload.name)
+}
+
+/// Names an object that is to be deleted.
+fn object_ref(api_version: String, kind: String, namespace: String, name: String) -> Result<ObjectRef, JobError> {
+    match wrong_name(&api_version, &kind, &namespace, &name) {
+        Some(wrong) => Err(JobError::Manifest(ManifestError::InvalidName(wrong))),
+        None => Ok(ObjectRef { api_version, kind, namespace, name, ..ObjectRef::default() }),
+    }
 }
 
 fn read_intent(payload: &RawValue) -> Result<Instruction<'_>, JobError> {
@@ -234,13 +236,8 @@ fn read_intent(payload: &RawValue) -> Result<Instruction<'_>, JobError> {
                 .namespace
                 .filter(|namespace| !namespace.is_empty())
                 .ok_or(JobError::Malformed("payload.namespace"))?;
-            Ok(Instruction::Delete(ObjectRef {
-                api_version: APPLICATION_INSTANCE.0.to_owned(),
-                kind: APPLICATION_INSTANCE.1.to_owned(),
-                namespace,
-                name,
-                ..ObjectRef::default()
-            }))
+            let (api_version, kind) = APPLICATION_INSTANCE;
+            object_ref(api_version.to_owned(), kind.to_owned(), namespace, name).map(Instruction::Delete)
         }
         "rotate-operator-credentials" => Ok(Instruction::RotateCredentials),
         other => Err(JobError::UnknownIntent(bounded(other))),

@@ -37,6 +37,8 @@ pub struct Manifest<'a> {
 /// Why a text is no manifest that may be applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ManifestError {
+    /// A name that no object can have; which of the four.
+    InvalidName(&'static str),
     /// `apiVersion` and `kind` are given, but not those the intent is about.
     NotOfKind(&'static str),
     /// It is no JSON object, a member is there twice, or a member is of the wrong type.
@@ -50,6 +52,9 @@ pub enum ManifestError {
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::InvalidName(member) => {
+                write!(f, "{member} is no name that Kubernetes would take: check its letters and its length")
+            }
             Self::NotOfKind(kind) => write!(f, "the manifest is not of kind {kind}"),
             Self::Malformed(reason) => write!(f, "the manifest cannot be read: {reason}"),
             Self::Missing(member) => write!(f, "the manifest has no {member}"),
@@ -83,20 +88,21 @@ impl<'a> Manifest<'a> {
         if let Some(refused) = metadata.refused() {
             return Err(ManifestError::Refused(refused));
         }
-        if members.iter().any(|(name, _)| name == "status") {
-            return Err(ManifestError::Refused("status"));
-        }
         let kind = kind.filter(|kind| !kind.is_empty()).ok_or(ManifestError::Missing("kind"))?;
-        if kind == "List" || members.iter().any(|(name, _)| name == "items") && kind.ends_with("List") {
-            return Err(ManifestError::Refused("several objects in one job (kind List)"));
+        check_members(&kind, &members)?;
+        let api_version =
+            api_version.filter(|version| !version.is_empty()).ok_or(ManifestError::Missing("apiVersion"))?;
+        let name =
+            Some(metadata.name).filter(|name| !name.is_empty()).ok_or(ManifestError::Missing("metadata.name"))?;
+        let namespace = metadata.namespace.unwrap_or_default();
+        if let Some(wrong) = wrong_name(&api_version, &kind, &namespace, &name) {
+            return Err(ManifestError::InvalidName(wrong));
         }
         Ok(Self {
-            api_version: api_version
-                .filter(|version| !version.is_empty())
-                .ok_or(ManifestError::Missing("apiVersion"))?,
+            api_version,
             kind,
-            name: Some(metadata.name).filter(|name| !name.is_empty()).ok_or(ManifestError::Missing("metadata.name"))?,
-            namespace: metadata.namespace.unwrap_or_default(),
+            name,
+            namespace,
             labels: metadata.labels.unwrap_or_default(),
             annotations: metadata.annotations.unwrap_or_default(),
             members,
@@ -254,6 +260,62 @@ fn read_members(text: &RawValue) -> Result<Members<'_>, ManifestError> {
     deserializer.deserialize_map(MembersVisitor).map_err(malformed)
 }
 
+/// The members by which a manifest is judged.
+const JUDGED: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
+
+/// Whatever its kind, an object with items is a list to a reader of untyped objects, k3s for one, and nobody
+/// would look at what is in it. Some readers do not care about case; we judge by it, and so refuse variants.
+fn check_members(kind: &str, members: &Members<'_>) -> Result<(), ManifestError> {
+    let has = |wanted: &str| members.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    if kind == "List" || has("items") {
+        return Err(ManifestError::Refused("several objects in one job (items)"));
+    }
+    if has("status") {
+        return Err(ManifestError::Refused("status"));
+    }
+    let is_variant = |name: &str| JUDGED.iter().any(|known| name != *known && name.eq_ignore_ascii_case(known));
+    if members.iter().any(|(name, _)| is_variant(name)) {
+        return Err(ManifestError::Refused(
+            "a member that differs from apiVersion, kind, metadata or spec in case alone",
+        ));
+    }
+    Ok(())
+}
+
+/// Which of an object's four names cannot be one. They end in paths, logs and results: none is longer than
+/// Kubernetes lets it be.
+pub(super) fn wrong_name(api_version: &str, kind: &str, namespace: &str, name: &str) -> Option<&'static str> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let is_word =
+        |text: &str| !text.is_empty() && text.len() <= 63 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !(group.is_empty() || is_subdomain(group)) || !is_word(version) {
+        return Some("apiVersion");
+    }
+    if !is_word(kind) {
+        return Some("kind");
+    }
+    if !namespace.is_empty() && (namespace.len() > 63 || namespace.contains('.') || !is_subdomain(namespace)) {
+        return Some("metadata.namespace");
+    }
+    // Roles and their bindings may have colons and capitals in their names, all else may not.
+    let is_name = if group == "rbac.authorization.k8s.io" { is_path_segment(name) } else { is_subdomain(name) };
+    (!is_name).then_some("metadata.name")
+}
+
+/// RFC 1123: labels of lower case letters, digits and dashes, joined by dots.
+fn is_subdomain(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
+        })
+}
+
+fn is_path_segment(text: &str) -> bool {
+    let is_strange = |c: char| c.is_control() || c == '/' || c == '%';
+    text.len() <= 253 && !text.is_empty() && !matches!(text, "." | "..") && !text.chars().any(is_strange)
+}
+
 /// A Kubernetes object has four or five members at the top; `Secret` and `ConfigMap` have seven.
 const MEMBERS_MAX: usize = 32;
 
@@ -319,6 +381,53 @@ mod tests {
             refusal(r#"{"apiVersion":"v1","kind":"List","metadata":{"name":"a"},"items":[]}"#),
             ManifestError::Refused(_)
         ));
+    }
+
+    #[test]
+    fn no_object_is_a_list_in_disguise() {
+        for member in ["items", "Items", "ITEMS", "it\\u0065ms"] {
+            for value in ["null", "[]", r#"[{"kind":"ClusterRoleBinding"}]"#] {
+                let text = format!(
+                    r#"{{"apiVersion":"apps.vworkspace.io/v1alpha1","kind":"ApplicationInstance","metadata":{{"name":"a"}},"{member}":{value}}}"#
+                );
+                assert!(matches!(refusal(&text), ManifestError::Refused(name) if name.contains("items")), "{text}");
+            }
+        }
+        for member in ["Spec", "Kind", "apiversion", "METADATA", "Status"] {
+            let text = format!(r#"{{"apiVersion":"v1","kind":"A","metadata":{{"name":"a"}},"{member}":{{}}}}"#);
+            assert!(matches!(refusal(&text), ManifestError::Refused(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_that_an_api_server_would_take() {
+        let of = |version: &str, kind: &str, namespace: &str, name: &str| {
+            let text = format!(
+                r#"{{"apiVersion":"{version}","kind":"{kind}","metadata":{{"name":"{name}","namespace":"{namespace}"}}}}"#
+            );
+            Manifest::parse(&raw(&text), None).map(|_| ())
+        };
+        let long = |count: usize| "x".repeat(count);
+        assert_eq!(of("v1", "A", "", "a"), Ok(()));
+        assert_eq!(of("apps.example/v1", "A", &long(63), &long(253)), Ok(()));
+        assert_eq!(of("rbac.authorization.k8s.io/v1", "ClusterRole", "", "system:Node"), Ok(()));
+        for (version, kind, namespace, name, wrong) in [
+            (long(64).as_str(), "A", "", "a", "apiVersion"),
+            (&format!("{}/v1", long(254)), "A", "", "a", "apiVersion"),
+            ("a/b/c", "A", "", "a", "apiVersion"),
+            ("Apps/v1", "A", "", "a", "apiVersion"),
+            ("v1", &long(64), "", "a", "kind"),
+            ("v1", "A/b", "", "a", "kind"),
+            ("v1", "A", &long(64), "a", "metadata.namespace"),
+            ("v1", "A", "a.b", "a", "metadata.namespace"),
+            ("v1", "A", "..", "a", "metadata.namespace"),
+            ("v1", "A", "", &long(254), "metadata.name"),
+            ("v1", "A", "", "../../x", "metadata.name"),
+            ("v1", "A", "", "Upper", "metadata.name"),
+            ("rbac.authorization.k8s.io/v1", "ClusterRole", "", "..", "metadata.name"),
+        ] {
+            assert_eq!(of(version, kind, namespace, name), Err(ManifestError::InvalidName(wrong)), "{version} {kind}");
+        }
     }
 
     #[test]

@@ -163,7 +163,11 @@ impl Policy {
                 let rule =
                     self.check_names(&manifest.kind, &manifest.api_version, &manifest.namespace, &manifest.name)?;
                 for namespace in further_namespaces(manifest)? {
-                    self.check_namespace(&namespace)?;
+                    // Whether that one is managed nobody here can tell: it is the object's own, or it is listed.
+                    let further = self.check_namespace(&namespace)?;
+                    if further == NamespaceRule::Managed && namespace != manifest.namespace {
+                        return Err(not_allowed(&namespace));
+                    }
                 }
                 Ok(rule)
             }
@@ -204,7 +208,7 @@ impl Policy {
         name: &str,
     ) -> Result<NamespaceRule, Refusal> {
         if group_of(api_version).is_empty() && kind == "Namespace" {
-            self.check_namespace(name)?;
+            return self.check_namespace(name);
         }
         if namespace.is_empty() { Ok(NamespaceRule::Managed) } else { self.check_namespace(namespace) }
     }
@@ -218,8 +222,12 @@ impl Policy {
                 return Ok(NamespaceRule::Managed);
             }
         }
-        Err(Refusal::NamespaceNotAllowed(namespace.chars().take(63).collect()))
+        Err(not_allowed(namespace))
     }
+}
+
+fn not_allowed(namespace: &str) -> Refusal {
+    Refusal::NamespaceNotAllowed(namespace.chars().take(63).collect())
 }
 
 fn is_system(namespace: &str) -> bool {
@@ -389,6 +397,11 @@ mod tests {
             check(&policy, "intent", &object)
         };
         assert!(instance(r#"{"release":{"namespace":"shop"},"values":{"inline":{"a":[1]}}}"#).is_ok());
+        assert_eq!(
+            instance(r#"{"release":{"namespace":"production"}}"#),
+            Err(Refusal::NamespaceNotAllowed("production".into())),
+            "nobody can tell whether another namespace is managed"
+        );
         assert!(instance(r#"{"release":null}"#).is_ok());
         assert!(instance("null").is_ok());
         assert_eq!(

@@ -100,13 +100,14 @@ impl Shared {
 }
 
 /// A port of the loopback that is held, while nobody listens on it: connecting is refused, and nobody
-/// else gets the port.
+/// else gets the port. Whoever holds it can hold it twice.
 pub(crate) fn hold_port(port: u16) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
-    // A second socket of ours may hold the same port: so it is never free while the server goes down.
-    socket.set_reuseport(true)?;
+    // Not before a free port is found: one that another testbed shares would be free enough.
+    socket.set_reuseport(port != 0)?;
     socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    socket.set_reuseport(true)?;
     Ok(socket)
 }
 

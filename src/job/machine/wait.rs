@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Effect, NOTHING_REPORTS, Now, State, Verdict, end};
 use crate::limits;
-use crate::protocol::{Condition, ObjectRef};
+use crate::protocol::{APPLICATION_INSTANCE, Condition, OPERATION, ObjectRef, group_of};
 use crate::target::Observation;
 
 /// What a waiting job knows of its object.
@@ -55,12 +55,13 @@ impl Wait {
             let message = format!("{} {}", failed.reason, failed.message);
             return end(Verdict::failed("OperationFailed", message.trim()).on(&self.object));
         }
+        // Whoever reported on an earlier generation is expected to report on this one.
+        self.has_ready |= observation.conditions.iter().any(|condition| READY_KINDS.contains(&condition.kind.as_str()));
         if let Some(ready) = find("Ready") {
-            self.has_ready = true;
             self.last = format!("{}: {}", ready.reason, ready.message);
+        } else if self.has_ready {
+            self.last = format!("nobody has reported on generation {generation}");
         }
-        // An Operation says Accepted and Running before it says Succeeded or Failed.
-        self.has_ready |= ["Accepted", "Running", "Blocked"].iter().any(|kind| find(kind).is_some());
         if observation.changed.is_empty() {
             return (State::Waiting(self), Effect::Nothing);
         }
@@ -70,19 +71,32 @@ impl Wait {
     /// Time passed.
     pub(super) fn tick(self, ready_timeout: Duration, now: Now) -> (State, Effect) {
         let waited = now.monotonic.saturating_sub(self.since);
-        if !self.heard && waited >= limits::READY_SILENCE {
+        let nobody_will_say = !self.heard || !(self.has_ready || self.is_ours());
+        if nobody_will_say && waited >= limits::READY_SILENCE {
             return end(Verdict::succeeded(Some(self.object), NOTHING_REPORTS));
         }
         if waited < ready_timeout {
             return (State::Waiting(self), Effect::Nothing);
         }
-        if self.has_ready {
+        if self.has_ready || self.is_ours() {
             let message = format!("applied, but not ready after {} s: {}", ready_timeout.as_secs(), self.last);
             return end(Verdict::failed("NotReady", message).on(&self.object));
         }
         end(Verdict::succeeded(Some(self.object), NOTHING_REPORTS))
     }
+
+    /// The kinds of the control plane say sooner or later whether they are ready. Of another kind that is
+    /// reported on, but says nothing of being ready in the time that silence may take, it is not expected.
+    fn is_ours(&self) -> bool {
+        [APPLICATION_INSTANCE, OPERATION]
+            .iter()
+            .any(|(version, kind)| self.object.kind == *kind && group_of(&self.object.api_version) == group_of(version))
+    }
 }
+
+/// Conditions by which somebody says, or will say, whether an object is ready. An Operation says Accepted and
+/// Running before it says Succeeded or Failed.
+const READY_KINDS: [&str; 6] = ["Accepted", "Blocked", "Failed", "Ready", "Running", "Succeeded"];
 
 fn is_same(applied: &ObjectRef, observed: &ObjectRef) -> bool {
     if applied.uid.is_empty() || observed.uid.is_empty() {
@@ -98,9 +112,10 @@ fn is_same(applied: &ObjectRef, observed: &ObjectRef) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{at, condition, facts, observation, outcome, waiting};
-    use super::super::{Effect, Input, NOTHING_REPORTS, step};
+    use super::super::{Done, Effect, Input, NOTHING_REPORTS, State, step};
     use crate::limits;
     use crate::protocol::OutcomeKind;
+    use crate::target::Readiness;
 
     #[test]
     fn ready_is_success_once_it_speaks_of_this_generation() {
@@ -151,5 +166,33 @@ mod tests {
         gone.reference.uid = "u1".into();
         let (_, effect) = step(state, Input::Observed(&gone), &facts(), at(1));
         assert!(outcome(&effect).1.starts_with("ObjectDeleted"));
+    }
+
+    #[test]
+    fn a_controller_that_knows_an_earlier_generation_alone_is_not_ready() {
+        let old = observation(vec![condition("Ready", "True", Some(1))], Some(1));
+        let (state, _) = step(waiting(at(0)), Input::Observed(&old), &facts(), at(1));
+        let (_, effect) = step(state, Input::Ticked, &facts(), at(limits::READY_TIMEOUT.as_secs()));
+        assert_eq!(
+            outcome(&effect),
+            (OutcomeKind::Failed, "NotReady: applied, but not ready after 600 s: nobody has reported on generation 2")
+        );
+    }
+
+    #[test]
+    fn a_foreign_kind_without_a_ready_condition_is_not_waited_for_longer_than_silence() {
+        let mut deployment = observation(vec![condition("Progressing", "True", Some(2))], Some(2));
+        deployment.reference.kind = "Deployment".into();
+        deployment.reference.api_version = "apps/v1".into();
+        let done = Input::Done(Ok(Done::Applied(deployment.reference.clone(), Readiness::Watched)));
+        let (state, _) = step(State::Acting(at(0).monotonic), done, &facts(), at(0));
+        let (state, _) = step(state, Input::Observed(&deployment), &facts(), at(1));
+        let (_, effect) = step(state, Input::Ticked, &facts(), at(limits::READY_SILENCE.as_secs()));
+        assert_eq!(outcome(&effect).0, OutcomeKind::Succeeded);
+        // Of our own kinds it is expected, whatever comes first.
+        let reconciling = observation(vec![condition("Reconciling", "True", Some(2))], Some(2));
+        let (state, _) = step(waiting(at(0)), Input::Observed(&reconciling), &facts(), at(1));
+        let (_, effect) = step(state, Input::Ticked, &facts(), at(limits::READY_SILENCE.as_secs()));
+        assert_eq!(effect, Effect::Nothing);
     }
 }

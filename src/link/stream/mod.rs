@@ -203,6 +203,7 @@ mod tests {
             r#"{"jobs":[}]}"#,
             r#"{"jobs":[]}x"#,
             r#"{"jobs":[,]}"#,
+            r#"{"jobs":[],"jobs":[]}"#,
         ] {
             let answer = read(text.as_bytes());
             assert!(matches!(answer.end, End::Broken(StreamError::NotJobs)), "{text}: {:?}", answer.end);
@@ -213,6 +214,14 @@ mod tests {
     fn the_complete_jobs_before_a_cut_are_kept() {
         let answer = read(r#"{"jobs":[{"id":"a"},{"id":"b"#.as_bytes());
         assert_eq!(texts(&answer), [r#"{"id":"a"}"#]);
+        assert!(matches!(answer.end, End::Broken(_)));
+    }
+
+    #[test]
+    fn a_job_over_its_limit_can_be_answered_although_it_never_ends() {
+        let endless = job_of(limits::JOB_BYTES + 10);
+        let answer = read(format!(r#"{{"jobs":[{}"#, &endless[..endless.len() - 3]).as_bytes());
+        assert!(matches!(&answer.jobs[..], [Arrival::Skipped { id: Some(_), limit: Limit::Bytes }]));
         assert!(matches!(answer.end, End::Broken(_)));
     }
 

@@ -1,7 +1,7 @@
 //! The tokens of an answer, byte by byte.
 
 use super::sink::{JobText, NAME_BYTES, Nothing, Short, Sink};
-use super::{Arrival, Source, StreamError};
+use super::{Arrival, Limit, Source, StreamError};
 use crate::limits;
 
 /// Finds the jobs of an answer.
@@ -30,6 +30,10 @@ impl<S: Source> Reader<S> {
             self.string(&mut name)?;
             self.expect(b':')?;
             if name.is(b"jobs") {
+                // A second list would be held beside the first one.
+                if found {
+                    return Err(StreamError::NotJobs);
+                }
                 found = true;
                 if !self.read_jobs(jobs)? {
                     return Ok(false);
@@ -73,7 +77,13 @@ impl<S: Source> Reader<S> {
         loop {
             self.peek_token()?;
             let mut job = JobText::new();
-            self.value(&mut job)?;
+            if let Err(error) = self.value(&mut job) {
+                // A job without an end would come again for ever if it were not answered.
+                if let arrival @ Arrival::Skipped { id: Some(_), limit: Limit::Bytes } = job.finish() {
+                    jobs.push(arrival);
+                }
+                return Err(error);
+            }
             let arrival = job.finish();
             held += limits::JOB_OVERHEAD;
             if let Arrival::Job(text) = &arrival {

@@ -34,6 +34,13 @@ fn a_server_that_is_down_refuses_and_comes_back_on_its_port() {
 }
 
 #[test]
+fn no_two_testbeds_share_a_port() {
+    let testbeds: Vec<Testbed> = (0..200).map(|_| Testbed::start()).collect();
+    let ports: std::collections::BTreeSet<String> = testbeds.iter().map(Testbed::endpoint).collect();
+    assert_eq!(ports.len(), testbeds.len());
+}
+
+#[test]
 fn going_down_and_cutting_end_a_held_poll() {
     let mut testbed = Testbed::start();
     let client = Client::of(&testbed);
