@@ -15,6 +15,7 @@ use crate::job::run::{Parts, Runner};
 use crate::journal::Outbox;
 use crate::limits;
 use crate::link::backoff::{Backoff, draw, spread};
+use crate::link::budget::Budget;
 use crate::link::credential::{observed_token, read_one_time_token};
 use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
@@ -324,8 +325,9 @@ impl Agent {
         let Self { config, store, profile, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = Arc::clone(&credential.current.token);
-        let (endpoint_text, meter) = (endpoint.to_string(), profile.meter.clone());
-        let traffic = Arc::new(Mutex::new(Traffic::default()));
+        let endpoint_text = endpoint.to_string();
+        // Where a journal keeps the traffic of before, it belongs here.
+        let budget = Budget::new(config.monthly_budget, profile.meter.clone(), Traffic::default());
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
         let outbox = Arc::new(Outbox::new(draw()));
         let health = Arc::new(Health::default());
@@ -350,17 +352,16 @@ impl Agent {
             let runner = Arc::clone(&runner);
             tokio::spawn(async move { runner.watch_the_clock().await })
         };
+        let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
+        let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
+        let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget));
         let heart = tokio::spawn(events::beat(
             Arc::clone(&outbox),
             Arc::clone(&health),
+            Arc::clone(&reports),
             cluster_id.clone(),
             config.heartbeat_interval,
-            meter.clone(),
-            Arc::clone(&traffic),
         ));
-        let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
-        let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
-        let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health)));
         let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
         let hold = Arc::new(Mutex::new(config.hold));
         let board = tokio::spawn(
@@ -375,9 +376,7 @@ impl Agent {
                     outbox: Arc::clone(&outbox),
                     reports: Arc::clone(&reports),
                     runner: Arc::clone(&runner),
-                    meter,
                     cluster_meter: target.meter(),
-                    traffic,
                 },
             )
             .keep(),

@@ -41,6 +41,8 @@ pub struct Config {
     pub hold: Hold,
     /// Between two polls; none = the next one follows the one before.
     pub poll_interval: Option<Duration>,
+    /// Bytes that a month may have both ways.
+    pub monthly_budget: Option<u64>,
     /// Where the status of the running agent is written.
     pub status_file: Option<PathBuf>,
     /// Where jobs take effect.
@@ -157,6 +159,7 @@ impl Config {
                 wait => Hold::fixed(seconds("wait", wait, limits::WAIT_DEFAULT, second, limits::WAIT_MAX)?),
             },
             poll_interval,
+            monthly_budget: read_budget(is_metered, settings.monthly_budget)?,
             status_file: status_file(settings.status_file),
             target: read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?,
             plain_http,
@@ -217,6 +220,19 @@ fn read_poll_interval(
             seconds("poll_interval", value, limits::METERED_INTERVAL, limits::HEARTBEAT_MIN, limits::HEARTBEAT_MAX)
                 .map(Some)
         }
+    }
+}
+
+/// Megabytes to bytes.
+fn read_budget(is_metered: bool, megabytes: Option<u64>) -> Result<Option<u64>, ConfigError> {
+    let refuse = |value: u64, why: &str| Err(ConfigError::Value("monthly_budget", value.to_string(), why.to_owned()));
+    match megabytes {
+        None => Ok(None),
+        Some(value) if !is_metered => {
+            refuse(value, "is only for the metered profile; set profile = \"metered\" as well")
+        }
+        Some(value) if (1..=limits::BUDGET_MAX_MB).contains(&value) => Ok(Some(value * 1_000_000)),
+        Some(value) => refuse(value, "from 1 to 1000000 MB"),
     }
 }
 
@@ -347,6 +363,8 @@ mod tests {
             from_text("profile = \"metered\"\npoll_interval = 60\nwait = 5\nheartbeat_interval = 900").unwrap();
         assert_eq!((config.poll_interval, config.heartbeat_interval.as_secs()), (Some(Duration::from_secs(60)), 900));
         assert_eq!(config.hold.length().as_secs(), 5);
+        let config = from_text("profile = \"metered\"\nmonthly_budget = 5").unwrap();
+        assert_eq!(config.monthly_budget, Some(5_000_000));
         assert_eq!(from_text("profile = \"standard\"").unwrap().poll_interval, None);
     }
 
@@ -382,6 +400,9 @@ mod tests {
             ("heartbeat_interval = 86401", "from 60 to 86400 seconds"),
             ("profile = \"cheap\"", "one of standard, metered"),
             ("poll_interval = 600", "profile = \"metered\""),
+            ("monthly_budget = 5", "profile = \"metered\""),
+            ("profile = \"metered\"\nmonthly_budget = 0", "from 1 to 1000000 MB"),
+            ("profile = \"metered\"\nmonthly_budget = 1000001", "from 1 to 1000000 MB"),
             ("profile = \"metered\"\npoll_interval = 59", "from 60 to 86400 seconds"),
             ("target = \"cloud\"", "one of kubernetes, directory"),
             ("target = \"directory\"", "--directory"),

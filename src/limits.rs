@@ -217,6 +217,15 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// calls that is 100 kB a day.
 pub const METERED_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
+/// When the monthly budget is used up: a sign of life this often.
+pub const BUDGET_HEARTBEAT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When the monthly budget is used up: how often it is looked whether a new month has begun.
+pub const BUDGET_LOOK: Duration = Duration::from_secs(10);
+
+/// Upper bound of `monthly_budget`, in MB: a terabyte.
+pub const BUDGET_MAX_MB: u64 = 1_000_000;
+
 /// How often the status is looked at for changes.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -148,6 +148,9 @@ pub struct TrafficStatus {
     pub today: Bytes,
     /// This month.
     pub this_month: Bytes,
+    /// What this month may have both ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monthly_budget: Option<u64>,
     /// To and from the API server of the cluster, today.
     pub cluster_today: Bytes,
     /// This month.
@@ -281,12 +284,8 @@ pub struct Sources {
     pub reports: Arc<Reports>,
     /// What is being worked.
     pub runner: Arc<Runner>,
-    /// What counts the bytes to the control plane.
-    pub meter: Meter,
     /// What counts the bytes to the cluster.
     pub cluster_meter: Meter,
-    /// Bytes by day and month, to the control plane.
-    pub traffic: Arc<Mutex<Traffic>>,
 }
 
 /// Writes the status while the agent runs.
@@ -324,11 +323,8 @@ impl Board {
     fn gather(&mut self) -> Status {
         let now = clock::unix_seconds();
         let sources = &self.sources;
-        let (today, this_month) = {
-            let mut traffic = sources.traffic.lock().unwrap_or_else(PoisonError::into_inner);
-            traffic.read(sources.meter.total(), now);
-            (traffic.today(), traffic.this_month())
-        };
+        let budget = sources.reports.budget();
+        let traffic = budget.traffic();
         self.cluster_traffic.read(sources.cluster_meter.total(), now);
         let hold = sources.hold.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let fill = sources.outbox.fill();
@@ -374,8 +370,9 @@ impl Board {
                 conflict: outcomes.conflict,
             },
             traffic: TrafficStatus {
-                today,
-                this_month,
+                today: traffic.today(),
+                this_month: traffic.this_month(),
+                monthly_budget: budget.limit(),
                 cluster_today: self.cluster_traffic.today(),
                 cluster_this_month: self.cluster_traffic.this_month(),
             },
@@ -476,7 +473,13 @@ pub(crate) mod tests {
             poll: PollStatus { hold_seconds: 90, hold_state: "settled".into(), hold_failed_seconds: Some(120) },
             buffer: BufferStatus { reports: 1, events: 2, capacity: 256, lost: 0 },
             jobs: JobsStatus { open: 1, succeeded: 2, failed: 3, noop: 4, conflict: 5 },
-            traffic: TrafficStatus { today: bytes, this_month: bytes, cluster_today: bytes, cluster_this_month: bytes },
+            traffic: TrafficStatus {
+                today: bytes,
+                this_month: bytes,
+                monthly_budget: None,
+                cluster_today: bytes,
+                cluster_this_month: bytes,
+            },
             memory: Memory { rss_kb: 3_400, rss_peak_kb: 3_500 },
         }
     }

@@ -32,7 +32,14 @@ pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
 
 /// What is wrong, what the agent does about it, what the person can do.
 fn fault(status: &Status) -> Option<String> {
-    let connection = &status.connection;
+    let (connection, traffic) = (&status.connection, &status.traffic);
+    if traffic.monthly_budget.is_some_and(|budget| traffic.this_month.sum() >= budget) {
+        return Some(
+            "no polls and no events until the next month: the monthly budget is used up; results still go out (raise \
+             monthly_budget to change that)"
+                .to_owned(),
+        );
+    }
     let why = if connection.fault.is_empty() { "no answer came" } else { &connection.fault };
     match connection.state {
         ConnectionState::Connected => None,
@@ -97,7 +104,8 @@ fn print(status: &Status, now: u64) -> String {
     );
     line("target", status.target.clone());
     let traffic = status.traffic;
-    line("bytes", format!("today {}, this month {}", both(traffic.today), both(traffic.this_month)));
+    let budget = traffic.monthly_budget.map_or_else(String::new, |budget| format!(" of {}", size(budget)));
+    line("bytes", format!("today {}, this month {}{budget}", both(traffic.today), both(traffic.this_month)));
     line(
         "to the cluster",
         format!("today {}, this month {}", both(traffic.cluster_today), both(traffic.cluster_this_month)),
@@ -142,7 +150,7 @@ mod tests {
     use super::{age, fault, print, size};
     use crate::protocol::Timestamp;
     use crate::status::tests::status;
-    use crate::status::{ConnectionState, ConnectionStatus, PollStatus, Status};
+    use crate::status::{ConnectionState, ConnectionStatus, PollStatus, Status, TrafficStatus};
 
     fn with(state: ConnectionState, fault: &str) -> Status {
         let connection = ConnectionStatus { state, fault: fault.to_owned(), ..status().connection };
@@ -185,6 +193,12 @@ mod tests {
             assert!(text.contains(words) && !text.contains('\n'), "{text}");
         }
         assert!(fault(&with(ConnectionState::Unreachable, "")).unwrap().contains("no answer came"));
+        let traffic = TrafficStatus { monthly_budget: Some(4_572_300), ..status().traffic };
+        let text = fault(&Status { traffic, ..status() }).unwrap();
+        assert!(text.contains("the monthly budget is used up"), "{text}");
+        let traffic = TrafficStatus { monthly_budget: Some(4_572_301), ..status().traffic };
+        assert_eq!(fault(&Status { traffic, ..status() }), None);
+        assert!(print(&Status { traffic, ..status() }, 0).contains("4.5 MB received of 4.5 MB\n"));
     }
 
     #[test]

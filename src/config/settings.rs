@@ -105,6 +105,11 @@ pub struct Settings {
     #[argh(option, arg_name = "seconds")]
     pub poll_interval: Option<u64>,
 
+    /// MB that a month of the metered profile may have, both ways; then only results and a sign of life a day
+    /// go out (default: no bound)
+    #[argh(option, arg_name = "mb")]
+    pub monthly_budget: Option<u64>,
+
     /// where the status of the running agent is written, for pullet status; none = nowhere (default
     /// /run/pullet/status.json where that is possible)
     #[argh(option, arg_name = "file")]
@@ -128,7 +133,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 23] = [
+pub const KEYS: [&str; 24] = [
     "allow_kind",
     "allow_namespace",
     "allow_plain_http_loopback",
@@ -142,6 +147,7 @@ pub const KEYS: [&str; 23] = [
     "kubeconfig",
     "log_format",
     "log_level",
+    "monthly_budget",
     "poll_interval",
     "profile",
     "proxy",
@@ -190,6 +196,7 @@ impl Settings {
             succeed_on: self.succeed_on.or(file.succeed_on),
             profile: self.profile.or(file.profile),
             poll_interval: self.poll_interval.or(file.poll_interval),
+            monthly_budget: self.monthly_budget.or(file.monthly_budget),
             status_file: self.status_file.or(file.status_file),
             ready_timeout: self.ready_timeout.or(file.ready_timeout),
             heartbeat_interval: self.heartbeat_interval.or(file.heartbeat_interval),

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, info};
 
 use super::backoff::{Backoff, draw};
+use super::budget::Budget;
 use super::health::{Access, Health};
 use super::intake::{report_failure, settle};
 use super::{Account, Fault, Posted, StatusSink};
 use crate::journal::{Outbox, Report};
 use crate::limits;
-use crate::protocol::OutcomeKind;
+use crate::protocol::{Event, OutcomeKind};
 use crate::shutdown::Stop;
 
 /// What is posted and where; shared by the loop that posts and the one that polls, which has it post what waits
@@ -20,6 +21,7 @@ pub struct Reports {
     sink: Arc<dyn StatusSink>,
     outbox: Arc<Outbox>,
     health: Arc<Health>,
+    budget: Budget,
     /// One post at a time: what was posted is taken from the front.
     turn: tokio::sync::Mutex<()>,
     outcomes: Mutex<Outcomes>,
@@ -41,8 +43,8 @@ pub struct Outcomes {
 impl Reports {
     /// Posts from this outbox to this sink.
     #[must_use]
-    pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>) -> Self {
-        Self { sink, outbox, health, turn: tokio::sync::Mutex::default(), outcomes: Mutex::default() }
+    pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
+        Self { sink, outbox, health, budget, turn: tokio::sync::Mutex::default(), outcomes: Mutex::default() }
     }
 
     /// Posts all that waits, oldest first, one after the other without a pause.
@@ -52,6 +54,26 @@ impl Reports {
     pub async fn post_all(self: &Arc<Self>) -> Result<(), Fault> {
         while self.post_next().await? {}
         Ok(())
+    }
+
+    /// Posts one event past all that waits: the daily sign of life when the budget is used up.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn post_past(self: &Arc<Self>, event: Event) -> Result<(), Fault> {
+        let _turn = self.turn.lock().await;
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || this.sink.events(&[event]))
+            .await
+            .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))?;
+        self.health.reached();
+        Ok(())
+    }
+
+    /// What a month may cost.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Results that were taken since the start.
@@ -67,14 +89,21 @@ impl Reports {
         let posted = tokio::task::spawn_blocking(move || this.post_one())
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
-        if matches!(posted, Ok(true)) && self.health.reached().reachable == Some(false) {
+        // What is given up is no answer.
+        if matches!(posted, Ok(true)) && !self.budget.is_used_up() && self.health.reached().reachable == Some(false) {
             info!("connected to the control plane");
         }
         posted
     }
 
     fn post_one(&self) -> Result<bool, Fault> {
+        let is_used_up = self.budget.is_used_up();
         if let Some(report) = self.outbox.first_report() {
+            if is_used_up && matches!(report, Report::Status(..)) {
+                debug!("a status is given up: the monthly budget is used up");
+                self.outbox.drop_report();
+                return Ok(true);
+            }
             let posted = match &report {
                 Report::Result(id, result) => self.sink.result(id, result),
                 Report::Status(id, status) => self.sink.status(id, status),
@@ -93,6 +122,9 @@ impl Reports {
             }
             self.outbox.drop_report();
             return Ok(true);
+        }
+        if is_used_up {
+            return Ok(false);
         }
         let Some((events, _)) = self.outbox.first_events() else { return Ok(false) };
         match self.sink.events(&events) {
@@ -130,7 +162,7 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
     loop {
         if !drain.is_set() {
             tokio::select! {
-                () = due(outbox) => {}
+                () = due(outbox, &reports.budget) => {}
                 () = drain.wait() => {}
             }
         }
@@ -174,12 +206,17 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
 }
 
 /// Waits until there is something to post: a report at once, events when they are 100 or a second old.
-async fn due(outbox: &Outbox) {
+async fn due(outbox: &Outbox, budget: &Budget) {
     loop {
         if outbox.first_report().is_some() {
             return;
         }
         match outbox.events_waiting() {
+            // A new month begins at midnight.
+            Some(_) if budget.is_used_up() => tokio::select! {
+                () = tokio::time::sleep(limits::BUDGET_LOOK) => {}
+                () = outbox.filled() => {}
+            },
             Some((since, count)) => {
                 let left = limits::EVENT_DELAY.saturating_sub(since.elapsed());
                 if count >= limits::EVENT_BATCH || left.is_zero() {
@@ -223,7 +260,9 @@ mod tests {
     use super::Reports;
     use crate::journal::Outbox;
     use crate::limits;
+    use crate::link::budget::Budget;
     use crate::link::{Account, Fault, Health, Posted, StatusSink};
+    use crate::metrics::{Meter, Traffic};
     use crate::net::NetError;
     use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp};
     use crate::shutdown::Stop;
@@ -311,7 +350,7 @@ mod tests {
         let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
         push_events(&outbox, 2 * limits::EVENT_BATCH + 1);
         push_results(&outbox, 50);
-        let reports = Arc::new(Reports::new(server.clone(), outbox, Arc::new(Health::default())));
+        let reports = Arc::new(Reports::new(server.clone(), outbox, Arc::new(Health::default()), Budget::default()));
         let drain = Stop::default();
         block_on(async {
             let posting = tokio::spawn(super::run(Arc::clone(&reports), server.clone(), drain.clone()));
@@ -339,7 +378,8 @@ mod tests {
         let health = Arc::new(Health::default());
         health.unreachable();
         health.begin_long_outage();
-        let reports = Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::clone(&health)));
+        let reports =
+            Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::clone(&health), Budget::default()));
         push_events(&outbox, 3);
         push_results(&outbox, 2);
         *server.faults.lock().unwrap() = 1;
@@ -352,5 +392,27 @@ mod tests {
         assert!(!health.is_long_outage(), "a post that was taken ends the outage");
         assert_eq!((outbox.fill().reports, outbox.fill().events), (0, 0));
         assert_eq!(server.posts.lock().unwrap().iter().map(|post| post.1).collect::<Vec<_>>(), [1, 1, 3]);
+    }
+
+    #[test]
+    fn beyond_the_budget_only_results_go_out_and_events_wait() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        let meter = Meter::default();
+        let budget = Budget::new(Some(1), meter.clone(), Traffic::default());
+        let reports = Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::default(), budget));
+        meter.add_sent(1);
+        let status = StatusUpdate {
+            phase: "Applied".into(),
+            conditions: Vec::new(),
+            message: String::new(),
+            timestamp: Timestamp::from_unix_seconds(0),
+        };
+        outbox.push_status(&JobId::parse("j").unwrap(), status);
+        push_results(&outbox, 2);
+        push_events(&outbox, 3);
+        block_on(reports.post_all()).unwrap();
+        assert_eq!(server.results.lock().unwrap().len(), 2);
+        assert_eq!(server.posts.lock().unwrap().len(), 2, "neither a status nor an event");
+        assert_eq!((outbox.fill().reports, outbox.fill().events), (0, 3));
     }
 }

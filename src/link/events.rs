@@ -1,43 +1,69 @@
 //! The events about the agent itself (P1.7).
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::clock;
 use crate::journal::{Fill, Outbox};
+use crate::limits;
+use crate::link::backoff::draw;
+use crate::link::deliver::Reports;
 use crate::link::health::{Access, Connection, Health, Standing};
-use crate::metrics::{Bytes, Meter, Traffic};
+use crate::metrics::Bytes;
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
 
 /// Pushes a heartbeat at the first connection, on every change of it, and every `interval`. While nobody can
-/// be reached there is nothing to tell.
+/// be reached there is nothing to tell. When the monthly budget is used up there is one a day, past all that waits.
 pub async fn beat(
     outbox: Arc<Outbox>,
     health: Arc<Health>,
+    reports: Arc<Reports>,
     cluster_id: ClusterId,
     interval: Duration,
-    meter: Meter,
-    traffic: Arc<Mutex<Traffic>>,
 ) {
     let mut changes = health.subscribe();
+    let mut last_of_day: Option<Instant> = None;
     loop {
         let connection = *changes.borrow_and_update();
-        if connection.reachable == Some(true) && connection.access == Access::Accepted {
-            let this_month = {
-                let mut traffic = traffic.lock().unwrap_or_else(PoisonError::into_inner);
-                traffic.read(meter.total(), clock::unix_seconds());
-                traffic.this_month()
-            };
-            push_heartbeat(&outbox, &cluster_id, connection, this_month);
+        let budget = reports.budget();
+        if budget.is_used_up() {
+            if last_of_day.is_none_or(|last| last.elapsed() >= limits::BUDGET_HEARTBEAT) {
+                let mut conditions = conditions(connection, outbox.fill(), budget.this_month());
+                conditions.push(condition("Budget", false, "UsedUp", USED_UP.to_owned()));
+                let (shape, mut event) = about_us(&cluster_id, EventKind::ClusterHeartbeat, conditions);
+                event.event_key = format!("{shape}#{:016x}.0", draw());
+                match reports.post_past(event).await {
+                    Ok(()) => last_of_day = Some(Instant::now()),
+                    Err(fault) => debug!(error = %fault, "the daily sign of life did not get out; it is tried again"),
+                }
+            }
+        } else if connection.reachable == Some(true) && connection.access == Access::Accepted {
+            last_of_day = None;
+            push_heartbeat(&outbox, &cluster_id, connection, budget.this_month());
         }
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(interval) => {}
+        let pause = if budget.limit().is_some() { interval.min(limits::BUDGET_LOOK) } else { interval };
+        let wake = Instant::now() + interval;
+        loop {
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    break;
+                }
+                () = tokio::time::sleep(pause.min(wake.saturating_duration_since(Instant::now()))) => {}
+            }
+            if Instant::now() >= wake || budget.is_used_up() && last_of_day.is_none() {
+                break;
+            }
         }
     }
 }
+
+/// What a sign of life says when it is the only one of its day.
+const USED_UP: &str = "no polls and no events until the next month; results still go out";
 
 /// Notes when there has been no round trip for too long: that is told when the line is back.
 pub async fn watch_silence(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterId) {
@@ -70,9 +96,11 @@ pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Conne
     if outbox.has_heartbeat() {
         return;
     }
-    let conditions =
-        vec![connected(connection), authenticated(connection), overflow(outbox.fill()), counted(this_month)];
-    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
+    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions(connection, outbox.fill(), this_month));
+}
+
+fn conditions(connection: Connection, fill: Fill, this_month: Bytes) -> Vec<Condition> {
+    vec![connected(connection), authenticated(connection), overflow(fill), counted(this_month)]
 }
 
 /// A new credential is in use.
@@ -82,6 +110,12 @@ pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
 }
 
 fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) {
+    let (shape, event) = about_us(cluster_id, kind, conditions);
+    outbox.push_event(&shape, event);
+}
+
+/// An event about the Cluster, and the shape of its key.
+fn about_us(cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) -> (String, Event) {
     let (api_version, cluster) = CLUSTER;
     let resource_ref = ObjectRef {
         api_version: api_version.to_owned(),
@@ -96,10 +130,7 @@ fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Ve
         first.map_or("", |condition| &condition.status),
     );
     let timestamp = Timestamp::from_unix_seconds(clock::unix_seconds());
-    outbox.push_event(
-        &shape,
-        Event { event_key: String::new(), kind, resource_ref, conditions, endpoints: Vec::new(), timestamp },
-    );
+    (shape, Event { event_key: String::new(), kind, resource_ref, conditions, endpoints: Vec::new(), timestamp })
 }
 
 fn connected(connection: Connection) -> Condition {

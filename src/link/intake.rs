@@ -127,6 +127,10 @@ impl Intake {
         // Nobody answered at all: what waits to be posted is to go first.
         let mut is_out = false;
         while !self.stop.is_set() {
+            self.within_budget().await;
+            if self.stop.is_set() {
+                return;
+            }
             let hold = if self.is_brief(failing) { PROBE_WAIT } else { self.hold().length() };
             self.health.plan(self.interval.unwrap_or_default() + self.hold().length());
             let poll_began = Instant::now();
@@ -182,6 +186,26 @@ impl Intake {
             if !pause.is_zero() {
                 debug!(pause_ms = pause.as_millis(), "the next poll follows after a pause");
                 self.pause(pause, ends_early).await;
+            }
+        }
+    }
+
+    /// Waits while the monthly budget is used up.
+    async fn within_budget(&self) {
+        let budget = self.reports.budget();
+        if !budget.is_used_up() {
+            return;
+        }
+        warn!(
+            bytes = budget.this_month().sum(),
+            "the monthly budget is used up: no polls and no events until the next month; results and a sign of life a \
+             day still go out (monthly_budget changes that)"
+        );
+        self.health.plan(limits::BUDGET_HEARTBEAT);
+        while budget.is_used_up() && !self.stop.is_set() {
+            tokio::select! {
+                () = tokio::time::sleep(limits::BUDGET_LOOK) => {}
+                () = self.stop.wait() => {}
             }
         }
     }

@@ -4,6 +4,7 @@
 //! mode of connectivity is another pair. The calls block: whoever makes them does so on a thread that may.
 
 pub mod backoff;
+pub mod budget;
 pub mod credential;
 pub mod deliver;
 pub mod endpoint;

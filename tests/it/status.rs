@@ -165,3 +165,37 @@ fn the_metered_profile_polls_rarely_and_resumes_its_sessions() {
     assert_eq!(after.handshakes - before.handshakes, after.resumed - before.resumed, "{after:?}");
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }
+
+#[test]
+fn a_month_that_has_had_its_budget_brings_results_and_one_sign_of_life() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed)
+        .target_directory()
+        .flag("--profile", "metered")
+        .flag("--poll-interval", "60")
+        .flag("--monthly-budget", "1");
+    let agent = setup.spawn();
+    testbed.polls(1, SOON);
+    for number in 0..8 {
+        testbed.apply(CLUSTER, config_map("shop", &format!("a{number}"), &"x".repeat(180_000)));
+    }
+    agent.signal(Signal::HUP);
+    agent.wait_for_log("the monthly budget is used up", SOON);
+    testbed.wait_for("the results of what was taken", SOON, |state| {
+        let mut taken = state.jobs.iter().filter(|job| !job.acks.is_empty()).peekable();
+        (taken.peek().is_some() && taken.all(|job| job.result.is_some())).then_some(())
+    });
+    let heartbeat = testbed.event("the sign of life", SOON, |event| {
+        event["conditions"].as_array().is_some_and(|all| all.iter().any(|one| one["reason"] == "UsedUp"))
+    });
+    assert_eq!(heartbeat["kind"], "ClusterHeartbeat");
+    let polls = testbed.counts().polls;
+    agent.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(testbed.counts().polls, polls, "nothing is polled any more");
+    assert_eq!(agent.log().matches("the monthly budget is used up").count(), 1, "{}", agent.log());
+    let text = status(&setup, &[]);
+    assert_eq!(text.status.code(), Some(1));
+    assert!(stderr(&text).contains("the monthly budget is used up"), "{text:?}");
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
