@@ -85,8 +85,8 @@ pub struct Settings {
     pub context: Option<String>,
 
     /// let the endpoint be http:// if it is on this machine
-    #[argh(switch)]
-    pub allow_plain_http_loopback: bool,
+    #[argh(option, arg_name = "true|false")]
+    pub allow_plain_http_loopback: Option<bool>,
 
     /// a kind that jobs may touch beside ApplicationInstance and Operation, GROUP/KIND; the core group is
     /// empty: /ConfigMap (repeat for more)
@@ -261,7 +261,7 @@ impl Settings {
             directory: self.directory.or(file.directory),
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
             context: self.context.or(file.context),
-            allow_plain_http_loopback: self.allow_plain_http_loopback || file.allow_plain_http_loopback,
+            allow_plain_http_loopback: self.allow_plain_http_loopback.or(file.allow_plain_http_loopback),
             allow_kind: list(self.allow_kind, file.allow_kind),
             allow_namespace: list(self.allow_namespace, file.allow_namespace),
             succeed_on: self.succeed_on.or(file.succeed_on),
@@ -310,7 +310,8 @@ impl Config {
     /// # Errors
     /// As [`ConfigError`] lists them.
     pub fn new(settings: Settings, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let plain_http = if settings.allow_plain_http_loopback { PlainHttp::Loopback } else { PlainHttp::Refused };
+        let plain_http =
+            if settings.allow_plain_http_loopback == Some(true) { PlainHttp::Loopback } else { PlainHttp::Refused };
         let endpoint = read("endpoint", settings.endpoint, |text| Endpoint::parse(text, plain_http))?;
         let cluster_id = read("cluster_id", settings.cluster_id, ClusterId::parse)?;
         let no_proxy = variable("NO_PROXY").or_else(|| variable("no_proxy"));
@@ -410,11 +411,11 @@ fn read<T, E: fmt::Display>(
         .transpose()
 }
 
-/// A URL in an error message shows no user and no password.
+/// What stands before the last `@` of a URL, or of what should be one, may be a password.
 fn without_password(value: String) -> String {
-    match (value.find("://"), value.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}…{}", &value[..scheme + 3], &value[at..]),
-        _ => value,
+    match value.rsplit_once('@') {
+        Some((_, place)) => format!("…@{place}"),
+        None => value,
     }
 }
 
@@ -528,6 +529,7 @@ mod tests {
         let text = error("proxy = \"socks5://user:geheim@p\"");
         assert!(!text.contains("geheim"), "{text}");
         assert!(!error("endpoint = \"https://user:geheim@a\"").contains("geheim"));
+        assert!(!error("proxy = \"user:geheim@proxy:99999\"").contains("geheim"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tracing::{debug, error};
 
 use super::backoff::{Backoff, draw};
@@ -22,6 +23,7 @@ pub async fn run(
     drain: Stop,
 ) {
     let mut backoff = Backoff::default();
+    let mut failures = 0;
     loop {
         if !drain.is_set() {
             tokio::select! {
@@ -32,6 +34,7 @@ pub async fn run(
         let fault = match post_next(&sink, &outbox).await {
             Ok(true) => {
                 backoff.reset();
+                failures = 0;
                 continue;
             }
             Ok(false) if drain.is_set() => return,
@@ -58,11 +61,17 @@ pub async fn run(
             error!(error = %fault, reports = fill.reports, events = fill.events, "stopped before everything was posted");
             return;
         }
+        failures += u32::from(is_its_own(&fault));
+        if failures >= limits::POST_TRIES {
+            outbox.set_report_aside();
+            failures = 0;
+        }
         let pause = backoff.next(draw());
         let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
+        let was_unreachable = health.now().reachable == Some(false);
         report_failure(&fault, &health, pause);
         tokio::select! {
-            () = rest(&health, pause, matches!(fault, Fault::Network(_))) => {}
+            () = rest(&health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
             () = drain.wait() => {}
         }
     }
@@ -90,7 +99,12 @@ async fn due(outbox: &Outbox) {
     }
 }
 
-/// The pause after a fault. While we are not let in, it lasts until we are. After a fault of the network
+/// Whether a fault may be that of the report alone: a server that trips over it, while all else works.
+fn is_its_own(fault: &Fault) -> bool {
+    matches!(fault, Fault::Busy(StatusCode::INTERNAL_SERVER_ERROR, None))
+}
+
+/// The pause after a fault. While we are not let in, it lasts until we are. Where polls had failed as well,
 /// a connection that comes back ends it early; what a server asked for is waited out.
 async fn rest(health: &Health, pause: Duration, ends_early: bool) {
     let mut changes = health.subscribe();

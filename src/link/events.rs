@@ -14,7 +14,8 @@ pub async fn beat(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterI
     let mut changes = health.subscribe();
     loop {
         let connection = *changes.borrow_and_update();
-        if connection.reachable == Some(true) && connection.access == Access::Accepted {
+        // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
+        if connection.reachable == Some(true) && connection.access != Access::Refused {
             push_heartbeat(&outbox, &cluster_id, connection);
         }
         tokio::select! {
