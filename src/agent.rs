@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Agent {
     config: Config,
     store: Arc<StateDirectory>,
     credential: Option<Credential>,
+    /// The one-time token, where there is no credential yet.
+    token: Option<Arc<Secret>>,
     profile: Profile,
 }
 
@@ -53,6 +55,8 @@ pub enum AgentError {
     Directory(DirectoryError),
     /// The stored credential was issued by another server.
     OtherServer(String, String),
+    /// The control plane does not register this node.
+    Registration(RegistrationError),
     /// Something of the operating system.
     Runtime(io::Error),
     /// The credential, or the one-time token.
@@ -72,6 +76,7 @@ impl fmt::Display for AgentError {
                 "the credential was issued by {issued} and is sent nowhere else, but the endpoint is {configured}: set the \
                  endpoint back, or remove credential.json from the state directory and register there"
             ),
+            Self::Registration(error) => error.fmt(f),
             Self::Runtime(_) => f.write_str("the operating system refused what an agent needs"),
             Self::Store(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
@@ -86,6 +91,7 @@ impl std::error::Error for AgentError {
             Self::Config(error) => error.source(),
             Self::Directory(error) => error.source(),
             Self::OtherServer(..) => None,
+            Self::Registration(error) => error.source(),
             Self::Runtime(error) => Some(error),
             Self::Store(error) => error.source(),
             Self::Tls(error) => error.source(),
@@ -188,7 +194,14 @@ impl Agent {
             )));
         }
         let profile = profile(&config).map_err(AgentError::Tls)?;
-        Ok(Self { config, store, credential, profile })
+        // Before signals are handled: reading from a terminal ends with a signal as in any program.
+        let token = match &config.token_file {
+            Some(file) if credential.is_none() => {
+                Some(Arc::new(read_one_time_token(file, io::stdin()).map_err(AgentError::Store)?))
+            }
+            _ => None,
+        };
+        Ok(Self { config, store, credential, token, profile })
     }
 
     /// Runs until a signal.
@@ -251,20 +264,18 @@ impl Agent {
 
     /// Registers, however long that takes. A token that was refused is not tried twice: a new one in its
     /// file is.
-    async fn register(&self, stop: &Stop, wake: &Wake) -> Result<Option<Credential>, AgentError> {
+    async fn register(&mut self, stop: &Stop, wake: &Wake) -> Result<Option<Credential>, AgentError> {
         let (Some(endpoint), Some(token_file)) = (self.config.endpoint.clone(), self.config.token_file.clone()) else {
             return Ok(None);
         };
         self.store.rehearse().map_err(AgentError::Store)?;
         let mut refused = None;
         let mut backoff = Backoff::default();
-        let mut token = Some(read_one_time_token(&token_file, io::stdin()).map_err(AgentError::Store)?);
         while !stop.is_set() {
             let mut pause = limits::TOKEN_CHECK;
-            if let Some(token) = token.take().filter(|token| refused.as_ref() != Some(&observed_token(token))) {
-                let seen = observed_token(&token);
+            if let Some(token) = &self.token {
                 let exchanged = tokio::select! {
-                    exchanged = self.exchange(endpoint.clone(), token) => exchanged?,
+                    exchanged = self.exchange(endpoint.clone(), Arc::clone(token)) => exchanged?,
                     () = out_of_patience(stop) => {
                         warn!("stopped before the registration was answered; the one-time token may be used up");
                         return Ok(None);
@@ -280,12 +291,17 @@ impl Agent {
                         let (cause, detail) = fault.causes();
                         warn!(error = %fault, cause, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
                     }
+                    // Nothing gives standard input twice.
+                    Err(fault) if token_file == Path::new("-") => {
+                        return Err(AgentError::Registration(RegistrationError::Fault(fault)));
+                    }
                     Err(fault) => {
                         error!(
                             error = %fault,
                             "the one-time token was refused: put a new one into its file, and it is tried by itself"
                         );
-                        refused = Some(seen);
+                        refused = Some(observed_token(token));
+                        self.token = None;
                     }
                 }
             }
@@ -294,12 +310,15 @@ impl Agent {
                 () = wake.wait() => tokio::time::sleep(limits::BACKOFF_FLOOR).await,
                 () = stop.wait() => return Ok(None),
             }
-            token = reread(token_file.clone());
+            if self.token.is_none() {
+                let found = read_one_time_token(&token_file, io::empty()).ok();
+                self.token = found.filter(|token| refused.as_ref() != Some(&observed_token(token))).map(Arc::new);
+            }
         }
         Ok(None)
     }
 
-    async fn exchange(&self, endpoint: Endpoint, token: Secret) -> Result<Result<Credential, Fault>, AgentError> {
+    async fn exchange(&self, endpoint: Endpoint, token: Arc<Secret>) -> Result<Result<Credential, Fault>, AgentError> {
         let profile = self.profile.clone();
         let store = Arc::clone(&self.store);
         let cluster_id = self.config.cluster_id.clone();
@@ -473,9 +492,4 @@ async fn boot_spread(stop: &Stop, wake: &Wake) {
         () = wake.wait() => {}
         () = stop.wait() => {}
     }
-}
-
-/// The token's file again; stdin gives nothing twice.
-fn reread(token_file: PathBuf) -> Option<Secret> {
-    read_one_time_token(&token_file, io::empty()).ok()
 }

@@ -136,10 +136,11 @@ fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
             ));
         }
         match (is_switch, value) {
-            (true, None | Some("true")) => split.push(format!("--{name}")),
-            (true, Some("false")) => {}
-            (true, Some(_)) => return Err(UsageError::Value(format!("--{name} takes true or false, or no value"))),
-            (false, Some(value)) => split.extend([format!("--{name}"), value.to_owned()]),
+            (true, None) => split.extend([format!("--{name}"), "true".to_owned()]),
+            (true, Some(value)) if !matches!(value, "true" | "false") => {
+                return Err(UsageError::Value(format!("--{name} takes true or false, or no value")));
+            }
+            (_, Some(value)) => split.extend([format!("--{name}"), value.to_owned()]),
             (false, None) => {
                 let value = arguments.next().ok_or_else(|| UsageError::Value(format!("--{name} needs a value")))?;
                 split.extend([format!("--{name}"), value.clone()]);
@@ -152,7 +153,7 @@ fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
 /// The flag that has no key in the file.
 const CONFIG: &str = "config";
 
-/// The one flag that takes no value.
+/// The one flag that needs no value.
 const SWITCH: &str = "allow-plain-http-loopback";
 
 /// What `pullet help` shows.
@@ -235,9 +236,10 @@ mod tests {
 
     #[test]
     fn the_switch_takes_a_value_or_none() {
-        assert!(run("run --allow-plain-http-loopback").allow_plain_http_loopback);
-        assert!(run("run --allow-plain-http-loopback=true").allow_plain_http_loopback);
-        assert!(!run("run --allow-plain-http-loopback=false").allow_plain_http_loopback);
+        assert_eq!(run("run").allow_plain_http_loopback, None);
+        assert_eq!(run("run --allow-plain-http-loopback").allow_plain_http_loopback, Some(true));
+        assert_eq!(run("run --allow-plain-http-loopback=true").allow_plain_http_loopback, Some(true));
+        assert_eq!(run("run --allow-plain-http-loopback=false").allow_plain_http_loopback, Some(false));
         assert!(error("run --allow-plain-http-loopback=maybe").contains("true or false"));
     }
 

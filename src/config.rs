@@ -120,7 +120,8 @@ impl Config {
     /// # Errors
     /// As [`ConfigError`] lists them.
     pub fn new(settings: Settings, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let plain_http = if settings.allow_plain_http_loopback { PlainHttp::Loopback } else { PlainHttp::Refused };
+        let plain_http =
+            if settings.allow_plain_http_loopback == Some(true) { PlainHttp::Loopback } else { PlainHttp::Refused };
         let endpoint = read("endpoint", settings.endpoint, |text| Endpoint::parse(text, plain_http))?;
         let cluster_id = read("cluster_id", settings.cluster_id, ClusterId::parse)?;
         let no_proxy = variable("NO_PROXY").or_else(|| variable("no_proxy"));
@@ -280,11 +281,11 @@ fn read<T, E: fmt::Display>(
         .transpose()
 }
 
-/// A URL in an error message shows no user and no password.
+/// What stands before the last `@` of a URL, or of what should be one, may be a password.
 fn without_password(value: String) -> String {
-    match (value.find("://"), value.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}…{}", &value[..scheme + 3], &value[at..]),
-        _ => value,
+    match value.rsplit_once('@') {
+        Some((_, place)) => format!("…@{place}"),
+        None => value,
     }
 }
 
@@ -429,6 +430,7 @@ mod tests {
         let text = error("proxy = \"socks5://user:geheim@p\"");
         assert!(!text.contains("geheim"), "{text}");
         assert!(!error("endpoint = \"https://user:geheim@a\"").contains("geheim"));
+        assert!(!error("proxy = \"user:geheim@proxy:99999\"").contains("geheim"));
     }
 
     #[test]

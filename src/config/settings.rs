@@ -80,8 +80,8 @@ pub struct Settings {
     pub context: Option<String>,
 
     /// let the endpoint be http:// if it is on this machine
-    #[argh(switch)]
-    pub allow_plain_http_loopback: bool,
+    #[argh(option, arg_name = "true|false")]
+    pub allow_plain_http_loopback: Option<bool>,
 
     /// a kind that jobs may touch beside ApplicationInstance and Operation, GROUP/KIND; the core group is
     /// empty: /ConfigMap (repeat for more)
@@ -190,7 +190,7 @@ impl Settings {
             directory: self.directory.or(file.directory),
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
             context: self.context.or(file.context),
-            allow_plain_http_loopback: self.allow_plain_http_loopback || file.allow_plain_http_loopback,
+            allow_plain_http_loopback: self.allow_plain_http_loopback.or(file.allow_plain_http_loopback),
             allow_kind: list(self.allow_kind, file.allow_kind),
             allow_namespace: list(self.allow_namespace, file.allow_namespace),
             succeed_on: self.succeed_on.or(file.succeed_on),

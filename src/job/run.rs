@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use super::ledger::{KeyHash, Known, Ledger};
 use super::machine::{self, Done, Effect, Facts, Fault, Input, Now, State, SucceedOn, Verdict};
 use crate::clock;
-use crate::journal::Outbox;
+use crate::journal::{Outbox, cut};
 use crate::limits;
 use crate::link::backoff::{Backoff, draw};
 use crate::link::intake::{Worked, settle};
@@ -268,7 +268,7 @@ impl Runner {
                 return self.forget(&id);
             };
             let input = tokio::select! {
-                done = self.act(&id, instruction, *rule) => Input::Done(done),
+                input = self.act(&id, instruction, *rule) => input,
                 () = self.out_of_patience() => Input::Stopped,
             };
             (state, effect) = machine::step(state, input, &facts, self.now());
@@ -281,18 +281,14 @@ impl Runner {
         tokio::time::sleep(limits::STOP_ACT).await;
     }
 
-    async fn act(&self, id: &JobId, instruction: &Instruction<'_>, rule: NamespaceRule) -> Result<Done, TargetError> {
+    async fn act(&self, id: &JobId, instruction: &Instruction<'_>, rule: NamespaceRule) -> Input<'static> {
+        let target = &self.parts.target;
         let done = match instruction {
-            Instruction::Apply(manifest) => self
-                .parts
-                .target
-                .apply(manifest, rule)
-                .await
-                .map(|applied| Done::Applied(applied.reference, applied.readiness)),
-            Instruction::Delete(object) => {
-                self.parts.target.delete(object, rule).await.map(|deleted| Done::Deleted(deleted.note))
+            Instruction::Apply(manifest) => {
+                target.apply(manifest, rule).await.map(|applied| Done::Applied(applied.reference, applied.readiness))
             }
-            Instruction::RotateCredentials => self.rotate().await,
+            Instruction::Delete(object) => target.delete(object, rule).await.map(|deleted| Done::Deleted(deleted.note)),
+            Instruction::RotateCredentials => return self.rotate().await,
         };
         match &done {
             Ok(_) => debug!(job = %id, "done"),
@@ -301,20 +297,22 @@ impl Runner {
                 debug!(job = %id, reason = error.reason(), %error, detail, "not done");
             }
         }
-        done
+        Input::Done(done)
     }
 
-    async fn rotate(&self) -> Result<Done, TargetError> {
+    async fn rotate(&self) -> Input<'static> {
         let account = Arc::clone(&self.parts.account);
         match tokio::task::spawn_blocking(move || account.rotate()).await {
-            Ok(Ok(())) => Ok(Done::Rotated),
-            Ok(Err(fault)) if fault.is_passing() => Err(TargetError::Unavailable(Box::new(fault))),
-            Ok(Err(fault)) => Err(TargetError::Invalid(fault.to_string())),
-            Err(interrupted) => Err(TargetError::Unavailable(Box::new(interrupted))),
+            Ok(Ok(())) => Input::Done(Ok(Done::Rotated)),
+            Ok(Err(fault)) if fault.is_passing() => Input::Done(Err(TargetError::Unavailable(Box::new(fault)))),
+            Ok(Err(fault)) => Input::NotRotated(format!("{fault}; the old credential stays in use")),
+            Err(interrupted) => Input::NotRotated(interrupted.to_string()),
         }
     }
 
-    fn end(&self, id: &JobId, verdict: Verdict) {
+    fn end(&self, id: &JobId, mut verdict: Verdict) {
+        // Once for all who keep it: the log, the ledger, the outbox.
+        cut(&mut verdict.error, limits::ERROR_BYTES);
         let result = JobResult {
             outcome: verdict.outcome,
             error: verdict.error,

@@ -77,9 +77,6 @@ const STATUS_ROOM: usize = limits::STAGE_RECORDS / 4 * 3;
 /// below [`limits::RECORD_BYTES`].
 const MESSAGE_BYTES: usize = 256;
 
-/// An error of a result takes at most this much of a record.
-const ERROR_BYTES: usize = 512;
-
 impl Outbox {
     /// An empty one. `epoch` is a random value of this start: with the sequence number it makes every
     /// event key unique (P1.7).
@@ -122,7 +119,7 @@ impl Outbox {
         if stage.reports.len() >= STATUS_ROOM {
             return;
         }
-        cut(&mut status.message, ERROR_BYTES);
+        cut(&mut status.message, limits::ERROR_BYTES);
         bound_conditions(&mut status.conditions);
         let _ = stage.reports.push_back(Box::new(Report::Status(id.clone(), status)));
         drop(stage);
@@ -132,7 +129,7 @@ impl Outbox {
     /// Adds a result. Whoever takes jobs asks [`has_room`](Self::has_room) first; a result that finds no
     /// room all the same pushes out the oldest status.
     pub fn push_result(&self, id: &JobId, mut result: JobResult) {
-        cut(&mut result.error, ERROR_BYTES);
+        cut(&mut result.error, limits::ERROR_BYTES);
         let mut stage = self.lock();
         if stage.reports.is_full() {
             stage.push_out_a_status();
@@ -168,6 +165,17 @@ impl Outbox {
     pub fn drop_report(&self) {
         self.lock().reports.pop_front();
         self.emptied.notify_one();
+    }
+
+    /// The oldest report holds up the others: a result goes behind them, a status is given up.
+    pub fn set_report_aside(&self) {
+        let mut stage = self.lock();
+        if let Some(report) = stage.reports.pop_front()
+            && matches!(*report, Report::Result(..))
+        {
+            // There was room a moment ago.
+            let _ = stage.reports.push_back(report);
+        }
     }
 
     /// The oldest events, at most [`limits::EVENT_BATCH`], and since when the first of them waits.
@@ -357,6 +365,21 @@ mod tests {
         assert_eq!(results_left, results + limits::OPEN_JOBS + 1, "no result was pushed out");
         assert!(matches!(left.last(), Some(Report::Result(last, _)) if last.as_str() == "j9999"));
         assert!(matches!(left.first(), Some(Report::Status(first, _)) if first.as_str() == "j1"));
+    }
+
+    #[test]
+    fn a_report_that_holds_up_the_others_goes_behind_them() {
+        let outbox = Outbox::new(0);
+        outbox.push_result(&id(1), result());
+        outbox.push_result(&id(2), result());
+        outbox.set_report_aside();
+        assert!(matches!(outbox.first_report(), Some(Report::Result(first, _)) if first == id(2)));
+        outbox.drop_report();
+        assert!(matches!(outbox.first_report(), Some(Report::Result(last, _)) if last == id(1)));
+        outbox.drop_report();
+        outbox.push_status(&id(3), status());
+        outbox.set_report_aside();
+        assert_eq!(outbox.first_report(), None);
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub trait CredentialStore: Send + Sync {
     /// When it is there and cannot be trusted or read.
     fn load(&self) -> Result<Option<Credential>, StoreError>;
 
+    /// Finds out whether a credential could be written, before one is used up.
+    ///
+    /// # Errors
+    /// When there is no room, or nothing may be written.
+    fn rehearse(&self) -> Result<(), StoreError>;
+
     /// Writes it so that a power cut leaves the old or the new one.
     ///
     /// # Errors
@@ -196,16 +202,6 @@ impl StateDirectory {
         Ok(Self { path: path.to_owned(), handle, _lock: lock })
     }
 
-    /// Writes as much as a credential could take, so that a full or read-only disk is found before a one-time
-    /// token is used up.
-    ///
-    /// # Errors
-    /// When there is no room.
-    pub fn rehearse(&self) -> Result<(), StoreError> {
-        self.write_new(&[b' '; REHEARSAL_BYTES])?;
-        fs::unlinkat(&self.handle, CREDENTIAL_NEW, fs::AtFlags::empty()).map_err(|error| self.io(CREDENTIAL_NEW, error))
-    }
-
     fn write_new(&self, text: &[u8]) -> Result<(), StoreError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::openat(&self.handle, CREDENTIAL_NEW, flags, Mode::RUSR | Mode::WUSR)
@@ -239,6 +235,12 @@ impl CredentialStore for StateDirectory {
                 None => StoreError::Malformed(path),
             })
             .map(Some)
+    }
+
+    /// Writes as much as a credential could take.
+    fn rehearse(&self) -> Result<(), StoreError> {
+        self.write_new(&[b' '; REHEARSAL_BYTES])?;
+        fs::unlinkat(&self.handle, CREDENTIAL_NEW, fs::AtFlags::empty()).map_err(|error| self.io(CREDENTIAL_NEW, error))
     }
 
     fn save(&self, credential: &Credential) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tracing::{debug, error, info};
 
 use super::backoff::{Backoff, draw};
@@ -159,6 +160,7 @@ impl Reports {
 pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) {
     let (outbox, health) = (&reports.outbox, &reports.health);
     let mut backoff = Backoff::default();
+    let mut failures = 0;
     loop {
         if !drain.is_set() {
             tokio::select! {
@@ -169,6 +171,7 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
         let fault = match reports.post_next().await {
             Ok(true) => {
                 backoff.reset();
+                failures = 0;
                 continue;
             }
             Ok(false) if drain.is_set() => return,
@@ -195,11 +198,17 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
             error!(error = %fault, reports = fill.reports, events = fill.events, "stopped before everything was posted");
             return;
         }
+        failures += u32::from(is_its_own(&fault));
+        if failures >= limits::POST_TRIES {
+            outbox.set_report_aside();
+            failures = 0;
+        }
         let pause = backoff.next(draw());
         let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
+        let was_unreachable = health.now().reachable == Some(false);
         report_failure(&fault, health, pause);
         tokio::select! {
-            () = rest(health, pause, matches!(fault, Fault::Network(_))) => {}
+            () = rest(health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
             () = drain.wait() => {}
         }
     }
@@ -232,7 +241,12 @@ async fn due(outbox: &Outbox, budget: &Budget) {
     }
 }
 
-/// The pause after a fault. While we are not let in, it lasts until we are. After a fault of the network
+/// Whether a fault may be that of the report alone: a server that trips over it, while all else works.
+fn is_its_own(fault: &Fault) -> bool {
+    matches!(fault, Fault::Busy(StatusCode::INTERNAL_SERVER_ERROR, None))
+}
+
+/// The pause after a fault. While we are not let in, it lasts until we are. Where polls had failed as well,
 /// a connection that comes back ends it early; what a server asked for is waited out. In a long outage the loop
 /// that polls makes the tries, and has this one's reports posted when one succeeds.
 async fn rest(health: &Health, pause: Duration, ends_early: bool) {

@@ -39,7 +39,8 @@ pub async fn beat(
                     Err(fault) => debug!(error = %fault, "the daily sign of life did not get out; it is tried again"),
                 }
             }
-        } else if connection.reachable == Some(true) && connection.access == Access::Accepted {
+        // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
+        } else if connection.reachable == Some(true) && connection.access != Access::Refused {
             last_of_day = None;
             push_heartbeat(&outbox, &cluster_id, connection, budget.this_month());
         }

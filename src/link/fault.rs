@@ -28,6 +28,8 @@ pub enum Fault {
     Unauthorized(ErrorBody),
     /// An answer of the control plane that cannot be read.
     Unreadable(&'static str),
+    /// The state directory takes no new credential, and so none was asked for.
+    Unstorable,
 }
 
 impl Fault {
@@ -80,6 +82,7 @@ impl fmt::Display for Fault {
             Self::Unauthorized(body) => {
                 write!(f, "the control plane does not accept the credential (401{})", Said(body))
             }
+            Self::Unstorable => f.write_str("the state directory takes no new credential (full or read-only?)"),
             Self::Unreadable(what) => write!(f, "the control plane's answer cannot be used: {what}"),
         }
     }

@@ -173,9 +173,10 @@ impl Intake {
                     Err(fault) => {
                         failing = failing.or_else(|| Some(Instant::now()));
                         let pause = pace.after(&Polled::Failed(&fault), outage, draw());
+                        let was_unreachable = self.health.now().reachable == Some(false);
                         report_failure(&fault, &self.health, pause);
                         is_out = fault.is_passing();
-                        ends_early = matches!(fault, Fault::Network(_));
+                        ends_early = was_unreachable && matches!(fault, Fault::Network(_));
                         if outage + pause >= limits::OUTAGE_QUICK && is_out {
                             self.health.begin_long_outage();
                         }
@@ -218,9 +219,10 @@ impl Intake {
 
     /// After a failure what waits is posted first, and only then there is a poll.
     async fn try_once(&self, is_out: bool, hold: Duration) -> Tried {
+        // A server that trips over a report, or refuses it, may answer a poll all the same.
         if is_out
             && let Err(fault) = self.reports.post_all().await
-            && fault.is_passing()
+            && (matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
         {
             return Tried::Failed(fault);
         }
@@ -270,7 +272,7 @@ impl Intake {
         }
     }
 
-    /// The pause between two polls. A wake ends it, and after a fault of the network so does a line that is up again,
+    /// The pause between two polls. A wake ends it, and where posts had failed as well so does a line that is up again,
     /// but nothing comes within a second.
     async fn pause(&self, pause: Duration, ends_early: bool) {
         let mut changes = self.health.subscribe();

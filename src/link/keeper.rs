@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::credential::{Credential, CredentialStore, StoreError};
 use super::{Account, Fault, LongPoll};
@@ -30,6 +30,8 @@ impl Keeper {
     /// The new credential is stored before it is used (TRUST.md, Credentials), tried, and then used by
     /// every caller at once. The old one stays stored beside it.
     fn rotate_held(&self, held: &mut Credential) -> Result<(), Fault> {
+        // A server counts every bearer that it issues: none is asked for that could not be kept.
+        self.store.rehearse().map_err(not_stored)?;
         let new = self.link.rotate(&held.current.token)?;
         let rotated = Credential {
             cluster_id: held.cluster_id.clone(),
@@ -39,7 +41,10 @@ impl Keeper {
             current: new,
             observed_token: held.observed_token.clone(),
         };
-        self.store.save(&rotated).map_err(not_stored)?;
+        if let Err(error) = self.store.save(&rotated) {
+            // It is the only one that the server is sure to accept from now on.
+            error!(%error, "the new credential could not be stored and is used from memory; make room in the state directory");
+        }
         let tried = self.link.probe(&rotated.current.token);
         // A probe that got no answer says nothing about the bearer: it is in use from now on, and a 401
         // would find the old one again.
@@ -95,6 +100,6 @@ impl Account for Keeper {
 }
 
 fn not_stored(error: StoreError) -> Fault {
-    warn!(%error, "the new credential could not be stored; the old one stays in use");
-    Fault::Unreadable("the new credential could not be stored")
+    warn!(%error, "a new credential could not be stored; the old one stays in use");
+    Fault::Unstorable
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::agent::{Agent, CLUSTER, Setup};
-use crate::apiserver::ApiServer;
+use crate::apiserver::{ApiServer, wait_until};
 use crate::memory::{PEAK_KB, static_binary};
 use crate::testbed::Testbed;
 use crate::testbed::job::{Job, config_map, timestamp};
@@ -107,11 +107,10 @@ fn idle() -> [Figure; 2] {
     let testbed = Testbed::start();
     let agent = setup(&testbed).flag("--kubeconfig", api.kubeconfig()).flag("--allow-kind", "/ConfigMap").spawn();
     testbed.held_poll(PATIENCE);
-    // Lists are over and watches are open when nothing has changed for a while.
+    // One thread runs the agent, one holds the poll, one each watch; those of the start end after a while.
     std::thread::sleep(Duration::from_secs(5));
+    wait_until("the poll and three watches and nothing else", || agent.threads() == 5);
     let idle = agent.rss_kb();
-    // One that runs the agent, one that holds the poll, one for each watch.
-    assert_eq!(agent.threads(), 5, "the poll and three watches are open");
     [
         Figure {
             what: "RSS idle: poll held, three watches open",

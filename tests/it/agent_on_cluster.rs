@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::agent::Setup;
+use crate::agent::{Agent, Setup};
 use crate::apiserver::{ApiServer, unique, wait_until};
 use crate::testbed::Testbed;
 use crate::testbed::job::{application_instance, config_map, operation};
@@ -14,7 +14,37 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const INSTANCES: &str = "/apis/apps.vworkspace.io/v1alpha1";
 
-/// Tests share an API server: each agent looks after a cluster of its own in it.
+/// An agent with a cluster and a namespace of its own on an API server that the tests share.
+struct Scene {
+    api: &'static ApiServer,
+    testbed: Testbed,
+    cluster: String,
+    namespace: String,
+    _agent: Agent,
+}
+
+impl Scene {
+    fn start() -> Self {
+        Self::with(|setup| setup)
+    }
+
+    fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        let api = ApiServer::shared();
+        api.apply_crds();
+        let (testbed, cluster) = (Testbed::start(), cluster());
+        let agent = change(on(&testbed, api, &cluster)).spawn();
+        Self { api, testbed, cluster, namespace: namespace(), _agent: agent }
+    }
+
+    /// Has an ApplicationInstance applied and waits until it is there.
+    fn instance(&self) -> (String, String) {
+        let id = self.testbed.apply(&self.cluster, application_instance(&self.namespace, "wiki"));
+        let path = instance_path(&self.namespace, "wiki");
+        wait_until("the object", || self.api.request(Method::GET, &path, None).0 == 200);
+        (id, path)
+    }
+}
+
 fn on(testbed: &Testbed, api: &ApiServer, cluster: &str) -> Setup {
     Setup::of_cluster(testbed, cluster)
         .flag("--kubeconfig", api.kubeconfig())
@@ -46,21 +76,14 @@ fn say(api: &ApiServer, path: &str, generation: i64, conditions: &[Value]) {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_job_succeeds_when_its_object_is_ready_and_each_transition_is_an_event() {
-    let api = ApiServer::shared();
-    api.apply_crds();
-    let testbed = Testbed::start();
-    let cluster = cluster();
-    let _agent = on(&testbed, api, &cluster).spawn();
-    let namespace = namespace();
-    let id = testbed.apply(&cluster, application_instance(&namespace, "wiki"));
-    let path = instance_path(&namespace, "wiki");
-    wait_until("the object", || api.request(Method::GET, &path, None).0 == 200);
+    let scene @ Scene { api, testbed, cluster, namespace, .. } = &Scene::start();
+    let (id, path) = scene.instance();
     let object = api.get(&path);
     assert_eq!(object["metadata"]["labels"]["app.vworkspace.io/cluster-id"], cluster.as_str());
     assert_eq!(api.get(&format!("/api/v1/namespaces/{namespace}"))["metadata"]["labels"]["managed-by"], "vworkspace");
 
     // Waiting for this one does not hold up the next.
-    let next = testbed.apply(&cluster, config_map(&namespace, "settings", "a"));
+    let next = testbed.apply(cluster, config_map(namespace, "settings", "a"));
     assert_eq!(testbed.result_of(&next, PATIENCE)["outcome"], "succeeded");
     assert!(testbed.result(&id).is_none(), "nobody said that it is ready");
 
@@ -72,7 +95,7 @@ fn a_job_succeeds_when_its_object_is_ready_and_each_transition_is_an_event() {
     let result = testbed.result_of(&id, PATIENCE);
     assert_eq!(result["outcome"], "succeeded");
     assert_eq!(result["appliedRef"]["uid"], object["metadata"]["uid"]);
-    assert_eq!(result["appliedRef"]["namespace"], namespace);
+    assert_eq!(result["appliedRef"]["namespace"], namespace.as_str());
     let event = testbed.event("the second transition", PATIENCE, |event| {
         event["kind"] == "ConditionTransition" && event["conditions"][0]["reason"] == "Installed"
     });
@@ -88,18 +111,11 @@ fn a_job_succeeds_when_its_object_is_ready_and_each_transition_is_an_event() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_job_that_changes_nothing_on_a_ready_object_succeeds_at_once() {
-    let api = ApiServer::shared();
-    api.apply_crds();
-    let testbed = Testbed::start();
-    let cluster = cluster();
-    let _agent = on(&testbed, api, &cluster).spawn();
-    let namespace = namespace();
-    let first = testbed.apply(&cluster, application_instance(&namespace, "wiki"));
-    let path = instance_path(&namespace, "wiki");
-    wait_until("the object", || api.request(Method::GET, &path, None).0 == 200);
+    let scene @ Scene { api, testbed, cluster, namespace, .. } = &Scene::start();
+    let (first, path) = scene.instance();
     say(api, &path, 1, &[condition("Ready", "True", "Installed")]);
     testbed.result_of(&first, PATIENCE);
-    let second = testbed.apply(&cluster, application_instance(&namespace, "wiki"));
+    let second = testbed.apply(cluster, application_instance(namespace, "wiki"));
     // Well below the minute after which silence would count as success.
     assert_eq!(testbed.result_of(&second, Duration::from_secs(30))["outcome"], "succeeded");
 }
@@ -107,13 +123,8 @@ fn a_job_that_changes_nothing_on_a_ready_object_succeeds_at_once() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_failed_operation_fails_its_job_with_the_reason() {
-    let api = ApiServer::shared();
-    api.apply_crds();
-    let testbed = Testbed::start();
-    let cluster = cluster();
-    let _agent = on(&testbed, api, &cluster).spawn();
-    let namespace = namespace();
-    let id = testbed.intent(&cluster, "request-operation", json!({"operation": operation(&namespace, "backup")}));
+    let Scene { api, testbed, cluster, namespace, .. } = &Scene::start();
+    let id = testbed.intent(cluster, "request-operation", json!({"operation": operation(namespace, "backup")}));
     let path = format!("/apis/ops.vworkspace.io/v1alpha1/namespaces/{namespace}/operations/backup");
     wait_until("the object", || api.request(Method::GET, &path, None).0 == 200);
     say(api, &path, 1, &[condition("Running", "True", "Started")]);
@@ -129,17 +140,13 @@ fn a_failed_operation_fails_its_job_with_the_reason() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_conflict_is_reported_with_the_field_and_its_manager_and_nothing_is_forced() {
-    let api = ApiServer::shared();
-    let testbed = Testbed::start();
-    let cluster = cluster();
-    let _agent = on(&testbed, api, &cluster).spawn();
-    let namespace = namespace();
-    api.create_namespace(&namespace, &json!({"managed-by": "vworkspace"}));
+    let Scene { api, testbed, cluster, namespace, .. } = &Scene::start();
+    api.create_namespace(namespace, &json!({"managed-by": "vworkspace"}));
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/settings?fieldManager=somebody");
-    let theirs = serde_json::to_vec(&config_map(&namespace, "settings", "theirs")).unwrap();
+    let theirs = serde_json::to_vec(&config_map(namespace, "settings", "theirs")).unwrap();
     let (code, _) = api.request_as(Method::PATCH, &path, "application/apply-patch+yaml", theirs);
     assert_eq!(code, 201);
-    let id = testbed.apply(&cluster, config_map(&namespace, "settings", "ours"));
+    let id = testbed.apply(cluster, config_map(namespace, "settings", "ours"));
     let result = testbed.result_of(&id, PATIENCE);
     assert_eq!(result["outcome"], "conflict");
     let error = result["error"].as_str().unwrap();
@@ -151,30 +158,30 @@ fn a_conflict_is_reported_with_the_field_and_its_manager_and_nothing_is_forced()
 fn a_foreign_namespace_an_unknown_kind_and_a_missing_right_fail_with_what_to_do() {
     let api = ApiServer::shared();
     let testbed = Testbed::start();
-    let cluster = cluster();
-    let namespace = namespace();
-    api.create_namespace(&namespace, &json!({}));
-    let _agent = on(&testbed, api, &cluster).flag("--allow-kind", "example.org/Thing").spawn();
+    let cluster = &cluster();
+    let namespace = &namespace();
+    api.create_namespace(namespace, &json!({}));
+    let _agent = on(&testbed, api, cluster).flag("--allow-kind", "example.org/Thing").spawn();
     let error = |id: &str| {
         let result = testbed.result_of(id, PATIENCE);
         assert_eq!(result["outcome"], "failed");
         result["error"].as_str().unwrap().to_owned()
     };
-    let id = testbed.apply(&cluster, config_map(&namespace, "a", "b"));
+    let id = testbed.apply(cluster, config_map(namespace, "a", "b"));
     assert!(error(&id).contains("managed-by=vworkspace"));
     let thing =
         json!({"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": "elsewhere"}});
-    let id = testbed.apply(&cluster, thing);
+    let id = testbed.apply(cluster, thing);
     assert!(error(&id).contains("CustomResourceDefinition"));
 
     let other = Testbed::start();
     let user = format!("nobody-{}", unique());
-    let _agent = Setup::of_cluster(&other, &cluster)
+    let _agent = Setup::of_cluster(&other, cluster)
         .flag("--kubeconfig", api.kubeconfig_for(&user, "none"))
         .flag("--allow-kind", "/ConfigMap")
         .flag("--wait", "1")
         .spawn();
-    let id = other.apply(&cluster, config_map("elsewhere", "a", "b"));
+    let id = other.apply(cluster, config_map("elsewhere", "a", "b"));
     let result = other.result_of(&id, PATIENCE);
     assert!(result["error"].as_str().unwrap().starts_with("Forbidden"), "{result}");
 }
@@ -184,14 +191,14 @@ fn a_foreign_namespace_an_unknown_kind_and_a_missing_right_fail_with_what_to_do(
 fn a_job_waits_while_the_api_server_is_away_and_is_done_when_it_is_back() {
     let api = ApiServer::start();
     let testbed = Testbed::start();
-    let cluster = cluster();
-    let _agent = on(&testbed, &api, &cluster).spawn();
-    let namespace = namespace();
-    let before = testbed.apply(&cluster, config_map(&namespace, "before", "a"));
+    let cluster = &cluster();
+    let _agent = on(&testbed, &api, cluster).spawn();
+    let namespace = &namespace();
+    let before = testbed.apply(cluster, config_map(namespace, "before", "a"));
     testbed.result_of(&before, PATIENCE);
     api.stop();
-    let during = testbed.apply(&cluster, config_map(&namespace, "during", "a"));
-    let behind = testbed.apply(&cluster, config_map(&namespace, "behind", "a"));
+    let during = testbed.apply(cluster, config_map(namespace, "during", "a"));
+    let behind = testbed.apply(cluster, config_map(namespace, "behind", "a"));
     testbed.ack_of(&during, PATIENCE);
     std::thread::sleep(Duration::from_secs(2));
     assert!(testbed.result(&during).is_none());
@@ -207,15 +214,15 @@ fn a_job_waits_while_the_api_server_is_away_and_is_done_when_it_is_back() {
 fn a_kind_that_is_installed_while_the_agent_runs_is_applied_and_observed() {
     let api = ApiServer::shared();
     let testbed = Testbed::start();
-    let cluster = cluster();
+    let cluster = &cluster();
     let group = format!("g{}.example.org", unique());
-    let _agent = on(&testbed, api, &cluster).flag("--allow-kind", format!("{group}/Thing")).spawn();
-    let namespace = namespace();
+    let _agent = on(&testbed, api, cluster).flag("--allow-kind", format!("{group}/Thing")).spawn();
+    let namespace = &namespace();
     let manifest = json!({"apiVersion": format!("{group}/v1"), "kind": "Thing", "metadata": {"name": "a", "namespace": namespace}, "spec": {}});
-    let early = testbed.apply(&cluster, manifest.clone());
+    let early = testbed.apply(cluster, manifest.clone());
     assert_eq!(testbed.result_of(&early, PATIENCE)["outcome"], "failed");
     api.define(&group, "v1", "Thing", "Namespaced");
-    let late = testbed.apply(&cluster, manifest);
+    let late = testbed.apply(cluster, manifest);
     let path = format!("/apis/{group}/v1/namespaces/{namespace}/things/a");
     wait_until("the object", || api.request(Method::GET, &path, None).0 == 200);
     say(api, &path, 1, &[condition("Ready", "True", "Late")]);
@@ -226,17 +233,13 @@ fn a_kind_that_is_installed_while_the_agent_runs_is_applied_and_observed() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_delete_is_done_and_one_of_what_is_not_there_is_done_as_well() {
-    let api = ApiServer::shared();
-    let testbed = Testbed::start();
-    let cluster = cluster();
-    let _agent = on(&testbed, api, &cluster).spawn();
-    let namespace = namespace();
-    let id = testbed.apply(&cluster, config_map(&namespace, "settings", "a"));
+    let Scene { api, testbed, cluster, namespace, .. } = &Scene::start();
+    let id = testbed.apply(cluster, config_map(namespace, "settings", "a"));
     testbed.result_of(&id, PATIENCE);
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/settings");
     assert_eq!(api.request(Method::GET, &path, None).0, 200);
     for _ in 0..2 {
-        let id = testbed.delete(&cluster, "v1", "ConfigMap", &namespace, "settings");
+        let id = testbed.delete(cluster, "v1", "ConfigMap", namespace, "settings");
         assert_eq!(testbed.result_of(&id, PATIENCE)["outcome"], "succeeded");
         assert_eq!(api.request(Method::GET, &path, None).0, 404);
     }

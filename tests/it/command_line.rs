@@ -173,6 +173,37 @@ fn a_token_comes_from_standard_input_as_well() {
 }
 
 #[test]
+fn run_keeps_a_token_from_standard_input_while_the_server_is_busy_and_ends_when_it_is_refused() {
+    let testbed = Testbed::start();
+    let setup = quick(&testbed).flag("--token-file", "-");
+    let refused = with_stdin(&setup, "run", &"x".repeat(40));
+    says(&refused, 1, &["does not accept the one-time token"]);
+
+    testbed.fault(Call::Register, 2, Fault::status(503));
+    let mut command = setup.prepare("run");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let token = testbed.issue_token(Some(CLUSTER));
+    child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    goes_on(&testbed);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn reading_a_token_from_standard_input_ends_with_a_signal() {
+    let testbed = Testbed::start();
+    let mut command = quick(&testbed).flag("--token-file", "-").prepare("run");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let status = |pid: u32| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let deadline = std::time::Instant::now() + SOON;
+    while !status(child.id()).contains("State:\tS") && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    assert!(!child.wait().unwrap().success(), "there is nothing that it could have done");
+}
+
+#[test]
 fn a_token_file_is_closed_to_others_and_a_file() {
     let testbed = Testbed::start();
     let setup = quick(&testbed);
@@ -313,10 +344,13 @@ fn a_full_disk_is_said_before_the_token_is_used_up() {
     let mut agent = setup.spawn();
     goes_on(&testbed);
     fs::write(disk.0.join("ballast"), vec![0; 256 * 1024]).expect_err("the disk is full");
-    let rotation = testbed.intent(CLUSTER, "rotate-operator-credentials", serde_json::Value::Null);
-    agent.wait_for_log("the new credential could not be stored; the old one stays in use", SOON);
+    let rotate = || testbed.intent(CLUSTER, "rotate-operator-credentials", serde_json::Value::Null);
+    let result = testbed.result_of(&rotate(), SOON);
+    assert_eq!(result["outcome"], "failed");
+    assert!(result["error"].as_str().is_some_and(|error| error.contains("full or read-only?")), "{result}");
+    assert_eq!(testbed.requests_of(Call::Rotate).len(), 0, "none is asked for that could not be kept");
     fs::remove_file(disk.0.join("ballast")).unwrap();
-    assert_eq!(testbed.result_of(&rotation, SOON)["outcome"], "succeeded");
+    assert_eq!(testbed.result_of(&rotate(), SOON)["outcome"], "succeeded");
     assert!(agent.stop().status.success());
 }
 

@@ -231,7 +231,7 @@ async fn a_refused_object_is_explained_without_its_values() {
         json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":namespace},"data":{"geheim key!":"geheim"}}),
         json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":namespace},"data":{"a":{"geheim":"geheim"}}}),
         json!({"apiVersion":"v1","kind":"Service","metadata":{"name":"a","namespace":namespace},"spec":{"ports":[{"port":80}],"type":"geheim"}}),
-        json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"A_geheim","namespace":namespace}}),
+        json!({"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":"a","namespace":namespace},"rules":[{"verbs":[],"resources":["geheim"],"apiGroups":[""]}]}),
     ];
     for object in wrong {
         let error = apply(&target, &object, NamespaceRule::Managed).await.unwrap_err();

@@ -87,6 +87,8 @@ pub enum Input<'a> {
     AckRefused,
     /// The target did what it was told, or did not.
     Done(Result<Done, TargetError>),
+    /// There is no new credential, and this is why.
+    NotRotated(String),
     /// The target reports on an object.
     Observed(&'a Observation),
     /// The agent stops.
@@ -191,6 +193,7 @@ pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, 
         // P1.5: what is closed is not to be done; what was not acked is not ours and comes again.
         (State::Taking, Input::Acked(Acknowledged::Closed)) => (State::Ended, Effect::Drop),
         (State::Taking, Input::AckLost | Input::AckRefused | Input::Stopped) => (State::Ended, Effect::Leave),
+        (State::Acting(_), Input::NotRotated(reason)) => end(Verdict::failed("RotationFailed", reason)),
         (State::Acting(since), Input::Done(done)) => finish_act(done, since, facts, now),
         (State::Waiting(wait), Input::Observed(observation)) => wait.observe(observation),
         (State::Waiting(wait), Input::Ticked) => wait.tick(facts.ready_timeout, now),

@@ -12,27 +12,19 @@ const LEVELS: usize = 64;
 
 /// What is told of a value while it is read.
 pub(super) trait Sink {
-    fn open(&mut self, byte: u8);
-    fn close(&mut self, byte: u8);
-    fn separate(&mut self, byte: u8);
-    fn start_string(&mut self);
-    fn end_string(&mut self);
-    fn start_literal(&mut self, byte: u8);
-    fn byte(&mut self, byte: u8);
+    fn open(&mut self, _byte: u8) {}
+    fn close(&mut self, _byte: u8) {}
+    fn separate(&mut self, _byte: u8) {}
+    fn start_string(&mut self) {}
+    fn end_string(&mut self) {}
+    fn start_literal(&mut self, _byte: u8) {}
+    fn byte(&mut self, _byte: u8) {}
 }
 
 /// For a value that nobody wants.
 pub(super) struct Nothing;
 
-impl Sink for Nothing {
-    fn open(&mut self, _: u8) {}
-    fn close(&mut self, _: u8) {}
-    fn separate(&mut self, _: u8) {}
-    fn start_string(&mut self) {}
-    fn end_string(&mut self) {}
-    fn start_literal(&mut self, _: u8) {}
-    fn byte(&mut self, _: u8) {}
-}
+impl Sink for Nothing {}
 
 /// A string of which only the first bytes matter.
 pub(super) struct Short {
@@ -52,12 +44,6 @@ impl Short {
 }
 
 impl Sink for Short {
-    fn open(&mut self, _: u8) {}
-    fn close(&mut self, _: u8) {}
-    fn separate(&mut self, _: u8) {}
-    fn start_string(&mut self) {}
-    fn end_string(&mut self) {}
-    fn start_literal(&mut self, _: u8) {}
     fn byte(&mut self, byte: u8) {
         if self.bytes.len() <= self.room {
             self.bytes.push(byte);
