@@ -89,6 +89,34 @@ async fn a_page_over_its_bound_is_asked_for_in_smaller_ones() {
 }
 
 #[tokio::test]
+async fn a_list_begins_with_a_full_page_however_small_the_last_one_had_to_be() {
+    let lists_so_far = Arc::new(AtomicUsize::new(0));
+    let server = FakeApi::start(move |asked, out| {
+        if let Some(done) = ground(asked, out) {
+            return done;
+        }
+        if is_watch(asked) {
+            return answer(out, "410 Gone", r#"{"kind":"Status","code":410,"message":"too old"}"#);
+        }
+        if asked.path.contains("limit=50&") && lists_so_far.fetch_add(1, Ordering::Relaxed) == 0 {
+            return answer(out, "200 OK", &" ".repeat(usize::try_from(limits::LIST_BODY_BYTES).unwrap() + 1));
+        }
+        if asked.path.ends_with("continue=") && asked.path.contains("limit=12&") {
+            return answer(out, "200 OK", r#"{"metadata":{"resourceVersion":"5","continue":"t"},"items":[]}"#);
+        }
+        answer(out, "200 OK", EMPTY)
+    });
+    let listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    wait(|| lists(&server).len() >= 4).await;
+    let sizes: Vec<String> = lists(&server)
+        .iter()
+        .map(|asked| asked.path.split("limit=").nth(1).unwrap().split('&').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(sizes[..4], ["50", "12", "12", "50"]);
+    listener.stop().await;
+}
+
+#[tokio::test]
 async fn a_watch_line_without_an_end_is_given_up_and_not_hammered() {
     let sent = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&sent);

@@ -94,7 +94,6 @@ struct Follower {
     /// Counts the lists.
     round: u64,
     newcomer: Newcomer,
-    page: u32,
     /// After a fault.
     pause: Pause,
     /// While the kind is missing or forbidden.
@@ -111,7 +110,6 @@ impl Follower {
             resource: None,
             round: 0,
             newcomer: Newcomer::WasThere,
-            page: limits::LIST_PAGE,
             pause: Pause::new(2 * limits::BACKOFF_FLOOR, limits::WATCH_BACKOFF_CAP),
             wait: Pause::new(limits::KIND_BACKOFF_FIRST, limits::KIND_BACKOFF_CAP),
             is_troubled: false,
@@ -203,19 +201,21 @@ impl Follower {
         let room = Arc::clone(&self.room);
         self.round += 1;
         let mut next = String::new();
+        // One large object makes the pages of this list small, and not those of all later ones.
+        let mut size = limits::LIST_PAGE;
         let version = loop {
             let _page = room.page().await?;
             let path = format!(
                 "{}?limit={}&labelSelector={}&continue={}",
                 resource.collection(),
-                self.page,
+                size,
                 room.selector(),
                 api::query(&next)
             );
-            let limit = if self.page > 1 { limits::LIST_BODY_BYTES } else { limits::API_BODY_BYTES };
+            let limit = if size > 1 { limits::LIST_BODY_BYTES } else { limits::API_BODY_BYTES };
             let page = match api::ask(room.api(), &Call { limit, ..Call::get(&path, api::JSON) }).await {
-                Err(Fault::TooLong(_)) if self.page > 1 => {
-                    self.page = (self.page / 4).max(1);
+                Err(Fault::TooLong(_)) if size > 1 => {
+                    size = (size / 4).max(1);
                     continue;
                 }
                 answer => Page::read(&answer?).map_err(|_| Fault::Unusable("the list cannot be read".to_owned()))?,
