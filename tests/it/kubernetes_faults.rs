@@ -236,6 +236,21 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
 }
 
 #[tokio::test]
+async fn what_an_admission_quotes_of_an_object_is_not_told() {
+    let server = FakeApi::start(|asked, out| {
+        let message = r#"admission webhook "w.example" denied the request: password "geheim" is weak"#;
+        let status = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": message});
+        ground(asked, out).unwrap_or_else(|| answer(out, "403 Forbidden", &status.to_string()))
+    });
+    let target = target(server.kubeconfig("{token: x}"));
+    let error =
+        apply(&target, &config_map("n", "a", &json!({"k": "geheim"})), NamespaceRule::Managed).await.unwrap_err();
+    assert_eq!(error.reason(), "Forbidden");
+    let text = error.to_string();
+    assert!(text.contains("denied the request") && !text.contains("geheim"), "{text}");
+}
+
+#[tokio::test]
 async fn kinds_beyond_the_bound_are_listed_and_not_watched() {
     let server = FakeApi::start(|asked, out| {
         if asked.path == "/api/v1" {

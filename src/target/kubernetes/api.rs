@@ -146,7 +146,7 @@ impl From<Fault> for TargetError {
                 Self::Invalid(message::of(&refusal))
             }
             Fault::Refused(refusal) => match refusal.code {
-                403 => Self::Forbidden(message::bounded(&refusal.message)),
+                403 => Self::Forbidden(message::of_forbidden(&refusal)),
                 429 | 500.. => Self::Unavailable(Box::new(Busy { code: refusal.code, message: message::of(&refusal) })),
                 _ => Self::Invalid(message::of(&refusal)),
             },

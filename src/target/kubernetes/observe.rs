@@ -133,7 +133,7 @@ impl Follower {
                 }
                 stop @ (Stop::Missing | Stop::Forbidden(_)) => {
                     if let Stop::Forbidden(refusal) = stop {
-                        self.trouble(&super::message::bounded(&refusal.message));
+                        self.trouble(&super::message::of_forbidden(&refusal));
                     } else {
                         // Objects of a kind that is not there are gone, and those that come with it are new.
                         self.newcomer = Newcomer::Appeared;
