@@ -176,6 +176,45 @@ async fn a_namespace_of_somebody_else_is_used_only_when_it_is_listed() {
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+async fn a_namespace_as_an_object_is_judged_as_the_namespace_it_is() {
+    let (server, target) = admin();
+    let live = |name: &str| server.get(&format!("/api/v1/namespaces/{name}"))["metadata"].clone();
+    let object = |name: &str, labels: &Value| json!({"apiVersion":"v1","kind":"Namespace","metadata":{"name":name,"labels":labels}});
+    let theirs = namespace("object-theirs");
+    server.create_namespace(&theirs, &json!({}));
+    let grab = object(&theirs, &json!({"managed-by": "vworkspace"}));
+    let named = reference("v1", "Namespace", "", &theirs);
+    for error in [
+        apply(&target, &grab, NamespaceRule::Managed).await.unwrap_err(),
+        target.delete(&named, NamespaceRule::Managed).await.unwrap_err(),
+    ] {
+        assert!(matches!(&error, TargetError::NamespaceNotManaged(name) if *name == theirs), "{error:?}");
+    }
+    assert_eq!(live(&theirs)["labels"]["managed-by"], Value::Null, "it was not made ours");
+    assert_eq!(live(&theirs)["deletionTimestamp"], Value::Null);
+
+    // One that is listed is used as it is.
+    apply(&target, &object(&theirs, &json!({"a": "1"})), NamespaceRule::Listed).await.unwrap();
+    assert_eq!((&live(&theirs)["labels"]["a"], &live(&theirs)["labels"]["managed-by"]), (&json!("1"), &Value::Null));
+    target.delete(&named, NamespaceRule::Listed).await.unwrap();
+    assert!(live(&theirs)["deletionTimestamp"].is_string());
+
+    // A new one is ours, whatever it says itself, and stays ours.
+    for rule in [NamespaceRule::Managed, NamespaceRule::Listed] {
+        let ours = namespace("object-ours");
+        for labels in [json!({"managed-by": "somebody"}), json!({"a": "1"}), json!({})] {
+            apply(&target, &object(&ours, &labels), rule).await.unwrap();
+            assert_eq!(live(&ours)["labels"]["managed-by"], "vworkspace", "{labels}");
+        }
+        target.delete(&reference("v1", "Namespace", "", &ours), rule).await.unwrap();
+        assert!(live(&ours)["deletionTimestamp"].is_string());
+    }
+    let missing = reference("v1", "Namespace", "", &namespace("object-missing"));
+    assert!(target.delete(&missing, NamespaceRule::Managed).await.is_ok());
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 async fn a_namespace_that_is_being_deleted_is_waited_for() {
     let (server, target) = admin();
     let namespace = namespace("ending");
