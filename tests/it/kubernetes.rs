@@ -221,8 +221,37 @@ async fn a_namespace_that_is_being_deleted_is_waited_for() {
     server.create_namespace(&namespace, &json!({"managed-by": "vworkspace"}));
     server.request(Method::DELETE, &format!("/api/v1/namespaces/{namespace}"), None);
     let error = apply(&target, &config_map(&namespace, "a", &json!({})), NamespaceRule::Managed).await.unwrap_err();
-    let TargetError::Unavailable(source) = error else { panic!("{error:?}") };
-    assert!(source.to_string().contains("being deleted"), "{source}");
+    assert!(matches!(&error, TargetError::Stuck(text) if text.contains("being deleted")), "{error:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+async fn an_admission_that_is_away_is_no_api_server_that_is_away() {
+    let (server, target) = admin();
+    let namespace = namespace("admission");
+    server.create_namespace(&namespace, &json!({"managed-by": "vworkspace", "it": namespace}));
+    let webhook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": namespace},
+        "webhooks": [{
+            "name": "away.it.example", "failurePolicy": "Fail", "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "namespaceSelector": {"matchLabels": {"it": namespace}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"]}],
+        }],
+    });
+    server.create("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", &webhook);
+    let object = config_map(&namespace, "a", &json!({}));
+    let mut error = None;
+    // The API server learns of its webhooks a moment after they are made.
+    for _ in 0..100 {
+        error = apply(&target, &object, NamespaceRule::Managed).await.err();
+        if error.is_some() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!(matches!(&error, Some(TargetError::Stuck(text)) if text.contains("webhook")), "{error:?}");
 }
 
 #[tokio::test]

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pullet::limits;
-use pullet::target::{NamespaceRule, TargetError};
+use pullet::target::{NamespaceRule, Target, TargetError};
 use serde_json::json;
 
 use crate::apiserver::wait_until;
 use crate::fake_api::{Asked, FakeApi, Out, answer, chunk, chunked};
-use crate::kubernetes::{apply, config_map, target};
+use crate::kubernetes::{apply, config_map, reference, target};
 use crate::kubernetes_observe::{Listener, runtime, threads};
 
 /// Answers what every test here needs: the kind, and a namespace that is ours.
@@ -232,6 +232,30 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
         let target = target(server.kubeconfig("{token: x}"));
         let error = apply(&target, &config_map("n", "a", &json!({})), NamespaceRule::Managed).await.unwrap_err();
         assert_eq!(error.reason(), expected, "{status}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_fails_behind_an_api_server_that_is_ready_is_the_objects_own() {
+    for (status, readiness, expected) in [
+        ("500 Internal Server Error", "200 OK", "ObjectUnavailable"),
+        ("503 Service Unavailable", "200 OK", "ObjectUnavailable"),
+        ("504 Gateway Timeout", "200 OK", "ObjectUnavailable"),
+        ("503 Service Unavailable", "500 Internal Server Error", "TargetUnavailable"),
+        ("503 Service Unavailable", "403 Forbidden", "TargetUnavailable"),
+        ("429 Too Many Requests", "200 OK", "TargetUnavailable"),
+        ("401 Unauthorized", "200 OK", "TargetUnavailable"),
+    ] {
+        let server = FakeApi::start(move |asked, out| match (ground(asked, out), asked.path.as_str()) {
+            (Some(done), _) => done,
+            (None, "/readyz") => answer(out, readiness, "ok"),
+            (None, _) => answer(out, status, "{}"),
+        });
+        let target = target(server.kubeconfig("{token: x}"));
+        let applied = apply(&target, &config_map("n", "a", &json!({})), NamespaceRule::Managed).await.unwrap_err();
+        let named = reference("v1", "ConfigMap", "n", "a");
+        let deleted = target.delete(&named, NamespaceRule::Managed).await.unwrap_err();
+        assert_eq!((applied.reason(), deleted.reason()), (expected, expected), "{status}, {readiness}: {applied}");
     }
 }
 

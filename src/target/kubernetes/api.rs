@@ -112,6 +112,13 @@ pub(super) struct Busy {
     message: String,
 }
 
+impl Busy {
+    /// Whether something failed behind the API server, or in it, and not only for lack of room.
+    pub(super) fn is_fault(&self) -> bool {
+        self.code >= 500
+    }
+}
+
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the API server answered {}: {}", self.code, self.message)

@@ -3,7 +3,7 @@
 use http::Method;
 use serde::Deserialize;
 
-use super::api::{self, Body, Call, Fault, segment};
+use super::api::{self, Body, Busy, Call, Fault, segment};
 use super::decode::{Items, Text};
 use super::resources::Resource;
 use super::{Inner, conflict};
@@ -40,6 +40,34 @@ impl Inner {
         manifest: &Manifest<'_>,
         rule: NamespaceRule,
     ) -> Result<Applied, TargetError> {
+        let done = self.try_apply(manifest, rule).await;
+        self.with_whose_fault(done).await
+    }
+
+    pub(super) async fn delete_object(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
+        let done = self.try_delete(object, rule).await;
+        self.with_whose_fault(done).await
+    }
+
+    /// Tells a fault of one object from one of the API server. The codes are the same, and an admission that
+    /// cannot be called, an aggregated API that is away and a conversion that fails each say it in other words: so
+    /// the API server is asked whether it is ready itself.
+    async fn with_whose_fault<T>(&self, done: Result<T, TargetError>) -> Result<T, TargetError> {
+        let Err(TargetError::Unavailable(source)) = done else { return done };
+        match source.downcast_ref::<Busy>() {
+            Some(busy) if busy.is_fault() && self.is_ready().await => {
+                Err(TargetError::Stuck(format!("{busy}, and is ready itself: what it called for the object is not")))
+            }
+            _ => Err(TargetError::Unavailable(source)),
+        }
+    }
+
+    /// Every account may ask, unless somebody took that away: then it counts as not ready.
+    async fn is_ready(&self) -> bool {
+        api::ask(self.api(), &Call::get("/readyz", api::JSON)).await.is_ok()
+    }
+
+    async fn try_apply(&self, manifest: &Manifest<'_>, rule: NamespaceRule) -> Result<Applied, TargetError> {
         let mut resource = self.resource(&manifest.api_version, &manifest.kind).await?;
         check_scope(&resource, &manifest.namespace)?;
         let mut labels = vec![(MANAGED_BY_LABEL, MANAGED_BY_VALUE), (CLUSTER_ID_LABEL, self.cluster_id.as_str())];
@@ -79,7 +107,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn delete_object(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
+    async fn try_delete(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
         let resource = self.resource(&object.api_version, &object.kind).await?;
         check_scope(&resource, &object.namespace)?;
         if let Some(namespace) = namespace_of(&resource, &object.namespace, &object.name) {
@@ -244,9 +272,7 @@ fn namespace_of<'a>(resource: &Resource, namespace: &'a str, name: &'a str) -> O
 }
 
 fn terminating(namespace: &str) -> TargetError {
-    TargetError::Unavailable(
-        format!("the namespace {namespace} is being deleted: it can be used again when that is over").into(),
-    )
+    TargetError::Stuck(format!("the namespace {namespace} is being deleted and can be used again when that is over"))
 }
 
 fn metadata(text: &[u8]) -> Result<Metadata<'_>, TargetError> {
