@@ -201,6 +201,11 @@ pub const READY_SILENCE: Duration = Duration::from_secs(60);
 /// How long an apply is repeated while the API server cannot be reached.
 pub const APPLY_PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long an apply is repeated while its object alone cannot be done: an admission's pod that is replaced is back
+/// within 20 s. Nothing behind the job is worked before, and 16 such jobs ([`OPEN_JOBS`]) hold up the others for
+/// 16 min at the very most, the last pause of each ([`ACT_PAUSE_MAX`]) included.
+pub const STUCK_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often a refused one-time token's file is looked at for a new one: somebody stands by and waits, and
 /// a look reads one page that the kernel holds anyway.
 pub const TOKEN_CHECK: Duration = Duration::from_secs(5);
@@ -311,8 +316,9 @@ pub const CONFLICT_FIELDS: usize = 16;
 /// What the API server says about a refusal, in characters.
 pub const REFUSAL_CHARS: usize = 400;
 
-/// Objects that wait for a look right after they were applied: one per open job.
-pub const APPLIED_WAITING: usize = OPEN_JOBS;
+/// Objects that wait for a look after they were applied: one per open job, and as many whose jobs have ended before
+/// the look had an answer. 32 × 500 bytes is 16 kB.
+pub const APPLIED_WAITING: usize = 2 * OPEN_JOBS;
 
 /// Silence of a watch: `timeoutSeconds` and ten seconds for the end to arrive.
 pub const WATCH_SILENCE: Duration = Duration::from_mins(5);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,7 +171,8 @@ pub fn has_good_port(authority: &http::uri::Authority) -> bool {
 
 const USER_AGENT: &str = concat!("pullet/", env!("CARGO_PKG_VERSION"));
 
-/// Resolves names as the system does, and says which one has no address.
+/// Resolves names as the system does, and says which one has no address. An address needs no asking, and no
+/// thread that asks.
 #[derive(Debug, Default)]
 struct Names(DefaultResolver);
 
@@ -182,6 +183,11 @@ impl Resolver for Names {
         config: &ureq::config::Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        if let Some(address) = literal(uri) {
+            let mut addresses = self.empty();
+            addresses.push(address);
+            return Ok(addresses);
+        }
         self.0.resolve(uri, config, timeout).map_err(|error| match error {
             ureq::Error::Io(_) | ureq::Error::HostNotFound => {
                 other(NetError::NameNotFound(uri.host().unwrap_or_default().to_owned()))
@@ -189,6 +195,11 @@ impl Resolver for Names {
             error => error,
         })
     }
+}
+
+/// The address that a URL names by itself.
+fn literal(uri: &http::Uri) -> Option<SocketAddr> {
+    DefaultResolver::host_and_port(uri.scheme()?, uri.authority()?)?.parse().ok()
 }
 
 /// Opens a TCP connection, unless a proxy's is there already, and counts what goes over it.
@@ -355,7 +366,31 @@ impl<T: Transport> Transport for Paced<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{has_good_port, is_loopback};
+    use super::{Names, has_good_port, is_loopback};
+    use ureq::unversioned::resolver::Resolver;
+    use ureq::unversioned::transport::NextTimeout;
+    use ureq::unversioned::transport::time::Duration;
+
+    #[test]
+    fn an_address_is_not_asked_for() {
+        let config = ureq::config::Config::default();
+        // No thread can answer in no time.
+        let at_once = || NextTimeout {
+            after: Duration::from_millis(0),
+            reason: ureq::Timeout::Resolve,
+            ..NextTimeout::default()
+        };
+        for (uri, expected) in [
+            ("https://192.0.2.7:6443/api", "192.0.2.7:6443"),
+            ("https://192.0.2.7", "192.0.2.7:443"),
+            ("http://127.0.0.1/", "127.0.0.1:80"),
+            ("https://[2001:db8::1]:8443/", "[2001:db8::1]:8443"),
+            ("https://[::1]/", "[::1]:443"),
+        ] {
+            let found = Names::default().resolve(&uri.parse().unwrap(), &config, at_once()).unwrap();
+            assert_eq!(found[..], [expected.parse().unwrap()], "{uri}");
+        }
+    }
 
     #[test]
     fn a_port_is_a_port_or_not_there() {

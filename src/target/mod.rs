@@ -41,7 +41,8 @@ pub trait Target: Send + Sync {
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>>;
 
     /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped, and on each
-    /// object once more after it was applied. Ends at once where nothing reports anything.
+    /// object at least once after it was applied, as soon as it can be read: whoever heard nothing of it yet
+    /// cannot tell whether there is nothing to be heard. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
 }
 
@@ -98,6 +99,8 @@ pub enum TargetError {
     Invalid(String),
     /// A namespace that is there, but not for us.
     NamespaceNotManaged(String),
+    /// This object cannot be done now, while others can: the same may work soon, and need not be waited for.
+    Stuck(String),
     /// The target answered something that is no answer, or one beyond a bound.
     Unusable(String),
     /// The target has no such kind.
@@ -129,6 +132,7 @@ impl TargetError {
             Self::Forbidden(_) => "Forbidden",
             Self::Invalid(_) => "Invalid",
             Self::NamespaceNotManaged(_) => "NamespaceNotManaged",
+            Self::Stuck(_) => "ObjectUnavailable",
             Self::Unusable(_) => "UnusableAnswer",
             Self::UnknownKind { .. } => "UnknownKind",
             Self::Unavailable(_) => "TargetUnavailable",
@@ -158,6 +162,9 @@ impl fmt::Display for TargetError {
                 f,
                 "the namespace {namespace} is there and not ours: label it managed-by=vworkspace, or name it with --allow-namespace"
             ),
+            Self::Stuck(message) => {
+                write!(f, "this object cannot be done now: {message}. See to that, and send a new job")
+            }
             Self::Unusable(message) => write!(f, "the target's answer cannot be used: {message}"),
             Self::UnknownKind { api_version, kind } => {
                 write!(f, "there is no kind {kind} in {api_version} here: install its CustomResourceDefinition")

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pullet::limits;
-use pullet::target::{NamespaceRule, TargetError};
+use pullet::target::{NamespaceRule, Target, TargetError};
 use serde_json::json;
 
 use crate::apiserver::wait_until;
 use crate::fake_api::{Asked, FakeApi, Out, answer, chunk, chunked};
-use crate::kubernetes::{apply, config_map, target};
+use crate::kubernetes::{apply, config_map, reference, target};
 use crate::kubernetes_observe::{Listener, runtime, threads};
 
 /// Answers what every test here needs: the kind, and a namespace that is ours.
@@ -86,6 +86,34 @@ async fn a_page_over_its_bound_is_asked_for_in_smaller_ones() {
     let mut listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
     listener.until("the object", |one| one.reference.name == "a").await;
     assert!(lists(&server)[1].path.contains("limit=12&"));
+}
+
+#[tokio::test]
+async fn a_list_begins_with_a_full_page_however_small_the_last_one_had_to_be() {
+    let lists_so_far = Arc::new(AtomicUsize::new(0));
+    let server = FakeApi::start(move |asked, out| {
+        if let Some(done) = ground(asked, out) {
+            return done;
+        }
+        if is_watch(asked) {
+            return answer(out, "410 Gone", r#"{"kind":"Status","code":410,"message":"too old"}"#);
+        }
+        if asked.path.contains("limit=50&") && lists_so_far.fetch_add(1, Ordering::Relaxed) == 0 {
+            return answer(out, "200 OK", &" ".repeat(usize::try_from(limits::LIST_BODY_BYTES).unwrap() + 1));
+        }
+        if asked.path.ends_with("continue=") && asked.path.contains("limit=12&") {
+            return answer(out, "200 OK", r#"{"metadata":{"resourceVersion":"5","continue":"t"},"items":[]}"#);
+        }
+        answer(out, "200 OK", EMPTY)
+    });
+    let listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    wait(|| lists(&server).len() >= 4).await;
+    let sizes: Vec<String> = lists(&server)
+        .iter()
+        .map(|asked| asked.path.split("limit=").nth(1).unwrap().split('&').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(sizes[..4], ["50", "12", "12", "50"]);
+    listener.stop().await;
 }
 
 #[tokio::test]
@@ -205,6 +233,119 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
         let error = apply(&target, &config_map("n", "a", &json!({})), NamespaceRule::Managed).await.unwrap_err();
         assert_eq!(error.reason(), expected, "{status}: {error:?}");
     }
+}
+
+/// The ground, an apply that succeeds with the object's name as its uid, and lists and watches of nothing.
+fn applying(asked: &Asked, out: Out<'_>) -> Option<std::io::Result<()>> {
+    if let Some(done) = ground(asked, out) {
+        return Some(done);
+    }
+    if is_watch(asked) {
+        return Some(chunked(out).map(|()| std::thread::sleep(Duration::from_mins(1))));
+    }
+    match (asked.method.as_str(), asked.path.contains("limit=")) {
+        ("PATCH", _) => Some(answer(out, "200 OK", &shown(asked))),
+        (_, true) => Some(answer(out, "200 OK", EMPTY)),
+        _ => None,
+    }
+}
+
+/// The object that a path names.
+fn shown(asked: &Asked) -> String {
+    let name = asked.path.split('?').next().unwrap().rsplit('/').next().unwrap();
+    json!({"metadata": {"namespace": "n", "name": name, "uid": name, "generation": 1}}).to_string()
+}
+
+#[tokio::test]
+async fn a_look_at_what_was_applied_is_repeated_until_it_has_an_answer() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let server = FakeApi::start(move |asked, out| {
+        applying(asked, out).unwrap_or_else(|| match (asked.path.rsplit('/').next(), looks.load(Ordering::Relaxed)) {
+            (Some("a"), 0..2) => {
+                // A 404 of the path is no word on the object.
+                let status = ["503 Service Unavailable", "404 Not Found"][looks.fetch_add(1, Ordering::Relaxed)];
+                answer(out, status, "{}")
+            }
+            (Some("gone"), _) => answer(
+                out,
+                "404 Not Found",
+                r#"{"kind":"Status","code":404,"details":{"name":"gone","kind":"configmaps"}}"#,
+            ),
+            (Some("another"), _) => answer(out, "200 OK", r#"{"metadata":{"name":"another","uid":"new"}}"#),
+            _ => answer(out, "200 OK", &shown(asked)),
+        })
+    });
+    let mut listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    for name in ["a", "gone", "another"] {
+        apply(&listener.target, &config_map("n", name, &json!({})), NamespaceRule::Managed).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let one = listener.until("each of them", |_| true).await;
+        seen.push((one.reference.uid, one.deleted));
+    }
+    let expected = [("gone", true), ("another", true), ("a", false)].map(|(uid, deleted)| (uid.to_owned(), deleted));
+    assert_eq!(seen, expected, "what fails does not hold up the others");
+    let count = || server.asked().iter().filter(|asked| asked.method == "GET" && asked.path.ends_with("/gone")).count();
+    tokio::time::sleep(3 * limits::BACKOFF_FLOOR).await;
+    assert_eq!(count(), 1, "what has its answer is not asked for again");
+    listener.stop().await;
+}
+
+#[tokio::test]
+async fn no_look_is_forgotten_while_nobody_listens() {
+    let server =
+        FakeApi::start(|asked, out| applying(asked, out).unwrap_or_else(|| answer(out, "200 OK", &shown(asked))));
+    let mut listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    let mut names = std::collections::BTreeSet::new();
+    for number in 0..limits::APPLIED_WAITING {
+        let name = format!("a-{number}");
+        apply(&listener.target, &config_map("n", &name, &json!({})), NamespaceRule::Managed).await.unwrap();
+        names.insert(name);
+    }
+    while !names.is_empty() {
+        names.remove(&listener.until("each of them", |_| true).await.reference.uid);
+    }
+    listener.stop().await;
+}
+
+#[tokio::test]
+async fn what_fails_behind_an_api_server_that_is_ready_is_the_objects_own() {
+    for (status, readiness, expected) in [
+        ("500 Internal Server Error", "200 OK", "ObjectUnavailable"),
+        ("503 Service Unavailable", "200 OK", "ObjectUnavailable"),
+        ("504 Gateway Timeout", "200 OK", "ObjectUnavailable"),
+        ("503 Service Unavailable", "500 Internal Server Error", "TargetUnavailable"),
+        ("503 Service Unavailable", "403 Forbidden", "TargetUnavailable"),
+        ("429 Too Many Requests", "200 OK", "TargetUnavailable"),
+        ("401 Unauthorized", "200 OK", "TargetUnavailable"),
+    ] {
+        let server = FakeApi::start(move |asked, out| match (ground(asked, out), asked.path.as_str()) {
+            (Some(done), _) => done,
+            (None, "/readyz") => answer(out, readiness, "ok"),
+            (None, _) => answer(out, status, "{}"),
+        });
+        let target = target(server.kubeconfig("{token: x}"));
+        let applied = apply(&target, &config_map("n", "a", &json!({})), NamespaceRule::Managed).await.unwrap_err();
+        let named = reference("v1", "ConfigMap", "n", "a");
+        let deleted = target.delete(&named, NamespaceRule::Managed).await.unwrap_err();
+        assert_eq!((applied.reason(), deleted.reason()), (expected, expected), "{status}, {readiness}: {applied}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_admission_quotes_of_an_object_is_not_told() {
+    let server = FakeApi::start(|asked, out| {
+        let message = r#"admission webhook "w.example" denied the request: password "geheim" is weak"#;
+        let status = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": message});
+        ground(asked, out).unwrap_or_else(|| answer(out, "403 Forbidden", &status.to_string()))
+    });
+    let target = target(server.kubeconfig("{token: x}"));
+    let error =
+        apply(&target, &config_map("n", "a", &json!({"k": "geheim"})), NamespaceRule::Managed).await.unwrap_err();
+    assert_eq!(error.reason(), "Forbidden");
+    let text = error.to_string();
+    assert!(text.contains("denied the request") && !text.contains("geheim"), "{text}");
 }
 
 #[tokio::test]

@@ -70,6 +70,13 @@ pub enum State {
     Acting(Duration),
     /// It is over.
     Ended,
+    /// As [`State::Acting`], but its object alone cannot be done.
+    Stuck {
+        /// It is being done, since.
+        acting: Duration,
+        /// Its object cannot be done, since.
+        since: Duration,
+    },
     /// It is being acked.
     Taking,
     /// Its object was applied, and somebody is to report on it.
@@ -194,14 +201,15 @@ pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, 
         (State::Taking, Input::Acked(Acknowledged::Closed)) => (State::Ended, Effect::Drop),
         (State::Taking, Input::AckLost | Input::AckRefused | Input::Stopped) => (State::Ended, Effect::Leave),
         (State::Acting(_), Input::NotRotated(reason)) => end(Verdict::failed("RotationFailed", reason)),
-        (State::Acting(since), Input::Done(done)) => finish_act(done, since, facts, now),
-        (State::Waiting(wait), Input::Observed(observation)) => wait.observe(observation),
+        (State::Acting(since), Input::Done(done)) => finish_act(done, since, None, facts, now),
+        (State::Stuck { acting, since }, Input::Done(done)) => finish_act(done, acting, Some(since), facts, now),
+        (State::Waiting(wait), Input::Observed(observation)) => wait.observe(observation, now),
         (State::Waiting(wait), Input::Ticked) => wait.tick(facts.ready_timeout, now),
         (State::Waiting(wait), Input::Stopped) => {
             let verdict = Verdict::failed("AgentStopped", "applied, but the agent stopped before the object was ready");
             end(verdict.on(wait.object()))
         }
-        (State::Acting(_), Input::Stopped) => {
+        (State::Acting(_) | State::Stuck { .. }, Input::Stopped) => {
             end(Verdict::failed("AgentStopped", "the agent stopped before this was done; send a new job"))
         }
         (state, _) => (state, Effect::Nothing),
@@ -224,7 +232,14 @@ fn begin(facts: &Facts, now: Now) -> (State, Effect) {
     }
 }
 
-fn finish_act(done: Result<Done, TargetError>, since: Duration, facts: &Facts, now: Now) -> (State, Effect) {
+/// `since` when it is being done, and since when its object alone stands in the way.
+fn finish_act(
+    done: Result<Done, TargetError>,
+    since: Duration,
+    stuck: Option<Duration>,
+    facts: &Facts,
+    now: Now,
+) -> (State, Effect) {
     match done {
         Ok(Done::Applied(object, Readiness::Silent(note))) => end(Verdict::succeeded(Some(object), note)),
         Ok(Done::Applied(object, Readiness::Watched)) if facts.succeed_on == SucceedOn::Applied => {
@@ -240,10 +255,18 @@ fn finish_act(done: Result<Done, TargetError>, since: Duration, facts: &Facts, n
         }
         Ok(Done::Deleted(note)) => end(Verdict::succeeded(None, note.unwrap_or_default())),
         Ok(Done::Rotated) => end(Verdict::succeeded(None, "")),
-        Err(TargetError::Unavailable(source)) => {
-            if is_expired(facts, now) {
-                return end(Verdict::noop(EXPIRED));
+        Err(TargetError::Stuck(_) | TargetError::Unavailable(_)) if is_expired(facts, now) => {
+            end(Verdict::noop(EXPIRED))
+        }
+        Err(error @ TargetError::Stuck(_)) => {
+            // An API server that comes back comes back before its admissions do.
+            let stuck = stuck.unwrap_or(now.monotonic);
+            if now.monotonic.saturating_sub(stuck) < limits::STUCK_PATIENCE {
+                return (State::Stuck { acting: since, since: stuck }, Effect::ActAgain);
             }
+            end(Verdict::failed(error.reason(), &error))
+        }
+        Err(TargetError::Unavailable(source)) => {
             if now.monotonic.saturating_sub(since) < limits::APPLY_PATIENCE {
                 return (State::Acting(since), Effect::ActAgain);
             }
@@ -390,6 +413,31 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_cannot_be_done_is_tried_again_for_half_a_minute_only() {
+        let act = |state, error, facts: &Facts, now| step(state, Input::Done(Err(error)), facts, now);
+        let stuck = || TargetError::Stuck("the namespace shop is being deleted".into());
+        let patience = limits::STUCK_PATIENCE.as_secs();
+        let acting = || State::Acting(Duration::ZERO);
+        // The target was away before: the object has its own time.
+        let (state, effect) = act(acting(), stuck(), &facts(), at(100));
+        assert_eq!(effect, Effect::ActAgain);
+        let (state, effect) = act(state, stuck(), &facts(), at(100 + patience - 1));
+        assert_eq!(effect, Effect::ActAgain);
+        let (last, effect) = act(state.clone(), stuck(), &facts(), at(100 + patience));
+        assert_eq!(last, State::Ended);
+        let (kind, error) = outcome(&effect);
+        assert_eq!(kind, OutcomeKind::Failed);
+        assert!(error.starts_with("ObjectUnavailable: ") && error.contains("send a new job"), "{error}");
+        // It goes away again, which has a time of its own, too, and that goes on.
+        let (state, effect) = act(state, unavailable(), &facts(), at(100 + patience));
+        assert_eq!((&state, effect), (&acting(), Effect::ActAgain));
+        let (_, effect) = act(state, unavailable(), &facts(), at(limits::APPLY_PATIENCE.as_secs()));
+        assert!(outcome(&effect).1.starts_with("TargetUnavailable"));
+        let short = Facts { expires_at: Some(Timestamp::from_unix_seconds(5)), ..facts() };
+        assert_eq!(outcome(&act(acting(), stuck(), &short, at(5)).1), (OutcomeKind::Noop, EXPIRED));
+    }
+
+    #[test]
     fn a_conflict_is_reported_with_field_and_manager() {
         let fields = vec![FieldConflict { field: ".spec.mode".into(), manager: "kubectl".into() }];
         let done = Input::Done(Err(TargetError::Conflict(fields)));
@@ -414,7 +462,8 @@ mod tests {
 
     #[test]
     fn a_stop_answers_what_was_acked() {
-        for state in [State::Acting(Duration::ZERO), waiting(at(0))] {
+        let stuck = State::Stuck { acting: Duration::ZERO, since: Duration::ZERO };
+        for state in [State::Acting(Duration::ZERO), stuck, waiting(at(0))] {
             let (_, effect) = step(state, Input::Stopped, &facts(), at(1));
             assert!(outcome(&effect).1.starts_with("AgentStopped"));
         }
@@ -428,6 +477,7 @@ mod tests {
         Refused,
         Applied(bool),
         Deleted,
+        Stuck,
         Unavailable,
         Invalid,
         Observed(&'static str, bool),
@@ -443,6 +493,7 @@ mod tests {
             Just(Any::Refused),
             any::<bool>().prop_map(Any::Applied),
             Just(Any::Deleted),
+            Just(Any::Stuck),
             Just(Any::Unavailable),
             Just(Any::Invalid),
             (prop_oneof![Just("Ready"), Just("Failed"), Just("Blocked")], any::<bool>())
@@ -479,6 +530,7 @@ mod tests {
                         if watched { Readiness::Watched } else { Readiness::Silent("x") },
                     ))),
                     Any::Deleted => Input::Done(Ok(Done::Deleted(None))),
+                    Any::Stuck => Input::Done(Err(TargetError::Stuck("x".into()))),
                     Any::Unavailable => Input::Done(Err(unavailable())),
                     Any::Invalid => Input::Done(Err(TargetError::Invalid("x".into()))),
                     Any::Observed(kind, status) => {

@@ -112,6 +112,13 @@ pub(super) struct Busy {
     message: String,
 }
 
+impl Busy {
+    /// Whether something failed behind the API server, or in it, and not only for lack of room.
+    pub(super) fn is_fault(&self) -> bool {
+        self.code >= 500
+    }
+}
+
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the API server answered {}: {}", self.code, self.message)
@@ -146,7 +153,7 @@ impl From<Fault> for TargetError {
                 Self::Invalid(message::of(&refusal))
             }
             Fault::Refused(refusal) => match refusal.code {
-                403 => Self::Forbidden(message::bounded(&refusal.message)),
+                403 => Self::Forbidden(message::of_forbidden(&refusal)),
                 429 | 500.. => Self::Unavailable(Box::new(Busy { code: refusal.code, message: message::of(&refusal) })),
                 _ => Self::Invalid(message::of(&refusal)),
             },

@@ -3,13 +3,13 @@
 use http::Method;
 use serde::Deserialize;
 
-use super::api::{self, Body, Call, Fault, segment};
+use super::api::{self, Body, Busy, Call, Fault, segment};
 use super::decode::{Items, Text};
 use super::resources::Resource;
 use super::{Inner, conflict};
 use crate::limits;
 use crate::protocol::{
-    CLUSTER_ID_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, NAMESPACE_LABEL, ObjectRef,
+    CLUSTER_ID_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, NAMESPACE_LABEL, ObjectRef, group_of,
 };
 use crate::target::{Applied, Deleted, NamespaceRule, Readiness, TargetError};
 
@@ -31,8 +31,7 @@ struct Metadata<'a> {
 /// How a namespace stands to us.
 enum Namespace {
     Missing,
-    Terminating,
-    There { is_ours: bool },
+    There { is_ours: bool, is_ending: bool },
 }
 
 impl Inner {
@@ -41,12 +40,45 @@ impl Inner {
         manifest: &Manifest<'_>,
         rule: NamespaceRule,
     ) -> Result<Applied, TargetError> {
+        let done = self.try_apply(manifest, rule).await;
+        self.with_whose_fault(done).await
+    }
+
+    pub(super) async fn delete_object(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
+        let done = self.try_delete(object, rule).await;
+        self.with_whose_fault(done).await
+    }
+
+    /// Tells a fault of one object from one of the API server. The codes are the same, and an admission that
+    /// cannot be called, an aggregated API that is away and a conversion that fails each say it in other words: so
+    /// the API server is asked whether it is ready itself.
+    async fn with_whose_fault<T>(&self, done: Result<T, TargetError>) -> Result<T, TargetError> {
+        let Err(TargetError::Unavailable(source)) = done else { return done };
+        match source.downcast_ref::<Busy>() {
+            Some(busy) if busy.is_fault() && self.is_ready().await => {
+                Err(TargetError::Stuck(format!("{busy}, and is ready itself: what it called for the object is not")))
+            }
+            _ => Err(TargetError::Unavailable(source)),
+        }
+    }
+
+    /// Every account may ask, unless somebody took that away: then it counts as not ready.
+    async fn is_ready(&self) -> bool {
+        api::ask(self.api(), &Call::get("/readyz", api::JSON)).await.is_ok()
+    }
+
+    async fn try_apply(&self, manifest: &Manifest<'_>, rule: NamespaceRule) -> Result<Applied, TargetError> {
         let mut resource = self.resource(&manifest.api_version, &manifest.kind).await?;
         check_scope(&resource, &manifest.namespace)?;
-        if resource.namespaced {
-            self.open_namespace(&manifest.namespace, rule).await?;
+        let mut labels = vec![(MANAGED_BY_LABEL, MANAGED_BY_VALUE), (CLUSTER_ID_LABEL, self.cluster_id.as_str())];
+        if let Some(namespace) = namespace_of(&resource, &manifest.namespace, &manifest.name) {
+            let is_ours = self.open_namespace(namespace, rule).await?;
+            // A `Namespace` that is ours stays so: a label that an apply does not name any more goes away.
+            if is_ours && !resource.namespaced {
+                labels.push(NAMESPACE_LABEL);
+            }
         }
-        let mut answer = self.patch(&resource, manifest).await;
+        let mut answer = self.patch(&resource, manifest, &labels).await;
         if let Err(Fault::Refused(refusal)) = &answer
             && refusal.code == 404
         {
@@ -57,7 +89,7 @@ impl Inner {
             self.resources.forget(&resource);
             resource = self.resource(&manifest.api_version, &manifest.kind).await?;
             check_scope(&resource, &manifest.namespace)?;
-            answer = self.patch(&resource, manifest).await;
+            answer = self.patch(&resource, manifest, &labels).await;
         }
         match answer {
             Ok(text) => self.applied(&resource, manifest, &text),
@@ -75,16 +107,16 @@ impl Inner {
         }
     }
 
-    pub(super) async fn delete_object(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
+    async fn try_delete(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
         let resource = self.resource(&object.api_version, &object.kind).await?;
         check_scope(&resource, &object.namespace)?;
-        if resource.namespaced {
-            match self.namespace(&object.namespace).await? {
+        if let Some(namespace) = namespace_of(&resource, &object.namespace, &object.name) {
+            match self.namespace(namespace).await? {
                 Namespace::Missing => return Ok(Deleted { note: None }),
-                Namespace::There { is_ours: false } if rule == NamespaceRule::Managed => {
-                    return Err(TargetError::NamespaceNotManaged(object.namespace.clone()));
+                Namespace::There { is_ours: false, .. } if rule == NamespaceRule::Managed => {
+                    return Err(TargetError::NamespaceNotManaged(namespace.to_owned()));
                 }
-                Namespace::There { .. } | Namespace::Terminating => {}
+                Namespace::There { .. } => {}
             }
         }
         // The policy is in the query: a DELETE has no body here.
@@ -108,13 +140,17 @@ impl Inner {
     }
 
     /// Server-side apply without force: a field that somebody else owns is a conflict.
-    async fn patch(&self, resource: &Resource, manifest: &Manifest<'_>) -> Result<Body<'_>, Fault> {
+    async fn patch(
+        &self,
+        resource: &Resource,
+        manifest: &Manifest<'_>,
+        labels: &[(&str, &str)],
+    ) -> Result<Body<'_>, Fault> {
         let path = resource
             .path(&manifest.namespace, &manifest.name)
             .map_err(|_| Fault::Unusable("the name cannot be part of a path".to_owned()))?;
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
-        let labels = [(MANAGED_BY_LABEL, MANAGED_BY_VALUE), (CLUSTER_ID_LABEL, self.cluster_id.as_str())];
-        let body = || manifest.write(&labels);
+        let body = || manifest.write(labels);
         let call = Call {
             method: Method::PATCH,
             content: Some(("application/apply-patch+yaml", &body)),
@@ -139,29 +175,29 @@ impl Inner {
         let is_watched =
             self.kinds.iter().take(limits::WATCHES).any(|kind| kind.matches(&manifest.api_version, &manifest.kind));
         if is_watched {
-            self.look_at(resource, &reference);
+            self.looks.add(resource, &reference);
         }
         let readiness =
             if is_watched { Readiness::Watched } else { Readiness::Silent("nothing reports on this kind here") };
         Ok(Applied { reference, readiness })
     }
 
-    /// Sees to it that a namespace is there and may be used.
-    async fn open_namespace(&self, name: &str, rule: NamespaceRule) -> Result<(), TargetError> {
+    /// Sees to it that a namespace is there and may be used, and tells whether it is ours.
+    async fn open_namespace(&self, name: &str, rule: NamespaceRule) -> Result<bool, TargetError> {
         let mut is_made = false;
         loop {
             match self.namespace(name).await? {
-                Namespace::Terminating => return Err(terminating(name)),
-                Namespace::There { is_ours: false } if rule == NamespaceRule::Managed => {
+                Namespace::There { is_ours: false, .. } if rule == NamespaceRule::Managed => {
                     return Err(TargetError::NamespaceNotManaged(name.to_owned()));
                 }
-                Namespace::There { .. } => return Ok(()),
+                Namespace::There { is_ending: true, .. } => return Err(terminating(name)),
+                Namespace::There { is_ours, .. } => return Ok(is_ours),
                 Namespace::Missing if is_made => return Err(terminating(name)),
                 Namespace::Missing => {
                     is_made = true;
                     // One that was made by somebody else meanwhile is looked at again.
                     if self.make_namespace(name).await? {
-                        return Ok(());
+                        return Ok(true);
                     }
                 }
             }
@@ -176,9 +212,7 @@ impl Inner {
             Err(fault) => return Err(fault.into()),
         };
         let metadata = metadata(&text)?;
-        if !metadata.deletion_timestamp.0.is_empty() {
-            return Ok(Namespace::Terminating);
-        }
+        let is_ending = !metadata.deletion_timestamp.0.is_empty();
         let mut is_ours = false;
         if let Some(labels) = metadata.labels {
             super::decode::members(labels, |label, value| {
@@ -189,7 +223,7 @@ impl Inner {
                 std::ops::ControlFlow::Break(())
             });
         }
-        Ok(Namespace::There { is_ours })
+        Ok(Namespace::There { is_ours, is_ending })
     }
 
     /// Whether it was us who made it.
@@ -228,10 +262,17 @@ fn check_scope(resource: &Resource, namespace: &str) -> Result<(), TargetError> 
     }
 }
 
+/// The namespace that an object is in. One that is a namespace is in itself: who may change or delete it has all
+/// that is in it.
+fn namespace_of<'a>(resource: &Resource, namespace: &'a str, name: &'a str) -> Option<&'a str> {
+    if resource.namespaced {
+        return Some(namespace);
+    }
+    (group_of(&resource.api_version).is_empty() && resource.kind == "Namespace").then_some(name)
+}
+
 fn terminating(namespace: &str) -> TargetError {
-    TargetError::Unavailable(
-        format!("the namespace {namespace} is being deleted: it can be used again when that is over").into(),
-    )
+    TargetError::Stuck(format!("the namespace {namespace} is being deleted and can be used again when that is over"))
 }
 
 fn metadata(text: &[u8]) -> Result<Metadata<'_>, TargetError> {

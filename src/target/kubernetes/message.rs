@@ -24,8 +24,31 @@ pub(super) fn of(refusal: &Refusal) -> String {
     }
 }
 
+/// A sentence for a 403: RBAC's own words, which name the account, the verb and the resource and have seen no
+/// payload, or those of an admission without the values that it quotes.
+pub(super) fn of_forbidden(refusal: &Refusal) -> String {
+    if is_rbac(&refusal.message) { bounded(&refusal.message) } else { of(refusal) }
+}
+
+/// Whether a message is `RESOURCE "NAME" is forbidden: User "WHO" cannot …`, or the same without a name, or
+/// without a resource at its head. Nothing else may stand before it: an admission's words could hold the same.
+fn is_rbac(message: &str) -> bool {
+    const SUBJECT: &str = "forbidden: User \"";
+    let is_word = |word: &str| !word.is_empty() && !word.contains([' ', '"']);
+    let Some((head, rest)) = message.split_once(SUBJECT) else { return false };
+    let is_head = head.is_empty()
+        || head.strip_suffix(" is ").is_some_and(|about| match about.split_once(' ') {
+            None => is_word(about),
+            Some((resource, name)) => {
+                let name = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+                is_word(resource) && name.is_some_and(is_word)
+            }
+        });
+    is_head && rest.split_once('"').is_some_and(|(user, rest)| !user.is_empty() && rest.starts_with(" cannot "))
+}
+
 /// At most [`limits::REFUSAL_CHARS`] of a message.
-pub(super) fn bounded(message: &str) -> String {
+fn bounded(message: &str) -> String {
     match message.char_indices().nth(limits::REFUSAL_CHARS) {
         Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
         None => message.to_owned(),
@@ -113,7 +136,7 @@ fn skip_braces(characters: &mut Peekable<Chars<'_>>) {
 #[cfg(test)]
 mod tests {
     use super::super::api::{Cause, Refusal};
-    use super::{bounded, of, redacted};
+    use super::{bounded, of, of_forbidden, redacted};
     use crate::limits;
 
     #[test]
@@ -151,6 +174,29 @@ mod tests {
         };
         assert_eq!(of(&refusal), "spec.a: Invalid value: …: must be y");
         assert_eq!(of(&Refusal { causes: Vec::new(), ..refusal }), "whole");
+    }
+
+    #[test]
+    fn only_the_words_of_rbac_stay_as_they_are() {
+        let said = |message: &str| of_forbidden(&Refusal { message: message.into(), ..Refusal::default() });
+        for message in [
+            r#"secrets "a" is forbidden: User "u" cannot patch resource "secrets" in API group "" in the namespace "n""#,
+            r#"deployments.apps is forbidden: User "system:serviceaccount:n:a" cannot list resource "deployments""#,
+            r#"forbidden: User "u" cannot get path "/readyz""#,
+        ] {
+            assert_eq!(said(message), message);
+        }
+        for message in [
+            r#"admission webhook "w.example" denied the request: password "geheim" is weak"#,
+            r#"pods "a" is forbidden: image "geheim" is not allowed"#,
+            r#"admission webhook "w" denied the request: is forbidden: User "geheim" cannot be"#,
+            r#"denied "geheim" is forbidden: User "geheim" is weak"#,
+            r#"pods "a" is forbidden: "geheim": secrets "a" is forbidden: User "u" cannot patch"#,
+        ] {
+            assert!(!said(message).contains("geheim"), "{}", said(message));
+        }
+        let long = format!(r#"forbidden: User "u" cannot {}"#, "x".repeat(limits::REFUSAL_CHARS));
+        assert_eq!(said(&long).chars().count(), limits::REFUSAL_CHARS + 1);
     }
 
     #[test]
