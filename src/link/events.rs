@@ -24,24 +24,26 @@ pub async fn beat(
     interval: Duration,
 ) {
     let mut changes = health.subscribe();
-    let mut last_of_day: Option<Instant> = None;
+    // The one sign of life of a day, when the budget is used up: tried again after an interval if it fails.
+    let mut due_of_day = Instant::now();
     loop {
         let connection = *changes.borrow_and_update();
         let budget = reports.budget();
         if budget.is_used_up() {
-            if last_of_day.is_none_or(|last| last.elapsed() >= limits::BUDGET_HEARTBEAT) {
+            if Instant::now() >= due_of_day {
                 let mut conditions = conditions(connection, outbox.fill(), budget.this_month());
                 conditions.push(condition("Budget", false, "UsedUp", USED_UP.to_owned()));
                 let (shape, mut event) = about_us(&cluster_id, EventKind::ClusterHeartbeat, conditions);
                 event.event_key = format!("{shape}#{:016x}.0", draw());
-                match reports.post_past(event).await {
-                    Ok(()) => last_of_day = Some(Instant::now()),
-                    Err(fault) => debug!(error = %fault, "the daily sign of life did not get out; it is tried again"),
+                due_of_day = Instant::now() + limits::BUDGET_HEARTBEAT;
+                if let Err(fault) = reports.post_past(event).await {
+                    debug!(error = %fault, "the daily sign of life did not get out; it is tried again");
+                    due_of_day = Instant::now() + interval;
                 }
             }
         // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
         } else if connection.reachable == Some(true) && connection.access != Access::Refused {
-            last_of_day = None;
+            due_of_day = Instant::now();
             push_heartbeat(&outbox, &cluster_id, connection, budget.this_month());
         }
         let pause = if budget.limit().is_some() { interval.min(limits::BUDGET_LOOK) } else { interval };
@@ -56,7 +58,7 @@ pub async fn beat(
                 }
                 () = tokio::time::sleep(pause.min(wake.saturating_duration_since(Instant::now()))) => {}
             }
-            if Instant::now() >= wake || budget.is_used_up() && last_of_day.is_none() {
+            if Instant::now() >= wake || budget.is_used_up() && Instant::now() >= due_of_day {
                 break;
             }
         }
