@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -15,16 +15,21 @@ use crate::job::run::{Parts, Runner};
 use crate::journal::Outbox;
 use crate::limits;
 use crate::link::backoff::{Backoff, draw, spread};
+use crate::link::budget::Budget;
 use crate::link::credential::{observed_token, read_one_time_token};
+use crate::link::deliver::{self, Reports};
+use crate::link::intake::Intake;
 use crate::link::{
     self, Account, Credential, CredentialStore, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper, LongPoll,
-    StateDirectory, StatusSink, StoreError, deliver, events, intake,
+    StateDirectory, StatusSink, StoreError, events,
 };
+use crate::metrics::{Meter, Traffic};
 use crate::net::Profile;
 use crate::net::tls::{self, Roots, TlsFileError};
 use crate::protocol::ClusterId;
 use crate::secret::Secret;
-use crate::shutdown::{self, Stop};
+use crate::shutdown::{self, Stop, Wake};
+use crate::status::{Board, Sources};
 use crate::target::Target;
 use crate::target::directory::{Directory, DirectoryError};
 use crate::target::kubernetes::{Access, AccessError, Kubernetes, Surroundings, Wish};
@@ -104,7 +109,7 @@ pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
         roots.add_file(path)?;
     }
     let tls = tls::client_config(roots, None)?;
-    Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http })
+    Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
 /// What is needed to register.
@@ -219,11 +224,12 @@ impl Agent {
     }
 
     async fn work(mut self) -> Result<(), AgentError> {
-        let stop = Stop::default();
+        let (stop, wake) = (Stop::default(), Wake::default());
         shutdown::listen(stop.clone()).map_err(AgentError::Runtime)?;
+        shutdown::listen_for_wakes(wake.clone()).map_err(AgentError::Runtime)?;
         let credential = match self.credential.take() {
             Some(credential) => credential,
-            None => match self.register(&stop).await? {
+            None => match self.register(&stop, &wake).await? {
                 Some(credential) => credential,
                 None => return Ok(()),
             },
@@ -237,8 +243,8 @@ impl Agent {
             target = target.describe(),
             "ready"
         );
-        boot_spread(&stop).await;
-        self.serve(credential, endpoint, target, stop).await;
+        boot_spread(&stop, &wake).await;
+        self.serve(credential, endpoint, target, stop, wake).await;
         Ok(())
     }
 
@@ -258,7 +264,7 @@ impl Agent {
 
     /// Registers, however long that takes. A token that was refused is not tried twice: a new one in its
     /// file is.
-    async fn register(&mut self, stop: &Stop) -> Result<Option<Credential>, AgentError> {
+    async fn register(&mut self, stop: &Stop, wake: &Wake) -> Result<Option<Credential>, AgentError> {
         let (Some(endpoint), Some(token_file)) = (self.config.endpoint.clone(), self.config.token_file.clone()) else {
             return Ok(None);
         };
@@ -301,6 +307,7 @@ impl Agent {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = wake.wait() => tokio::time::sleep(limits::BACKOFF_FLOOR).await,
                 () = stop.wait() => return Ok(None),
             }
             if self.token.is_none() {
@@ -333,10 +340,13 @@ impl Agent {
         }
     }
 
-    async fn serve(self, credential: Credential, endpoint: Endpoint, target: Arc<dyn Target>, stop: Stop) {
+    async fn serve(self, credential: Credential, endpoint: Endpoint, target: Arc<dyn Target>, stop: Stop, wake: Wake) {
         let Self { config, store, profile, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = Arc::clone(&credential.current.token);
+        let endpoint_text = endpoint.to_string();
+        // Where a journal keeps the traffic of before, it belongs here.
+        let budget = Budget::new(config.monthly_budget, profile.meter.clone(), Traffic::default());
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
         let outbox = Arc::new(Outbox::new(draw()));
         let health = Arc::new(Health::default());
@@ -361,23 +371,46 @@ impl Agent {
             let runner = Arc::clone(&runner);
             tokio::spawn(async move { runner.watch_the_clock().await })
         };
-        let heart =
-            tokio::spawn(events::beat(Arc::clone(&outbox), Arc::clone(&health), cluster_id, config.heartbeat_interval));
-        let delivery = tokio::spawn(deliver::run(
-            Arc::clone(&link) as Arc<dyn StatusSink>,
-            Arc::clone(&account),
+        let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
+        let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
+        let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget));
+        let heart = tokio::spawn(events::beat(
             Arc::clone(&outbox),
             Arc::clone(&health),
-            drain.clone(),
+            Arc::clone(&reports),
+            cluster_id.clone(),
+            config.heartbeat_interval,
         ));
-        let intake = intake::run(
-            Arc::clone(&link) as Arc<dyn JobSource>,
-            account,
-            health,
-            config.wait,
-            stop.clone(),
-            async |answer| runner.work(answer).await,
+        let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
+        let hold = Arc::new(Mutex::new(config.hold));
+        let board = tokio::spawn(
+            Board::new(
+                config.status_file,
+                Sources {
+                    cluster: cluster_id.to_string(),
+                    endpoint: endpoint_text,
+                    target: target.describe(),
+                    health: Arc::clone(&health),
+                    hold: Arc::clone(&hold),
+                    outbox: Arc::clone(&outbox),
+                    reports: Arc::clone(&reports),
+                    runner: Arc::clone(&runner),
+                    cluster_meter: target.meter(),
+                },
+            )
+            .keep(),
         );
+        let intake = Intake {
+            source: Arc::clone(&link) as Arc<dyn JobSource>,
+            account,
+            reports,
+            health,
+            hold,
+            interval: config.poll_interval,
+            wake,
+            stop: stop.clone(),
+        };
+        let intake = intake.run(async |answer| runner.work(answer).await);
         let finish = async {
             intake.await;
             runner.abandon();
@@ -396,6 +429,8 @@ impl Agent {
         observer.abort();
         waiter.abort();
         heart.abort();
+        silence.abort();
+        board.abort();
     }
 }
 
@@ -446,7 +481,7 @@ fn is_foreground_root() -> bool {
 }
 
 /// After a power cut a whole street comes back at once.
-async fn boot_spread(stop: &Stop) {
+async fn boot_spread(stop: &Stop, wake: &Wake) {
     if clock::uptime() > limits::BOOT_WINDOW {
         return;
     }
@@ -454,6 +489,7 @@ async fn boot_spread(stop: &Stop) {
     info!(pause_s = pause.as_secs(), "this node has just booted: the first poll follows after a pause");
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
+        () = wake.wait() => {}
         () = stop.wait() => {}
     }
 }

@@ -18,6 +18,8 @@ pub enum Command {
     Register(Settings),
     /// Run the agent.
     Run(Settings),
+    /// Print what the running agent knows, as JSON or for people.
+    Status(Settings, bool),
     /// Name and version.
     Version,
 }
@@ -57,9 +59,10 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 4] = [
+const COMMANDS: [(&str, &str); 5] = [
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
+    ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
 ];
@@ -73,7 +76,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register")) => Ok(Command::Help(help(command))),
+            Some(command @ ("run" | "register" | "status")) => Ok(Command::Help(help(command))),
             None | Some("help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
@@ -83,9 +86,18 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
         },
         "run" => settings("run", rest).map(|settings| settings.map_or_else(Command::Help, Command::Run)),
         "register" => settings("register", rest).map(|settings| settings.map_or_else(Command::Help, Command::Register)),
+        "status" => {
+            let is_json = rest.iter().any(|argument| argument == JSON);
+            let rest: Vec<String> = rest.iter().filter(|argument| *argument != JSON).cloned().collect();
+            settings("status", &rest)
+                .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Status(settings, is_json)))
+        }
         other => Err(unknown_command(other)),
     }
 }
+
+/// The flag of `status` that is no setting.
+const JSON: &str = "--json";
 
 fn unknown_command(name: &str) -> UsageError {
     let name: String = name.chars().take(64).collect();
@@ -171,6 +183,10 @@ fn help(command: &str) -> String {
             "Exchanges the one-time token for a credential and stores it in the state directory. Needs --endpoint\n\
              and --token-file; the other flags matter as far as they say how the control plane is reached."
         }
+        "status" => {
+            "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\
+             --status-file matter. Ends with 0 when it is connected, with 1 and a line that says why when it is not."
+        }
         _ => {
             "Runs the agent until SIGTERM or SIGINT: the job at hand is finished, what waits is posted, and the\n\
              process ends within 5 s. Without a credential it registers first, with --endpoint and --token-file."
@@ -243,7 +259,17 @@ mod tests {
 
     #[test]
     fn help_is_there_in_every_way_and_lists_every_flag() {
-        for text in ["--help", "-h", "help", "run --help", "run -h --wait", "help run", "register --wait 1 -h"] {
+        for text in [
+            "--help",
+            "-h",
+            "help",
+            "run --help",
+            "run -h --wait",
+            "help run",
+            "register --wait 1 -h",
+            "help status",
+            "status --json -h",
+        ] {
             let Ok(Command::Help(help)) = parse(&words(text)) else { panic!("{text}") };
             assert!(help.contains("Usage: pullet"), "{text}");
             assert!(help.lines().all(|line| line.chars().count() <= 110), "{help}");
@@ -252,6 +278,16 @@ mod tests {
         for key in KEYS {
             assert!(help.contains(&format!("--{}", key.replace('_', "-"))), "{key}");
         }
+    }
+
+    #[test]
+    fn the_status_is_asked_for_as_text_or_json() {
+        assert!(matches!(parse(&words("status")), Ok(Command::Status(_, false))));
+        match parse(&words("status --json --status-file /x")) {
+            Ok(Command::Status(settings, true)) => assert_eq!(settings.status_file, Some("/x".into())),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(error("run --json"), "there is no flag --json; --help lists them");
     }
 
     #[test]

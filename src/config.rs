@@ -1,147 +1,24 @@
 //! What the user set, by file and by flag, and what it means.
 
+mod settings;
+
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use argh::FromArgs;
-use serde::{Deserialize, Serialize};
 use tracing::Level;
+
+pub use settings::{DEFAULT_FILE, DEFAULT_STATE, DEFAULT_STATUS, KEYS, Settings, closest};
 
 use crate::job::machine::SucceedOn;
 use crate::limits;
 use crate::link::Endpoint;
+use crate::link::hold::Hold;
+use crate::link::longpoll::PROBE_WAIT;
 use crate::logging::Format;
 use crate::net::{PlainHttp, ProxySetting};
 use crate::protocol::{ClusterId, GroupKind};
 use crate::trust::policy::{NamespacePattern, Policy};
-
-/// Where the configuration is looked for when no `--config` names it.
-pub const DEFAULT_FILE: &str = "/etc/pullet/pullet.toml";
-
-/// Where the state is kept when nothing else is said.
-pub const DEFAULT_STATE: &str = "/var/lib/pullet";
-
-/// Every setting once: a key of the file (`state_dir`) and a flag (`--state-dir`). A flag wins over the
-/// file; a list of flags takes the place of the file's list.
-#[derive(Debug, Default, Deserialize, FromArgs, Serialize)]
-#[serde(default, deny_unknown_fields)]
-#[argh(help_triggers("--help"))]
-/// Settings
-pub struct Settings {
-    /// configuration file (default /etc/pullet/pullet.toml, if it is there)
-    #[serde(skip)]
-    #[argh(option, arg_name = "file")]
-    pub config: Option<PathBuf>,
-
-    /// where the credential is kept (default /var/lib/pullet)
-    #[argh(option, arg_name = "dir")]
-    pub state_dir: Option<PathBuf>,
-
-    /// base URL of the control plane, https://…
-    #[argh(option, arg_name = "url")]
-    pub endpoint: Option<String>,
-
-    /// file with the one-time registration token; - is standard input
-    #[argh(option, arg_name = "file")]
-    pub token_file: Option<PathBuf>,
-
-    /// name of this cluster at the control plane (default: it chooses)
-    #[argh(option, arg_name = "id")]
-    pub cluster_id: Option<String>,
-
-    /// what people read in the control plane's list
-    #[argh(option, arg_name = "text")]
-    pub display_name: Option<String>,
-
-    /// further CA certificates to trust, PEM
-    #[argh(option, arg_name = "file")]
-    pub ca_file: Option<PathBuf>,
-
-    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
-    /// HTTP proxy to the control plane, or none (default: HTTPS_PROXY, ALL_PROXY, NO_PROXY)
-    #[argh(option, arg_name = "url")]
-    pub proxy: Option<String>,
-
-    /// seconds that a poll is held, 1 to 300 (default 30)
-    #[argh(option, arg_name = "seconds")]
-    pub wait: Option<u64>,
-
-    /// where jobs take effect: kubernetes (default) or directory
-    #[argh(option, arg_name = "kubernetes|directory")]
-    pub target: Option<String>,
-
-    /// directory of the directory target; it must be there
-    #[argh(option, arg_name = "dir")]
-    pub directory: Option<PathBuf>,
-
-    /// kubeconfig (default: KUBECONFIG, the pod's account, ~/.kube/config, then k3s's own)
-    #[argh(option, arg_name = "file")]
-    pub kubeconfig: Option<PathBuf>,
-
-    /// context of the kubeconfig (default: its current one)
-    #[argh(option, arg_name = "name")]
-    pub context: Option<String>,
-
-    /// let the endpoint be http:// if it is on this machine
-    #[argh(option, arg_name = "true|false")]
-    pub allow_plain_http_loopback: Option<bool>,
-
-    /// a kind that jobs may touch beside ApplicationInstance and Operation, GROUP/KIND; the core group is
-    /// empty: /ConfigMap (repeat for more)
-    #[argh(option, arg_name = "group/kind")]
-    pub allow_kind: Vec<String>,
-
-    /// a namespace, or PREFIX*, that jobs may use (repeat for more; default: all that are labelled
-    /// managed-by=vworkspace or not there yet, but no system namespace)
-    #[argh(option, arg_name = "name")]
-    pub allow_namespace: Vec<String>,
-
-    /// when a job counts as succeeded: ready (default) or applied
-    #[argh(option, arg_name = "ready|applied")]
-    pub succeed_on: Option<String>,
-
-    /// seconds that an object may take to be ready (default 600)
-    #[argh(option, arg_name = "seconds")]
-    pub ready_timeout: Option<u64>,
-
-    /// seconds between two signs of life, 60 to 86400 (default 900)
-    #[argh(option, arg_name = "seconds")]
-    pub heartbeat_interval: Option<u64>,
-
-    /// error, warn, info (default), debug or trace
-    #[argh(option, arg_name = "level")]
-    pub log_level: Option<String>,
-
-    /// text or json (default: text on a terminal, json otherwise)
-    #[argh(option, arg_name = "text|json")]
-    pub log_format: Option<String>,
-}
-
-/// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 20] = [
-    "allow_kind",
-    "allow_namespace",
-    "allow_plain_http_loopback",
-    "ca_file",
-    "cluster_id",
-    "context",
-    "directory",
-    "display_name",
-    "endpoint",
-    "heartbeat_interval",
-    "kubeconfig",
-    "log_format",
-    "log_level",
-    "proxy",
-    "ready_timeout",
-    "state_dir",
-    "succeed_on",
-    "target",
-    "token_file",
-    "wait",
-];
 
 /// What the agent goes by.
 #[derive(Debug)]
@@ -161,7 +38,13 @@ pub struct Config {
     /// The way out.
     pub proxy: ProxySetting,
     /// How long a poll is held.
-    pub wait: Duration,
+    pub hold: Hold,
+    /// Between two polls; none = the next one follows the one before.
+    pub poll_interval: Option<Duration>,
+    /// Bytes that a month may have both ways.
+    pub monthly_budget: Option<u64>,
+    /// Where the status of the running agent is written.
+    pub status_file: Option<PathBuf>,
     /// Where jobs take effect.
     pub target: TargetChoice,
     /// Whether `http://` is possible.
@@ -231,79 +114,6 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-impl Settings {
-    /// Reads the file that is named, or the default one if it is there, and lays the flags over it.
-    ///
-    /// # Errors
-    /// As [`ConfigError`] lists them.
-    pub fn with_file(self) -> Result<Self, ConfigError> {
-        let file = match &self.config {
-            Some(path) => read_file(path)?,
-            None if Path::new(DEFAULT_FILE).exists() => read_file(Path::new(DEFAULT_FILE))?,
-            None => Self::default(),
-        };
-        Ok(self.over(file))
-    }
-
-    fn over(self, file: Self) -> Self {
-        let list = |flags: Vec<String>, file: Vec<String>| if flags.is_empty() { file } else { flags };
-        Self {
-            config: self.config,
-            state_dir: self.state_dir.or(file.state_dir),
-            endpoint: self.endpoint.or(file.endpoint),
-            token_file: self.token_file.or(file.token_file),
-            cluster_id: self.cluster_id.or(file.cluster_id),
-            display_name: self.display_name.or(file.display_name),
-            ca_file: self.ca_file.or(file.ca_file),
-            proxy: self.proxy.or(file.proxy),
-            wait: self.wait.or(file.wait),
-            target: self.target.or(file.target),
-            directory: self.directory.or(file.directory),
-            kubeconfig: self.kubeconfig.or(file.kubeconfig),
-            context: self.context.or(file.context),
-            allow_plain_http_loopback: self.allow_plain_http_loopback.or(file.allow_plain_http_loopback),
-            allow_kind: list(self.allow_kind, file.allow_kind),
-            allow_namespace: list(self.allow_namespace, file.allow_namespace),
-            succeed_on: self.succeed_on.or(file.succeed_on),
-            ready_timeout: self.ready_timeout.or(file.ready_timeout),
-            heartbeat_interval: self.heartbeat_interval.or(file.heartbeat_interval),
-            log_level: self.log_level.or(file.log_level),
-            log_format: self.log_format.or(file.log_format),
-        }
-    }
-}
-
-fn read_file(path: &Path) -> Result<Settings, ConfigError> {
-    let unreadable = |error| ConfigError::File(path.to_owned(), error);
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut text = String::new();
-    file.take(limits::CONFIG_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > limits::CONFIG_FILE_BYTES {
-        return Err(ConfigError::TooLarge(path.to_owned()));
-    }
-    let syntax = |error: toml::de::Error| ConfigError::Syntax(path.to_owned(), error.to_string());
-    let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
-    if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        let name: String = key.chars().take(64).collect();
-        return Err(ConfigError::UnknownKey(path.to_owned(), name, closest(key, KEYS)));
-    }
-    toml::from_str(&text).map_err(syntax)
-}
-
-/// The name that a mistyped one may have meant.
-#[must_use]
-pub fn closest(mistyped: &str, known: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
-    if mistyped.len() > 64 {
-        return None;
-    }
-    known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&mistyped.replace('-', "_"), &name.replace('-', "_")), name))
-        .min()
-        .filter(|(distance, name)| *distance <= name.len() / 3 + 1)
-        .map(|(_, name)| name)
-}
-
 impl Config {
     /// Says what the settings mean. `variable` gives environment variables.
     ///
@@ -329,6 +139,9 @@ impl Config {
                 Err(ConfigError::Value(key, value.to_string(), why))
             }
         };
+        let is_metered =
+            choose("profile", settings.profile, &[("standard", false), ("metered", true)])?.unwrap_or(false);
+        let poll_interval = read_poll_interval(is_metered, settings.poll_interval, seconds)?;
         let kinds = read_list("allow_kind", settings.allow_kind, GroupKind::parse)?;
         let namespaces = read_list("allow_namespace", settings.allow_namespace, NamespacePattern::parse)?;
         let second = Duration::from_secs(1);
@@ -340,7 +153,15 @@ impl Config {
             display_name: settings.display_name,
             ca_file: settings.ca_file,
             proxy,
-            wait: seconds("wait", settings.wait, limits::WAIT_DEFAULT, second, limits::WAIT_MAX)?,
+            hold: match settings.wait {
+                // A poll an hour is to be over soon.
+                None if is_metered => Hold::fixed(PROBE_WAIT),
+                None => Hold::adapting(limits::WAIT_DEFAULT),
+                wait => Hold::fixed(seconds("wait", wait, limits::WAIT_DEFAULT, second, limits::WAIT_MAX)?),
+            },
+            poll_interval,
+            monthly_budget: read_budget(is_metered, settings.monthly_budget)?,
+            status_file: status_file(settings.status_file),
             target: read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?,
             plain_http,
             policy: Policy::new(kinds, namespaces),
@@ -360,7 +181,8 @@ impl Config {
             heartbeat_interval: seconds(
                 "heartbeat_interval",
                 settings.heartbeat_interval,
-                limits::HEARTBEAT_INTERVAL,
+                // One connection for both.
+                poll_interval.unwrap_or(limits::HEARTBEAT_INTERVAL),
                 limits::HEARTBEAT_MIN,
                 limits::HEARTBEAT_MAX,
             )?,
@@ -379,6 +201,54 @@ impl Config {
             log_format: choose("log_format", settings.log_format, &[("text", Format::Text), ("json", Format::Json)])?
                 .unwrap_or_else(Format::for_stderr),
         })
+    }
+}
+
+/// Only the metered profile has an interval.
+fn read_poll_interval(
+    is_metered: bool,
+    value: Option<u64>,
+    seconds: impl Fn(&'static str, Option<u64>, Duration, Duration, Duration) -> Result<Duration, ConfigError>,
+) -> Result<Option<Duration>, ConfigError> {
+    match value {
+        Some(value) if !is_metered => Err(ConfigError::Value(
+            "poll_interval",
+            value.to_string(),
+            "is only for the metered profile; set profile = \"metered\" as well".to_owned(),
+        )),
+        None if !is_metered => Ok(None),
+        value => {
+            seconds("poll_interval", value, limits::METERED_INTERVAL, limits::HEARTBEAT_MIN, limits::HEARTBEAT_MAX)
+                .map(Some)
+        }
+    }
+}
+
+/// Megabytes to bytes.
+fn read_budget(is_metered: bool, megabytes: Option<u64>) -> Result<Option<u64>, ConfigError> {
+    let refuse = |value: u64, why: &str| Err(ConfigError::Value("monthly_budget", value.to_string(), why.to_owned()));
+    match megabytes {
+        None => Ok(None),
+        Some(value) if !is_metered => {
+            refuse(value, "is only for the metered profile; set profile = \"metered\" as well")
+        }
+        Some(value) if (1..=limits::BUDGET_MAX_MB).contains(&value) => Ok(Some(value * 1_000_000)),
+        Some(value) => refuse(value, "from 1 to 1000000 MB"),
+    }
+}
+
+/// Where the status lies: as it was said, or under /run, which is memory, where we may write there.
+#[must_use]
+pub fn status_file(configured: Option<PathBuf>) -> Option<PathBuf> {
+    match configured {
+        Some(none) if none.as_os_str() == "none" => None,
+        Some(path) => Some(path),
+        None => {
+            let path = PathBuf::from(DEFAULT_STATUS);
+            let may_write = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+            let has_room = rustix::process::geteuid().is_root() || path.parent().is_some_and(may_write);
+            has_room.then_some(path)
+        }
     }
 }
 
@@ -449,6 +319,7 @@ fn choose<T: Copy>(
 mod tests {
     use super::{Config, ConfigError, KEYS, Settings, TargetChoice, closest};
     use crate::limits;
+    use crate::link::hold::Stage;
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -475,10 +346,33 @@ mod tests {
     #[test]
     fn an_empty_file_is_all_defaults() {
         let config = from_text("").unwrap();
-        assert_eq!(config.wait, Duration::from_secs(30));
+        assert_eq!((config.hold.length(), config.hold.stage()), (Duration::from_secs(30), Stage::Searching));
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/pullet"));
         assert_eq!(config.target, TargetChoice::Kubernetes { kubeconfig: None, context: None });
         assert_eq!(config.policy.kinds().len(), 2);
+    }
+
+    #[test]
+    fn the_metered_profile_polls_hourly_and_briefly() {
+        let config = from_text("profile = \"metered\"").unwrap();
+        assert_eq!(
+            (config.poll_interval, config.heartbeat_interval),
+            (Some(limits::METERED_INTERVAL), limits::METERED_INTERVAL)
+        );
+        assert_eq!((config.hold.length(), config.hold.stage()), (Duration::from_secs(1), Stage::Fixed));
+        let config =
+            from_text("profile = \"metered\"\npoll_interval = 60\nwait = 5\nheartbeat_interval = 900").unwrap();
+        assert_eq!((config.poll_interval, config.heartbeat_interval.as_secs()), (Some(Duration::from_secs(60)), 900));
+        assert_eq!(config.hold.length().as_secs(), 5);
+        let config = from_text("profile = \"metered\"\nmonthly_budget = 5").unwrap();
+        assert_eq!(config.monthly_budget, Some(5_000_000));
+        assert_eq!(from_text("profile = \"standard\"").unwrap().poll_interval, None);
+    }
+
+    #[test]
+    fn the_status_lies_where_it_was_said() {
+        assert_eq!(from_text("status_file = \"/x/y\"").unwrap().status_file, Some(PathBuf::from("/x/y")));
+        assert_eq!(from_text("status_file = \"none\"").unwrap().status_file, None);
     }
 
     #[test]
@@ -505,6 +399,12 @@ mod tests {
             ("wait = 301", "from 1 to 300 seconds"),
             ("heartbeat_interval = 59", "from 60 to 86400 seconds"),
             ("heartbeat_interval = 86401", "from 60 to 86400 seconds"),
+            ("profile = \"cheap\"", "one of standard, metered"),
+            ("poll_interval = 600", "profile = \"metered\""),
+            ("monthly_budget = 5", "profile = \"metered\""),
+            ("profile = \"metered\"\nmonthly_budget = 0", "from 1 to 1000000 MB"),
+            ("profile = \"metered\"\nmonthly_budget = 1000001", "from 1 to 1000000 MB"),
+            ("profile = \"metered\"\npoll_interval = 59", "from 60 to 86400 seconds"),
             ("target = \"cloud\"", "one of kubernetes, directory"),
             ("target = \"directory\"", "--directory"),
             ("directory = \"/x\"", "target = \"directory\""),
@@ -520,6 +420,7 @@ mod tests {
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));
         }
+        assert_eq!(from_text("wait = 30").unwrap().hold.stage(), Stage::Fixed);
         assert!(from_text("wait = 1").is_ok() && from_text("wait = 300").is_ok());
         assert!(from_text("allow_plain_http_loopback = true\nendpoint = \"http://[::1]:80\"").is_ok());
     }

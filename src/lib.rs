@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
 //! | [`agent`] | all parts; it wires them and decides nothing |
+//! | [`status`] | what a running agent tells of itself, and the file it tells it in |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |
 //! | [`journal`] | what waits to be posted |
@@ -23,7 +24,7 @@
 //! | [`trust`] | what a job may do; pure |
 //! | [`net`] | ureq, rustls, sockets |
 //! | [`protocol`] | the types of the wire, and nothing else |
-//! | [`limits`], [`clock`], [`secret`], [`shutdown`] | one noun each |
+//! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`] | one noun each |
 //!
 //! What it defends against, and where:
 //!
@@ -49,9 +50,11 @@ pub mod journal;
 pub mod limits;
 pub mod link;
 pub mod logging;
+pub mod metrics;
 pub mod net;
 pub mod protocol;
 pub mod secret;
 pub mod shutdown;
+pub mod status;
 pub mod target;
 pub mod trust;

@@ -111,6 +111,15 @@ pub const WAIT_MAX: Duration = Duration::from_secs(300);
 /// The default `wait`.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 
+/// An adapting hold ends its growth here: below the 300 s after which many proxies give up.
+pub const HOLD_MAX: Duration = Duration::from_secs(240);
+
+/// An adapting hold falls no further: polls alone are 360 an hour then.
+pub const HOLD_FLOOR: Duration = Duration::from_secs(10);
+
+/// How long a hold that failed is left alone. Networks change; two dead polls a day are bearable.
+pub const HOLD_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A poll's answer is due this long after the hold.
 pub const HOLD_GRACE: Duration = Duration::from_secs(10);
 
@@ -148,6 +157,21 @@ pub const BACKOFF_FLOOR: Duration = Duration::from_secs(1);
 
 /// Cap of the backoff. The jitter is full even there: a pause is drawn from 1 s to 15 min.
 pub const BACKOFF_CAP: Duration = Duration::from_secs(15 * 60);
+
+/// An outage that lasts longer counts as a long one. Below that a cut line or a server that restarts is met again
+/// within seconds; 1 + 2 + 4 + 8 + 16 + 32 s of ceilings bring an agent here in seven tries.
+pub const OUTAGE_QUICK: Duration = Duration::from_secs(60);
+
+/// The first round of a long outage: its try comes anywhere within it. Rounds double up to [`BACKOFF_CAP`], and
+/// 60 + 120 + 240 + 480 s is 900 s, where the first round of that length begins.
+pub const RETURN_SPREAD: Duration = Duration::from_secs(120);
+
+/// Without a round trip for this long the agent counts as disconnected, or after two planned gaps and
+/// [`DISCONNECTED_GRACE`] where that is longer.
+pub const DISCONNECTED_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// See [`DISCONNECTED_AFTER`].
+pub const DISCONNECTED_GRACE: Duration = Duration::from_secs(60);
 
 /// Longest `Retry-After` that is honoured; a server that says "next year" is asked again after a day.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -200,6 +224,25 @@ pub const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 
 /// Upper bound of `heartbeat_interval`.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Between two polls of the metered profile, unless configured: with a resumed handshake of 2 kB and as much for the
+/// calls that is 100 kB a day.
+pub const METERED_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// When the monthly budget is used up: a sign of life this often.
+pub const BUDGET_HEARTBEAT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When the monthly budget is used up: how often it is looked whether a new month has begun.
+pub const BUDGET_LOOK: Duration = Duration::from_secs(10);
+
+/// Upper bound of `monthly_budget`, in MB: a terabyte.
+pub const BUDGET_MAX_MB: u64 = 1_000_000;
+
+/// How often the status is looked at for changes.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The file of the status has 2 kB.
+pub const STATUS_FILE_BYTES: u64 = 64 * 1024;
 
 /// SIGTERM to exit, all told.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,10 +1,10 @@
-//! The end: a first signal asks for it, a second one makes it.
+//! Signals. The end: a first one asks for it, a second one makes it. And SIGHUP: try now.
 
 use std::io;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::info;
 
 /// Tells everybody that the agent is to stop.
@@ -35,6 +35,37 @@ impl Stop {
         // The sender is in self: it cannot be gone.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
+}
+
+/// Somebody knows that the line is back, or wants to see what the agent does: it is to poll now.
+#[derive(Clone, Debug, Default)]
+pub struct Wake(Arc<Notify>);
+
+impl Wake {
+    /// Wakes whoever waits, or the next one who will.
+    pub fn set(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is time.
+    pub async fn wait(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// Sets `wake` at each SIGHUP.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn listen_for_wakes(wake: Wake) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            info!(signal = "SIGHUP", "polling at once");
+            wake.set();
+        }
+    });
+    Ok(())
 }
 
 /// Sets `stop` at the first SIGTERM or SIGINT, and ends the process at the second.

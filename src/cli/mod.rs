@@ -4,6 +4,7 @@
 
 mod register;
 mod run;
+mod status;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -38,6 +39,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Command::Register(settings) => configure(settings).and_then(|config| register::register(&config)),
         Command::Run(settings) => configure(settings).and_then(run::run),
+        Command::Status(settings, is_json) => status::status(settings, is_json),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

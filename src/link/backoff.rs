@@ -46,6 +46,65 @@ impl Backoff {
     }
 }
 
+/// The pauses of a poll loop that has no answer (P1.9.3, P1.9.6).
+///
+/// For the first [`limits::OUTAGE_QUICK`] it is the [`Backoff`]: whoever is cut off for a moment is back within
+/// seconds. From then on time is divided into rounds of 120, 240, 480, 900, 900, … s, counted from the begin of the
+/// outage, with one try in each. Where in the round is drawn once for the outage, evenly over the whole round, and
+/// kept:
+///
+/// ```text
+/// 0    60         180                 420 …              900                     1800
+/// │quick│     x    │         x         │         x        │           x           │           x
+/// ```
+///
+/// So the tries of a fleet that was cut off together are spread evenly at every moment, and whenever the line
+/// returns its first tries are as even. Pauses that are drawn anew each time would not do that: of those that
+/// run when the line returns twice as many end at once as on average.
+#[derive(Clone, Debug, Default)]
+pub struct Retry {
+    backoff: Backoff,
+    phase: Option<u64>,
+}
+
+impl Retry {
+    /// The pause before the next try, `outage` after the first failure. `random` is any 64 bits.
+    pub fn next(&mut self, outage: Duration, random: u64) -> Duration {
+        let pause = self.backoff.next(random);
+        if outage.saturating_add(pause) < limits::OUTAGE_QUICK {
+            return pause;
+        }
+        // The half that the backoff did not look at: a long draw of it brings us here.
+        let phase = *self.phase.get_or_insert(random << 32);
+        until_round(outage, phase)
+    }
+
+    /// Something worked.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// From now, which is `outage` after its begin, to the next try that is a second away or more.
+fn until_round(outage: Duration, phase: u64) -> Duration {
+    let earliest = outage.saturating_add(limits::BACKOFF_FLOOR);
+    let mut begin = limits::OUTAGE_QUICK;
+    let mut length = limits::RETURN_SPREAD;
+    loop {
+        if length == limits::BACKOFF_CAP {
+            // All further rounds are alike.
+            let rounds = outage.saturating_sub(begin).as_secs() / length.as_secs();
+            begin = begin.saturating_add(length.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX)));
+        }
+        let try_at = begin.saturating_add(spread(Duration::ZERO, length, phase));
+        if try_at >= earliest {
+            return try_at.saturating_sub(outage);
+        }
+        begin = begin.saturating_add(length);
+        length = length.saturating_mul(2).min(limits::BACKOFF_CAP);
+    }
+}
+
 /// The probes after a 401 or 403 (P1.8): 15 min, doubling to 6 h, each between the half and the whole.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
@@ -102,7 +161,7 @@ pub fn retry_after(value: &str, now: std::time::SystemTime) -> Option<Duration> 
 
 #[cfg(test)]
 mod tests {
-    use super::{Backoff, Probe, draw, retry_after, spread};
+    use super::{Backoff, Probe, Retry, draw, retry_after, spread, until_round};
     use crate::limits;
     use std::time::{Duration, SystemTime};
 
@@ -137,6 +196,84 @@ mod tests {
         assert_eq!(backoff.next(u64::MAX), limits::BACKOFF_CAP);
         let middle = backoff.next(u64::MAX / 2).as_secs();
         assert!((440..=460).contains(&middle), "{middle}");
+    }
+
+    #[test]
+    fn a_short_outage_is_met_by_the_backoff_and_a_long_one_by_rounds() {
+        let seconds = Duration::from_secs;
+        let mut retry = Retry::default();
+        let quick: Vec<u64> = (0..5).map(|_| retry.next(seconds(0), u64::MAX).as_secs()).collect();
+        assert_eq!(quick, [2, 4, 8, 16, 32]);
+        assert_eq!(retry.next(seconds(50), 1), seconds(1), "still within the first minute");
+        // The phase is the lower half of the draw that first goes beyond it.
+        let half = Duration::from_millis(500);
+        let mut to_next = |outage| (retry.next(seconds(outage), u64::from(u32::MAX / 2)) + half).as_secs();
+        let pauses = [59, 120, 300, 660, 1350, 2250].map(&mut to_next);
+        assert_eq!(pauses, [61, 180, 360, 690, 900, 900], "in the middle of each round");
+        retry.reset();
+        assert_eq!(retry.next(seconds(0), u64::MAX).as_secs(), 2);
+    }
+
+    #[test]
+    fn a_pause_of_a_long_outage_is_within_its_bounds_however_long_it_is() {
+        for outage in [60, 61, 179, 180, 899, 900, 1799, 1800, 86_400, 86_400 * 36_500].map(Duration::from_secs) {
+            for phase in [0, 1 << 60, 1 << 63, u64::MAX] {
+                let pause = until_round(outage, phase);
+                assert!(pause >= limits::BACKOFF_FLOOR, "{outage:?} {phase}: {pause:?}");
+                assert!(pause <= limits::BACKOFF_CAP + limits::BACKOFF_FLOOR, "{outage:?} {phase}: {pause:?}");
+            }
+        }
+    }
+
+    /// 10,000 agents whose held polls all die at the same moment, and a server that is back later: the agents'
+    /// first tries from then on.
+    fn returns(outage: u64) -> Vec<u64> {
+        let mut seed = 0x5eed_u64;
+        let mut draw = || {
+            // SplitMix64.
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        };
+        let over = Duration::from_secs(outage);
+        let mut bins = Vec::new();
+        for _ in 0..10_000 {
+            let mut retry = Retry::default();
+            let mut now = Duration::ZERO;
+            while now < over {
+                now += retry.next(now, draw());
+            }
+            let bin = usize::try_from(now.saturating_sub(over).as_secs() / 10).unwrap();
+            if bins.len() <= bin {
+                bins.resize(bin + 1, 0);
+            }
+            bins[bin] += 1;
+        }
+        bins
+    }
+
+    fn peak_over_mean(bins: &[u64]) -> f64 {
+        let mean = 10_000.0 / f64::from(u32::try_from(bins.len()).unwrap());
+        f64::from(u32::try_from(*bins.iter().max().unwrap()).unwrap()) / mean
+    }
+
+    #[test]
+    fn ten_thousand_agents_return_evenly_after_half_an_hour() {
+        let bins = returns(30 * 60);
+        assert_eq!(bins.len(), 90, "all of them within a quarter of an hour");
+        assert!(peak_over_mean(&bins) <= 1.5, "{} {bins:?}", peak_over_mean(&bins));
+        for minutes in [15, 20, 37, 60, 600] {
+            let bins = returns(minutes * 60);
+            assert!(peak_over_mean(&bins) <= 1.5, "after {minutes} min: {} {bins:?}", peak_over_mean(&bins));
+        }
+    }
+
+    #[test]
+    fn the_first_tries_after_a_minute_take_two_minutes() {
+        let bins = returns(60);
+        assert_eq!(bins.len(), 12);
+        assert!(peak_over_mean(&bins) <= 1.5, "{bins:?}");
     }
 
     #[test]

@@ -1,37 +1,174 @@
 //! The loop that posts: reports of jobs in their order, events in batches.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use super::backoff::{Backoff, draw};
+use super::budget::Budget;
 use super::health::{Access, Health};
 use super::intake::{report_failure, settle};
-use super::{Account, Fault, StatusSink};
+use super::{Account, Fault, Posted, StatusSink};
 use crate::journal::{Outbox, Report};
 use crate::limits;
+use crate::protocol::{Event, OutcomeKind};
 use crate::shutdown::Stop;
 
-/// Posts until `drain`, and then what is left, as long as it is taken.
-pub async fn run(
+/// What is posted and where; shared by the loop that posts and the one that polls, which has it post what waits
+/// before it polls again after an outage.
+pub struct Reports {
     sink: Arc<dyn StatusSink>,
-    account: Arc<dyn Account>,
     outbox: Arc<Outbox>,
     health: Arc<Health>,
-    drain: Stop,
-) {
+    budget: Budget,
+    /// One post at a time: what was posted is taken from the front.
+    turn: tokio::sync::Mutex<()>,
+    outcomes: Mutex<Outcomes>,
+}
+
+/// Results that the control plane took, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// `conflict`.
+    pub conflict: u32,
+    /// `failed`.
+    pub failed: u32,
+    /// `noop`.
+    pub noop: u32,
+    /// `succeeded`.
+    pub succeeded: u32,
+}
+
+impl Reports {
+    /// Posts from this outbox to this sink.
+    #[must_use]
+    pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
+        Self { sink, outbox, health, budget, turn: tokio::sync::Mutex::default(), outcomes: Mutex::default() }
+    }
+
+    /// Posts all that waits, oldest first, one after the other without a pause.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended it; what is left waits on.
+    pub async fn post_all(self: &Arc<Self>) -> Result<(), Fault> {
+        while self.post_next().await? {}
+        Ok(())
+    }
+
+    /// Posts one event past all that waits: the daily sign of life when the budget is used up.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn post_past(self: &Arc<Self>, event: Event) -> Result<(), Fault> {
+        let _turn = self.turn.lock().await;
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || this.sink.events(&[event]))
+            .await
+            .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))?;
+        self.health.reached();
+        Ok(())
+    }
+
+    /// What a month may cost.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Results that were taken since the start.
+    #[must_use]
+    pub fn outcomes(&self) -> Outcomes {
+        *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there was something to post.
+    async fn post_next(self: &Arc<Self>) -> Result<bool, Fault> {
+        let _turn = self.turn.lock().await;
+        let this = Arc::clone(self);
+        let posted = tokio::task::spawn_blocking(move || this.post_one())
+            .await
+            .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
+        // What is given up is no answer.
+        if matches!(posted, Ok(true)) && !self.budget.is_used_up() && self.health.reached().reachable == Some(false) {
+            info!("connected to the control plane");
+        }
+        posted
+    }
+
+    fn post_one(&self) -> Result<bool, Fault> {
+        let is_used_up = self.budget.is_used_up();
+        if let Some(report) = self.outbox.first_report() {
+            if is_used_up && matches!(report, Report::Status(..)) {
+                debug!("a status is given up: the monthly budget is used up");
+                self.outbox.drop_report();
+                return Ok(true);
+            }
+            let posted = match &report {
+                Report::Result(id, result) => self.sink.result(id, result),
+                Report::Status(id, status) => self.sink.status(id, status),
+            };
+            let job = match &report {
+                Report::Result(id, _) | Report::Status(id, _) => id,
+            };
+            match posted {
+                Ok(posted) => {
+                    debug!(%job, ?posted, "a report was posted");
+                    self.count(&report, posted);
+                }
+                // The same again would be refused again, and nothing behind it would get out.
+                Err(fault @ Fault::Refused(..)) => error!(%job, error = %fault, "a report was refused and is given up"),
+                Err(fault) => return Err(fault),
+            }
+            self.outbox.drop_report();
+            return Ok(true);
+        }
+        if is_used_up {
+            return Ok(false);
+        }
+        let Some((events, _)) = self.outbox.first_events() else { return Ok(false) };
+        match self.sink.events(&events) {
+            Ok(()) => debug!(events = events.len(), "events were posted"),
+            Err(fault @ Fault::Refused(..)) => {
+                error!(events = events.len(), error = %fault, "events were refused and are given up");
+            }
+            Err(fault) => return Err(fault),
+        }
+        if let Some(last) = events.last() {
+            self.outbox.drop_events(&last.event_key);
+        }
+        Ok(true)
+    }
+
+    /// A result that comes again is not counted again.
+    fn count(&self, report: &Report, posted: Posted) {
+        if let (Report::Result(_, result), Posted::Taken) = (report, posted) {
+            let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = match result.outcome {
+                OutcomeKind::Conflict => &mut outcomes.conflict,
+                OutcomeKind::Failed => &mut outcomes.failed,
+                OutcomeKind::Noop => &mut outcomes.noop,
+                OutcomeKind::Succeeded => &mut outcomes.succeeded,
+            };
+            *count = count.saturating_add(1);
+        }
+    }
+}
+
+/// Posts until `drain`, and then what is left, as long as it is taken.
+pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) {
+    let (outbox, health) = (&reports.outbox, &reports.health);
     let mut backoff = Backoff::default();
     let mut failures = 0;
     loop {
         if !drain.is_set() {
             tokio::select! {
-                () = due(&outbox) => {}
+                () = due(outbox, &reports.budget) => {}
                 () = drain.wait() => {}
             }
         }
-        let fault = match post_next(&sink, &outbox).await {
+        let fault = match reports.post_next().await {
             Ok(true) => {
                 backoff.reset();
                 failures = 0;
@@ -69,21 +206,26 @@ pub async fn run(
         let pause = backoff.next(draw());
         let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
         let was_unreachable = health.now().reachable == Some(false);
-        report_failure(&fault, &health, pause);
+        report_failure(&fault, health, pause);
         tokio::select! {
-            () = rest(&health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
+            () = rest(health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
             () = drain.wait() => {}
         }
     }
 }
 
 /// Waits until there is something to post: a report at once, events when they are 100 or a second old.
-async fn due(outbox: &Outbox) {
+async fn due(outbox: &Outbox, budget: &Budget) {
     loop {
         if outbox.first_report().is_some() {
             return;
         }
         match outbox.events_waiting() {
+            // A new month begins at midnight.
+            Some(_) if budget.is_used_up() => tokio::select! {
+                () = tokio::time::sleep(limits::BUDGET_LOOK) => {}
+                () = outbox.filled() => {}
+            },
             Some((since, count)) => {
                 let left = limits::EVENT_DELAY.saturating_sub(since.elapsed());
                 if count >= limits::EVENT_BATCH || left.is_zero() {
@@ -105,65 +247,186 @@ fn is_its_own(fault: &Fault) -> bool {
 }
 
 /// The pause after a fault. While we are not let in, it lasts until we are. Where polls had failed as well,
-/// a connection that comes back ends it early; what a server asked for is waited out.
+/// a connection that comes back ends it early; what a server asked for is waited out. In a long outage the loop
+/// that polls makes the tries, and has this one's reports posted when one succeeds.
 async fn rest(health: &Health, pause: Duration, ends_early: bool) {
     let mut changes = health.subscribe();
     let began = Instant::now();
     tokio::time::sleep(pause.min(limits::BACKOFF_FLOOR)).await;
     loop {
         let connection = *changes.borrow_and_update();
+        let is_accepted = connection.access == Access::Accepted;
+        let is_up = connection.reachable == Some(true);
         let left = pause.saturating_sub(began.elapsed());
-        if connection.access == Access::Accepted {
-            if left.is_zero() || ends_early && connection.reachable == Some(true) {
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(left) => return,
-                changed = changes.changed() => if changed.is_err() { return },
-            }
-        } else if changes.changed().await.is_err() {
+        let is_over = left.is_zero() && (is_up || !ends_early || !health.is_long_outage());
+        if is_accepted && (is_over || ends_early && is_up) {
             return;
         }
+        tokio::select! {
+            () = tokio::time::sleep(left), if is_accepted && !left.is_zero() => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
     }
 }
 
-/// Whether there was something to post.
-async fn post_next(sink: &Arc<dyn StatusSink>, outbox: &Arc<Outbox>) -> Result<bool, Fault> {
-    let sink = Arc::clone(sink);
-    let outbox = Arc::clone(outbox);
-    tokio::task::spawn_blocking(move || post_one(sink.as_ref(), &outbox))
-        .await
-        .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))
-}
+#[cfg(test)]
+mod tests {
+    use super::Reports;
+    use crate::journal::Outbox;
+    use crate::limits;
+    use crate::link::budget::Budget;
+    use crate::link::{Account, Fault, Health, Posted, StatusSink};
+    use crate::metrics::{Meter, Traffic};
+    use crate::net::NetError;
+    use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp};
+    use crate::shutdown::Stop;
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
 
-fn post_one(sink: &dyn StatusSink, outbox: &Outbox) -> Result<bool, Fault> {
-    if let Some(report) = outbox.first_report() {
-        let posted = match &report {
-            Report::Result(id, result) => sink.result(id, result),
-            Report::Status(id, status) => sink.status(id, status),
-        };
-        let job = match &report {
-            Report::Result(id, _) | Report::Status(id, _) => id,
-        };
-        match posted {
-            Ok(posted) => debug!(%job, ?posted, "a report was posted"),
-            // The same again would be refused again, and nothing behind it would get out.
-            Err(fault @ Fault::Refused(..)) => error!(%job, error = %fault, "a report was refused and is given up"),
-            Err(fault) => return Err(fault),
+    /// Takes everything but what it is told to lose, and keeps how much came when.
+    #[derive(Default)]
+    struct Server {
+        posts: Mutex<Vec<(Instant, usize)>>,
+        results: Mutex<Vec<JobId>>,
+        faults: Mutex<u32>,
+    }
+
+    impl Server {
+        fn take(&self, count: usize) -> Result<(), Fault> {
+            let mut faults = self.faults.lock().unwrap();
+            if *faults > 0 {
+                *faults -= 1;
+                return Err(Fault::Network(NetError::NameNotFound("control.example".to_owned())));
+            }
+            self.posts.lock().unwrap().push((Instant::now(), count));
+            Ok(())
         }
-        outbox.drop_report();
-        return Ok(true);
     }
-    let Some((events, _)) = outbox.first_events() else { return Ok(false) };
-    match sink.events(&events) {
-        Ok(()) => debug!(events = events.len(), "events were posted"),
-        Err(fault @ Fault::Refused(..)) => {
-            error!(events = events.len(), error = %fault, "events were refused and are given up");
+
+    impl StatusSink for Server {
+        fn status(&self, _: &JobId, _: &StatusUpdate) -> Result<Posted, Fault> {
+            self.take(1).map(|()| Posted::Taken)
         }
-        Err(fault) => return Err(fault),
+
+        fn result(&self, id: &JobId, _: &JobResult) -> Result<Posted, Fault> {
+            self.take(1)?;
+            self.results.lock().unwrap().push(id.clone());
+            Ok(Posted::Taken)
+        }
+
+        fn events(&self, events: &[Event]) -> Result<(), Fault> {
+            self.take(events.len())
+        }
     }
-    if let Some(last) = events.last() {
-        outbox.drop_events(&last.event_key);
+
+    impl Account for Server {
+        fn rotate(&self) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        fn recover(&self) -> Result<(), Fault> {
+            Ok(())
+        }
     }
-    Ok(true)
+
+    fn push_events(outbox: &Outbox, count: usize) {
+        for _ in 0..count {
+            let event = Event {
+                event_key: String::new(),
+                kind: EventKind::ConditionTransition,
+                resource_ref: ObjectRef::default(),
+                conditions: Vec::new(),
+                endpoints: Vec::new(),
+                timestamp: Timestamp::from_unix_seconds(0),
+            };
+            outbox.push_event("x", event);
+        }
+    }
+
+    fn push_results(outbox: &Outbox, count: usize) {
+        for number in 0..count {
+            let result = JobResult {
+                outcome: OutcomeKind::Succeeded,
+                error: String::new(),
+                applied_ref: None,
+                timestamp: Timestamp::from_unix_seconds(0),
+            };
+            outbox.push_result(&JobId::parse(&format!("j{number}")).unwrap(), result);
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn results_go_first_and_batch_follows_batch_without_a_pause() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        push_events(&outbox, 2 * limits::EVENT_BATCH + 1);
+        push_results(&outbox, 50);
+        let reports = Arc::new(Reports::new(server.clone(), outbox, Arc::new(Health::default()), Budget::default()));
+        let drain = Stop::default();
+        block_on(async {
+            let posting = tokio::spawn(super::run(Arc::clone(&reports), server.clone(), drain.clone()));
+            let two_batches = || server.posts.lock().unwrap().len() >= 52;
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while !two_batches() && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            drain.set();
+            posting.await.unwrap();
+        });
+        let posts = server.posts.lock().unwrap();
+        let counts: Vec<usize> = posts.iter().map(|post| post.1).collect();
+        assert_eq!(counts[..50], [1; 50]);
+        assert_eq!(counts[50..], [limits::EVENT_BATCH, limits::EVENT_BATCH, 1]);
+        assert!(posts[51].0 - posts[0].0 < limits::EVENT_DELAY, "{:?}", posts[51].0 - posts[0].0);
+        let order: Vec<String> = server.results.lock().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(order, (0..50).map(|number| format!("j{number}")).collect::<Vec<_>>());
+        assert_eq!(reports.outcomes().succeeded, 50);
+    }
+
+    #[test]
+    fn all_that_waits_is_posted_at_once_and_a_fault_loses_nothing() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        let health = Arc::new(Health::default());
+        health.unreachable();
+        health.begin_long_outage();
+        let reports =
+            Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::clone(&health), Budget::default()));
+        push_events(&outbox, 3);
+        push_results(&outbox, 2);
+        *server.faults.lock().unwrap() = 1;
+        block_on(async {
+            assert!(reports.post_all().await.is_err());
+            assert!(health.is_long_outage());
+            assert_eq!((outbox.fill().reports, outbox.fill().events), (2, 3));
+            reports.post_all().await.unwrap();
+        });
+        assert!(!health.is_long_outage(), "a post that was taken ends the outage");
+        assert_eq!((outbox.fill().reports, outbox.fill().events), (0, 0));
+        assert_eq!(server.posts.lock().unwrap().iter().map(|post| post.1).collect::<Vec<_>>(), [1, 1, 3]);
+    }
+
+    #[test]
+    fn beyond_the_budget_only_results_go_out_and_events_wait() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        let meter = Meter::default();
+        let budget = Budget::new(Some(1), meter.clone(), Traffic::default());
+        let reports = Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::default(), budget));
+        meter.add_sent(1);
+        let status = StatusUpdate {
+            phase: "Applied".into(),
+            conditions: Vec::new(),
+            message: String::new(),
+            timestamp: Timestamp::from_unix_seconds(0),
+        };
+        outbox.push_status(&JobId::parse("j").unwrap(), status);
+        push_results(&outbox, 2);
+        push_events(&outbox, 3);
+        block_on(reports.post_all()).unwrap();
+        assert_eq!(server.results.lock().unwrap().len(), 2);
+        assert_eq!(server.posts.lock().unwrap().len(), 2, "neither a status nor an event");
+        assert_eq!((outbox.fill().reports, outbox.fill().events), (0, 3));
+    }
 }

@@ -1,37 +1,107 @@
 //! The events about the agent itself (P1.7).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
 
 use crate::clock;
 use crate::journal::{Fill, Outbox};
-use crate::link::health::{Access, Connection, Health};
+use crate::limits;
+use crate::link::backoff::draw;
+use crate::link::deliver::Reports;
+use crate::link::health::{Access, Connection, Health, Standing};
+use crate::metrics::Bytes;
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
 
 /// Pushes a heartbeat at the first connection, on every change of it, and every `interval`. While nobody can
-/// be reached there is nothing to tell.
-pub async fn beat(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterId, interval: Duration) {
+/// be reached there is nothing to tell. When the monthly budget is used up there is one a day, past all that waits.
+pub async fn beat(
+    outbox: Arc<Outbox>,
+    health: Arc<Health>,
+    reports: Arc<Reports>,
+    cluster_id: ClusterId,
+    interval: Duration,
+) {
     let mut changes = health.subscribe();
+    let mut last_of_day: Option<Instant> = None;
     loop {
         let connection = *changes.borrow_and_update();
+        let budget = reports.budget();
+        if budget.is_used_up() {
+            if last_of_day.is_none_or(|last| last.elapsed() >= limits::BUDGET_HEARTBEAT) {
+                let mut conditions = conditions(connection, outbox.fill(), budget.this_month());
+                conditions.push(condition("Budget", false, "UsedUp", USED_UP.to_owned()));
+                let (shape, mut event) = about_us(&cluster_id, EventKind::ClusterHeartbeat, conditions);
+                event.event_key = format!("{shape}#{:016x}.0", draw());
+                match reports.post_past(event).await {
+                    Ok(()) => last_of_day = Some(Instant::now()),
+                    Err(fault) => debug!(error = %fault, "the daily sign of life did not get out; it is tried again"),
+                }
+            }
         // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
-        if connection.reachable == Some(true) && connection.access != Access::Refused {
-            push_heartbeat(&outbox, &cluster_id, connection);
+        } else if connection.reachable == Some(true) && connection.access != Access::Refused {
+            last_of_day = None;
+            push_heartbeat(&outbox, &cluster_id, connection, budget.this_month());
         }
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(interval) => {}
+        let pause = if budget.limit().is_some() { interval.min(limits::BUDGET_LOOK) } else { interval };
+        let wake = Instant::now() + interval;
+        loop {
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    break;
+                }
+                () = tokio::time::sleep(pause.min(wake.saturating_duration_since(Instant::now()))) => {}
+            }
+            if Instant::now() >= wake || budget.is_used_up() && last_of_day.is_none() {
+                break;
+            }
         }
     }
 }
 
+/// What a sign of life says when it is the only one of its day.
+const USED_UP: &str = "no polls and no events until the next month; results still go out";
+
+/// Notes when there has been no round trip for too long: that is told when the line is back.
+pub async fn watch_silence(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterId) {
+    loop {
+        loop {
+            let left = health.until_disconnected();
+            if left.is_zero() {
+                break;
+            }
+            tokio::time::sleep(left).await;
+        }
+        warn!(
+            "disconnected: no round trip to the control plane for too long; the cluster goes on, and what happens is kept"
+        );
+        let disconnected = condition("Disconnected", true, "NoRecentRoundTrip", String::new());
+        push(&outbox, &cluster_id, EventKind::ConditionTransition, vec![disconnected]);
+        while health.standing() == Standing::Disconnected {
+            tokio::time::sleep(LOOK).await;
+        }
+        let connected = condition("Disconnected", false, "Connected", String::new());
+        push(&outbox, &cluster_id, EventKind::ConditionTransition, vec![connected]);
+    }
+}
+
+/// How often a disconnected agent looks whether it still is.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// A sign of life with what a person wants to see first.
-pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Connection) {
+pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Connection, this_month: Bytes) {
     if outbox.has_heartbeat() {
         return;
     }
-    let conditions = vec![connected(connection), authenticated(connection), overflow(outbox.fill())];
-    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
+    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions(connection, outbox.fill(), this_month));
+}
+
+fn conditions(connection: Connection, fill: Fill, this_month: Bytes) -> Vec<Condition> {
+    vec![connected(connection), authenticated(connection), overflow(fill), counted(this_month)]
 }
 
 /// A new credential is in use.
@@ -41,6 +111,12 @@ pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
 }
 
 fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) {
+    let (shape, event) = about_us(cluster_id, kind, conditions);
+    outbox.push_event(&shape, event);
+}
+
+/// An event about the Cluster, and the shape of its key.
+fn about_us(cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) -> (String, Event) {
     let (api_version, cluster) = CLUSTER;
     let resource_ref = ObjectRef {
         api_version: api_version.to_owned(),
@@ -55,10 +131,7 @@ fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Ve
         first.map_or("", |condition| &condition.status),
     );
     let timestamp = Timestamp::from_unix_seconds(clock::unix_seconds());
-    outbox.push_event(
-        &shape,
-        Event { event_key: String::new(), kind, resource_ref, conditions, endpoints: Vec::new(), timestamp },
-    );
+    (shape, Event { event_key: String::new(), kind, resource_ref, conditions, endpoints: Vec::new(), timestamp })
 }
 
 fn connected(connection: Connection) -> Condition {
@@ -85,6 +158,12 @@ fn overflow(fill: Fill) -> Condition {
     }
 }
 
+/// Bytes of this month, on the wire and to the control plane.
+fn counted(this_month: Bytes) -> Condition {
+    let message = format!("{} bytes sent, {} received", this_month.sent, this_month.received);
+    condition("Traffic", true, "CountedThisMonth", message)
+}
+
 fn condition(kind: &str, is_true: bool, reason: &str, message: String) -> Condition {
     Condition {
         kind: kind.to_owned(),
@@ -101,6 +180,7 @@ mod tests {
     use super::push_heartbeat;
     use crate::journal::Outbox;
     use crate::link::health::{Access, Connection};
+    use crate::metrics::Bytes;
     use crate::protocol::ClusterId;
 
     #[test]
@@ -108,12 +188,16 @@ mod tests {
         let outbox = Outbox::new(1);
         let cluster = ClusterId::parse("c1").unwrap();
         let connection = Connection { reachable: Some(true), access: Access::Accepted };
-        push_heartbeat(&outbox, &cluster, connection);
-        push_heartbeat(&outbox, &cluster, connection);
+        let bytes = Bytes { sent: 7, received: 9 };
+        push_heartbeat(&outbox, &cluster, connection, bytes);
+        push_heartbeat(&outbox, &cluster, connection, bytes);
         let (events, _) = outbox.first_events().unwrap();
         assert_eq!(events.len(), 1);
         let reasons: Vec<&str> = events[0].conditions.iter().map(|condition| condition.reason.as_str()).collect();
-        assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained"]);
+        assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained", "CountedThisMonth"]);
+        assert_eq!(events[0].conditions[3].message, "7 bytes sent, 9 received");
+        // Four an hour, with their requests and answers, are to stay below 5 kB.
+        assert!(serde_json::to_vec(&events).unwrap().len() < 900);
         assert!(
             events[0].event_key.starts_with("condition/ops.vworkspace.io/v1alpha1/Cluster/_/c1/_/Connected/True@0#")
         );

@@ -1,10 +1,20 @@
 //! Whether the control plane can be reached, and lets us in.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
 use tokio::sync::watch;
+
+use crate::clock;
+use crate::limits;
+use crate::protocol::Timestamp;
 
 /// The state of the connection, shared by those who find it out and those who wait for it.
 #[derive(Debug)]
-pub struct Health(watch::Sender<Connection>);
+pub struct Health {
+    connection: watch::Sender<Connection>,
+    contact: Mutex<Contact>,
+}
 
 /// The state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,17 +36,82 @@ pub enum Access {
     Refused,
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        Self(watch::Sender::new(Connection { reachable: None, access: Access::Accepted }))
+/// What a person is told of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The last call was answered.
+    Connected,
+    /// There was no round trip for longer than [`patience`].
+    Disconnected,
+    /// There was no call yet.
+    Starting,
+    /// The last call was not answered, but that is not long ago.
+    Unreachable,
+}
+
+/// When there was an answer, and what is expected.
+#[derive(Clone, Debug)]
+struct Contact {
+    /// The last answer of the control plane, or the start.
+    round_trip: Instant,
+    /// When that was by the wall clock; none = never.
+    answered_at: Option<Timestamp>,
+    /// Since when the connection is as it is.
+    since: Timestamp,
+    /// The longest time between two answers while all is well.
+    planned_gap: Duration,
+    /// The poll loop alone decides when the next call is made.
+    is_long_outage: bool,
+    /// Why the last call was not answered; empty after an answer.
+    fault: String,
+}
+
+/// How long may pass without a round trip before the agent counts as disconnected.
+#[must_use]
+pub fn patience(planned_gap: Duration) -> Duration {
+    limits::DISCONNECTED_AFTER.max(planned_gap.saturating_mul(2).saturating_add(limits::DISCONNECTED_GRACE))
+}
+
+/// What a person is told after `silence` without a round trip.
+#[must_use]
+pub fn standing(reachable: Option<bool>, silence: Duration, planned_gap: Duration) -> Standing {
+    match reachable {
+        _ if silence >= patience(planned_gap) => Standing::Disconnected,
+        None => Standing::Starting,
+        Some(true) => Standing::Connected,
+        Some(false) => Standing::Unreachable,
     }
 }
 
-#[expect(clippy::must_use_candidate, reason = "what was so before is for those who ask, not for all who tell")]
+impl Default for Health {
+    fn default() -> Self {
+        let contact = Contact {
+            round_trip: Instant::now(),
+            answered_at: None,
+            since: clock_now(),
+            planned_gap: limits::WAIT_DEFAULT,
+            is_long_outage: false,
+            fault: String::new(),
+        };
+        Self {
+            connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
+            contact: Mutex::new(contact),
+        }
+    }
+}
+
 impl Health {
-    /// A call succeeded. Gives what was so before.
+    /// A poll succeeded. Gives what was so before.
     pub fn succeeded(&self) -> Connection {
+        self.answered();
         self.set(Connection { reachable: Some(true), access: Access::Accepted })
+    }
+
+    /// A post succeeded, which says nothing of the right to poll. Gives what was so before.
+    pub fn reached(&self) -> Connection {
+        self.answered();
+        let access = self.now().access;
+        self.set(Connection { reachable: Some(true), access })
     }
 
     /// A call had no answer of the control plane. Gives what was so before.
@@ -47,35 +122,110 @@ impl Health {
 
     /// The credential is not accepted. Gives what was so before.
     pub fn denied(&self, access: Access) -> Connection {
+        self.answered();
         self.set(Connection { reachable: Some(true), access })
     }
 
     /// How it is.
     #[must_use]
     pub fn now(&self) -> Connection {
-        *self.0.borrow()
+        *self.connection.borrow()
     }
 
     /// Tells of every change.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Connection> {
-        self.0.subscribe()
+        self.connection.subscribe()
+    }
+
+    /// The longest time between two answers from now on, while all is well.
+    pub fn plan(&self, gap: Duration) {
+        self.contact().planned_gap = gap;
+    }
+
+    /// What a person is told.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let reachable = self.now().reachable;
+        let contact = self.contact();
+        standing(reachable, contact.round_trip.elapsed(), contact.planned_gap)
+    }
+
+    /// Since when the connection is as it is.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        self.contact().since
+    }
+
+    /// When the control plane last answered; none = never.
+    #[must_use]
+    pub fn answered_at(&self) -> Option<Timestamp> {
+        self.contact().answered_at
+    }
+
+    /// Why the last call was not answered as it should; empty after one that was.
+    #[must_use]
+    pub fn fault(&self) -> String {
+        self.contact().fault.clone()
+    }
+
+    /// Why the last call was not answered as it should.
+    pub fn note(&self, fault: String) {
+        self.contact().fault = fault;
+    }
+
+    /// How long it takes until the agent counts as disconnected, if nothing is heard.
+    #[must_use]
+    pub fn until_disconnected(&self) -> Duration {
+        let contact = self.contact();
+        patience(contact.planned_gap).saturating_sub(contact.round_trip.elapsed())
+    }
+
+    /// The outage has become a long one: the poll loop alone decides when the next call is made.
+    pub fn begin_long_outage(&self) {
+        self.contact().is_long_outage = true;
+    }
+
+    /// Whether the poll loop alone decides when the next call is made. Ends with the next answer.
+    #[must_use]
+    pub fn is_long_outage(&self) -> bool {
+        self.contact().is_long_outage
+    }
+
+    fn answered(&self) {
+        let mut contact = self.contact();
+        contact.round_trip = Instant::now();
+        contact.answered_at = Some(clock_now());
+        contact.fault.clear();
+        contact.is_long_outage = false;
     }
 
     fn set(&self, connection: Connection) -> Connection {
         let before = self.now();
-        self.0.send_if_modified(|held| {
+        if before != connection {
+            self.contact().since = clock_now();
+        }
+        self.connection.send_if_modified(|held| {
             let is_new = *held != connection;
             *held = connection;
             is_new
         });
         before
     }
+
+    fn contact(&self) -> MutexGuard<'_, Contact> {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn clock_now() -> Timestamp {
+    Timestamp::from_unix_seconds(clock::unix_seconds())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, Health};
+    use super::{Access, Health, Standing, patience, standing};
+    use std::time::Duration;
 
     #[test]
     fn a_network_error_never_touches_access() {
@@ -86,8 +236,42 @@ mod tests {
         let changes = health.subscribe();
         health.unreachable();
         assert!(!changes.has_changed().unwrap(), "nothing changed");
+        health.reached();
+        assert_eq!(health.now().access, Access::Refused, "a post says nothing of the right to poll");
         health.succeeded();
         assert!(changes.has_changed().unwrap());
         assert_eq!(health.now().access, Access::Accepted);
+    }
+
+    #[test]
+    fn disconnected_is_five_minutes_or_two_planned_gaps_and_a_minute() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(seconds(30)), seconds(300));
+        assert_eq!(patience(seconds(120)), seconds(300));
+        assert_eq!(patience(seconds(240)), seconds(540));
+        assert_eq!(patience(seconds(3600)), seconds(7260));
+        assert_eq!(patience(Duration::MAX), Duration::MAX);
+        for reachable in [None, Some(false), Some(true)] {
+            assert_ne!(standing(reachable, seconds(299), seconds(30)), Standing::Disconnected);
+            assert_eq!(standing(reachable, seconds(300), seconds(30)), Standing::Disconnected);
+        }
+        assert_eq!(standing(None, seconds(0), seconds(30)), Standing::Starting);
+        assert_eq!(standing(Some(false), seconds(299), seconds(30)), Standing::Unreachable);
+        assert_eq!(standing(Some(true), seconds(539), seconds(240)), Standing::Connected);
+    }
+
+    #[test]
+    fn an_answer_of_any_kind_ends_an_outage() {
+        let health = Health::default();
+        assert_eq!((health.standing(), health.answered_at()), (Standing::Starting, None));
+        for answer in [Health::succeeded, Health::reached, |health: &Health| health.denied(Access::Forbidden)] {
+            health.unreachable();
+            health.begin_long_outage();
+            assert!(health.is_long_outage());
+            assert_eq!(health.standing(), Standing::Unreachable);
+            answer(&health);
+            assert!(!health.is_long_outage() && health.answered_at().is_some());
+            assert_eq!(health.standing(), Standing::Connected);
+        }
     }
 }

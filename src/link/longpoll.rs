@@ -75,13 +75,6 @@ impl LongPoll {
         call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)).map(drop)
     }
 
-    /// Ends a poll that is held, so that the next one begins with a new connection.
-    pub fn interrupt_poll(&self) {
-        let mut line = self.poll.lock().unwrap_or_else(PoisonError::into_inner);
-        line.shut();
-        *line = Line::new(self.profile.clone());
-    }
-
     /// Ends everything that is under way and refuses what follows.
     pub fn shut(&self) {
         self.poll.lock().unwrap_or_else(PoisonError::into_inner).shut();
@@ -143,6 +136,13 @@ impl JobSource for LongPoll {
             Err(Fault::Refused(StatusCode::CONFLICT, _) | Fault::NotFound) => Ok(Acknowledged::Closed),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// The next poll begins with a new connection.
+    fn interrupt(&self) {
+        let mut line = self.poll.lock().unwrap_or_else(PoisonError::into_inner);
+        line.shut();
+        *line = Line::new(self.profile.clone());
     }
 }
 

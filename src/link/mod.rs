@@ -4,12 +4,14 @@
 //! mode of connectivity is another pair. The calls block: whoever makes them does so on a thread that may.
 
 pub mod backoff;
+pub mod budget;
 pub mod credential;
 pub mod deliver;
 pub mod endpoint;
 pub mod events;
 pub mod fault;
 pub mod health;
+pub mod hold;
 pub mod intake;
 pub mod keeper;
 pub mod longpoll;
@@ -40,6 +42,9 @@ pub trait JobSource: Send + Sync {
     /// # Errors
     /// A [`Fault`]; the job is not ours then.
     fn ack(&self, id: &JobId) -> Result<Acknowledged, Fault>;
+
+    /// Ends a poll that is held; it fails.
+    fn interrupt(&self) {}
 }
 
 /// Where statuses, results and events go.

@@ -19,6 +19,7 @@ use super::NetError;
 use super::body::Body;
 use super::proxy::ProxySetting;
 use crate::limits;
+use crate::metrics::Meter;
 
 /// How a [`Line`] connects.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Profile {
     pub proxy: ProxySetting,
     /// Whether `http://` is possible at all.
     pub plain_http: PlainHttp,
+    /// What counts the bytes.
+    pub meter: Meter,
 }
 
 /// Whether `http://` is possible.
@@ -81,7 +84,9 @@ impl Line {
             .timeout_send_body(Some(limits::SEND_TIMEOUT))
             .build();
         let connector =
-            ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(TlsConnector(profile.tls));
+            ().chain(ConnectProxyConnector::default())
+                .chain(MeteredConnector(TcpConnector::default(), profile.meter))
+                .chain(TlsConnector(profile.tls));
         Self { agent: ureq::Agent::with_parts(config, connector, Names::default()), plain_http: profile.plain_http }
     }
 
@@ -195,6 +200,53 @@ impl Resolver for Names {
 /// The address that a URL names by itself.
 fn literal(uri: &http::Uri) -> Option<SocketAddr> {
     DefaultResolver::host_and_port(uri.scheme()?, uri.authority()?)?.parse().ok()
+}
+
+/// Opens a TCP connection, unless a proxy's is there already, and counts what goes over it.
+#[derive(Debug)]
+struct MeteredConnector(TcpConnector, Meter);
+
+impl<In: Transport> Connector<In> for MeteredConnector {
+    type Out = Box<dyn Transport>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        if let Some(transport) = chained {
+            return Ok(Some(Box::new(transport)));
+        }
+        let transport = Connector::<()>::connect(&self.0, details, None)?;
+        Ok(transport.map(|transport| Box::new(Metered(transport, self.1.clone())) as Self::Out))
+    }
+}
+
+#[derive(Debug)]
+struct Metered<T>(T, Meter);
+
+impl<T: Transport> Transport for Metered<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        // Some of it may be out even if it fails.
+        self.1.add_sent(amount);
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let before = self.0.buffers().input().len();
+        let came = self.0.await_input(timeout);
+        let count = self.0.buffers().input().len().saturating_sub(before);
+        self.1.add_received(count);
+        came
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
 }
 
 /// Wraps a connection in TLS with a configuration of our own.

@@ -12,6 +12,7 @@ use std::pin::Pin;
 
 use tokio::sync::mpsc;
 
+use crate::metrics::Meter;
 pub use crate::protocol::GroupKind;
 use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
 pub use crate::trust::policy::NamespaceRule;
@@ -23,6 +24,11 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Target: Send + Sync {
     /// Where this is, for a log line: `kubernetes https://127.0.0.1:6443` or `directory /srv/out`.
     fn describe(&self) -> String;
+
+    /// What counts the bytes to and from where this is.
+    fn meter(&self) -> Meter {
+        Meter::default()
+    }
 
     /// Applies a manifest and names the object that it became.
     fn apply<'a>(

@@ -165,6 +165,11 @@ impl Agent {
     pub(crate) fn directory(&self) -> PathBuf {
         self.home.path().join("applied")
     }
+
+    /// Where its status lies while it runs.
+    pub(crate) fn status_file(&self) -> PathBuf {
+        self.home.path().join("run/status.json")
+    }
 }
 
 impl Drop for Agent {
@@ -198,6 +203,7 @@ impl Setup {
             ("--ca-file".to_owned(), testbed.ca_file().into()),
             ("--state-dir".to_owned(), state.into()),
             ("--token-file".to_owned(), token.into()),
+            ("--status-file".to_owned(), home.path().join("run/status.json").into()),
         ];
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_pullet"));
         Self { binary, home: Arc::new(home), defaults, flags: Vec::new(), environment: Vec::new() }

@@ -12,6 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request};
+use pullet::metrics::Meter;
 use pullet::net::tls::{ClientIdentity, Roots, client_config};
 use pullet::net::{Line, Patience, PlainHttp, Profile, ProxySetting};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
@@ -73,6 +74,7 @@ impl ApiServer {
             tls: client_config(roots, Some(identity)).unwrap(),
             proxy: ProxySetting::Direct,
             plain_http: PlainHttp::Refused,
+            meter: Meter::default(),
         });
         let this = Self {
             directory,
@@ -287,6 +289,7 @@ impl ApiServer {
             tls: client_config(Roots::none(), None).unwrap(),
             proxy: ProxySetting::Direct,
             plain_http: PlainHttp::Loopback,
+            meter: Meter::default(),
         });
         let call = |path: &str, body: Value| -> Value {
             let request = Request::post(format!("http://127.0.0.1:{}{path}", self.etcd_port))

@@ -22,9 +22,11 @@ mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
 mod memory;
+mod offline;
 mod proxy;
 mod scene;
 mod secrecy;
+mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]
 mod testbed;

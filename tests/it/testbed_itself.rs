@@ -10,6 +10,7 @@ mod reports;
 use std::time::Duration;
 
 use http::Request;
+use pullet::metrics::Meter;
 use pullet::net::tls::{Roots, client_config};
 use pullet::net::{Line, NetError, Patience, PlainHttp, Profile, ProxySetting};
 use serde_json::{Value, json};
@@ -48,7 +49,7 @@ impl Client {
         let mut roots = Roots::none();
         roots.add_pem(testbed.ca_pem().as_bytes(), &testbed.ca_file()).unwrap();
         let tls = client_config(roots, None).unwrap();
-        let line = Line::new(Profile { tls, proxy, plain_http: PlainHttp::Loopback });
+        let line = Line::new(Profile { tls, proxy, plain_http: PlainHttp::Loopback, meter: Meter::default() });
         Self { line, endpoint: testbed.endpoint(), bearer }
     }
 

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::cluster::{AccessError, read_bytes, read_text};
 use super::kubeconfig::{BearerSource, Source};
 use crate::limits;
+use crate::metrics::Meter;
 use crate::net::tls::{ClientIdentity, Roots, client_config};
 use crate::net::{PlainHttp, Profile, ProxySetting};
 use crate::secret::Secret;
@@ -38,6 +39,7 @@ pub(super) struct Material {
 pub(super) struct Credentials {
     material: Material,
     state: Mutex<State>,
+    meter: Meter,
 }
 
 struct State {
@@ -84,12 +86,17 @@ impl Credentials {
             checked: Instant::now(),
             generation: 0,
         };
-        Ok(Self { material, state: Mutex::new(state) })
+        Ok(Self { material, state: Mutex::new(state), meter: Meter::default() })
     }
 
     /// The API server's URL.
     pub(super) fn server(&self) -> &Uri {
         &self.material.server
+    }
+
+    /// What counts the bytes of every line.
+    pub(super) fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// What holds now. May read files.
@@ -104,6 +111,7 @@ impl Credentials {
                 tls: Arc::clone(&state.tls),
                 proxy: self.material.proxy.clone(),
                 plain_http: self.material.plain_http,
+                meter: self.meter.clone(),
             },
             generation: state.generation,
             authorization,

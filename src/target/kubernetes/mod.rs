@@ -35,6 +35,7 @@ use self::credentials::Credentials;
 use self::looks::Looks;
 use self::resources::Resources;
 use super::{Applied, Deleted, GroupKind, NamespaceRule, Observation, Pending, Target, TargetError};
+use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
@@ -78,6 +79,10 @@ impl Kubernetes {
 impl Target for Kubernetes {
     fn describe(&self) -> String {
         format!("kubernetes {}", self.0.credentials.server())
+    }
+
+    fn meter(&self) -> Meter {
+        self.0.credentials.meter()
     }
 
     fn apply<'a>(

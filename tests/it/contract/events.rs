@@ -29,7 +29,10 @@ fn a_heartbeat_says_that_the_agent_is_there() {
         .iter()
         .map(|condition| (condition["type"].as_str().unwrap(), condition["status"].as_str().unwrap()))
         .collect();
-    assert_eq!(told, [("Connected", "True"), ("Authenticated", "True"), ("BufferOverflow", "False")]);
+    assert_eq!(
+        told,
+        [("Connected", "True"), ("Authenticated", "True"), ("BufferOverflow", "False"), ("Traffic", "True")]
+    );
     for condition in conditions {
         assert_eq!(members(condition), ["lastTransitionTime", "message", "reason", "status", "type"].into());
     }

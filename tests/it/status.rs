@@ -1,0 +1,201 @@
+//! What the agent says of itself, and what it counts: `pullet status`, bytes on the wire, the metered profile.
+
+use std::fs;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::agent::{Agent, CLUSTER, Setup};
+use crate::testbed::job::config_map;
+use crate::testbed::{Call, Fault, Testbed};
+
+const SOON: Duration = Duration::from_secs(90);
+
+fn status(setup: &Setup, flags: &[&str]) -> Output {
+    let file = setup.home().join("run/status.json");
+    let mut arguments = vec!["status".to_owned(), "--status-file".to_owned(), file.display().to_string()];
+    arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    Agent::run_to_end(arguments)
+}
+
+fn json(setup: &Setup) -> Option<Value> {
+    serde_json::from_slice(&status(setup, &["--json"]).stdout).ok()
+}
+
+fn until(setup: &Setup, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let now = json(setup);
+        match &now {
+            Some(status) if fits(status) => return status.clone(),
+            _ => assert!(Instant::now() < deadline, "waited in vain for {what}: {now:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_status_follows_the_agent_from_its_start_to_its_end() {
+    let mut testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "2");
+    let before = status(&setup, &[]);
+    assert_eq!(before.status.code(), Some(1));
+    assert!(stderr(&before).contains("not running") && stderr(&before).contains("pullet run"), "{before:?}");
+
+    let mut agent = setup.spawn();
+    let id = testbed.apply(CLUSTER, config_map("shop", "a", "1"));
+    testbed.result_of(&id, SOON);
+    let now = until(&setup, "a job that is done", |status| status["jobs"]["succeeded"] == 1);
+    assert_eq!((&now["connection"]["state"], &now["poll"]["holdState"]), (&"connected".into(), &"fixed".into()));
+    assert_eq!((&now["pid"], &now["cluster"]), (&agent.pid().into(), &CLUSTER.into()));
+    assert!(now["memory"]["rssKb"].as_u64().unwrap() > 500);
+    let text = status(&setup, &[]);
+    assert_eq!((text.status.code(), stderr(&text).as_str()), (Some(0), ""));
+    assert!(String::from_utf8_lossy(&text.stdout).starts_with("connection     connected for "), "{text:?}");
+
+    testbed.down();
+    until(&setup, "the end of the line", |status| status["connection"]["state"] == "unreachable");
+    let cut = status(&setup, &[]);
+    assert_eq!(cut.status.code(), Some(1));
+    assert!(stderr(&cut).contains("not connected since") && stderr(&cut).contains("kill -HUP"), "{cut:?}");
+    assert_eq!(stderr(&cut).lines().count(), 1);
+    testbed.up();
+    agent.signal(Signal::HUP);
+    until(&setup, "the line", |status| status["connection"]["state"] == "connected");
+
+    testbed.fault_until_cleared(Call::Jobs, Fault::status(403));
+    until(&setup, "a refusal", |status| status["connection"]["state"] == "forbidden");
+    assert!(stderr(&status(&setup, &[])).contains("no jobs"));
+
+    assert!(agent.stop().status.success());
+    assert!(!agent.status_file().exists(), "removed at a clean stop");
+    assert_eq!(fs::read_dir(setup.home().join("run")).unwrap().count(), 0);
+    assert_eq!(status(&setup, &[]).status.code(), Some(1));
+}
+
+#[test]
+fn a_status_that_was_left_behind_or_is_none_is_told_apart() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "2");
+    let mut agent = setup.spawn();
+    until(&setup, "a status", |_| true);
+    agent.kill();
+    assert!(agent.status_file().exists());
+    let left = status(&setup, &[]);
+    assert_eq!(left.status.code(), Some(1));
+    assert!(stderr(&left).contains("ended without being told to"), "{left:?}");
+    fs::write(agent.status_file(), "{").unwrap();
+    assert!(stderr(&status(&setup, &[])).contains("no status of pullet"));
+    fs::write(agent.status_file(), r#"{"version":9}"#).unwrap();
+    assert!(stderr(&status(&setup, &[])).contains("version 9"));
+    assert_eq!(status(&setup, &["--statusfile=x"]).status.code(), Some(2));
+    assert_eq!(status(&setup, &["now"]).status.code(), Some(2));
+    let none = Agent::run_to_end(["status", "--status-file=none"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(stderr(&none).contains("status_file is none"));
+}
+
+#[test]
+fn a_status_that_cannot_be_written_stops_nothing_and_is_said_once() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "1").flag("--status-file", "/proc/nowhere/s");
+    let mut agent = setup.spawn();
+    let id = testbed.apply(CLUSTER, config_map("shop", "a", "1"));
+    testbed.result_of(&id, SOON);
+    testbed.polls(4, SOON);
+    assert_eq!(agent.log().matches("the status cannot be written").count(), 1, "{}", agent.log());
+    assert!(agent.stop().status.success());
+}
+
+#[test]
+fn the_bytes_are_those_that_the_server_counts() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "30");
+    let agent = setup.spawn();
+    for number in 0..20 {
+        let id = testbed.apply(CLUSTER, config_map("shop", &format!("a{number}"), &"x".repeat(2_000)));
+        testbed.result_of(&id, SOON);
+    }
+    testbed.held_poll(SOON);
+    let counts = |status: &Value| {
+        let today = &status["traffic"]["today"];
+        (today["sent"].as_u64().unwrap(), today["received"].as_u64().unwrap())
+    };
+    let near = |ours: u64, theirs: u64| ours.abs_diff(theirs) * 100 <= theirs * 3;
+    // The status is a second old, and the first heartbeat comes a second after the connection.
+    let now = until(&setup, "equal counts", |status| {
+        let (theirs, (sent, received)) = (testbed.counts(), counts(status));
+        near(sent, theirs.bytes_received) && near(received, theirs.bytes_sent)
+    });
+    assert!(counts(&now).0 > 10_000 && counts(&now).1 > 40_000, "{now}");
+    assert_eq!(now["traffic"]["today"], now["traffic"]["thisMonth"]);
+    assert_eq!(now["traffic"]["clusterToday"]["sent"], 0, "the directory target has no API server");
+    let heartbeat = testbed.event("a heartbeat", SOON, |event| event["kind"] == "ClusterHeartbeat");
+    let traffic = heartbeat["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Traffic").unwrap();
+    assert!(traffic["message"].as_str().unwrap().contains("bytes sent"), "{traffic}");
+    drop(agent);
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn the_metered_profile_polls_rarely_and_resumes_its_sessions() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--profile", "metered").flag("--poll-interval", "60");
+    let agent = setup.spawn();
+    testbed.polls(1, SOON);
+    let polls = testbed.requests_of(Call::Jobs);
+    assert_eq!(polls[0].query.as_deref(), Some("cluster=c1&wait=1"));
+    until(&setup, "a connection", |status| status["connection"]["state"] == "connected");
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(testbed.counts().polls, 1, "the next one is a minute away");
+    // What an hour does to a connection.
+    testbed.cut_connections();
+    let before = testbed.counts();
+    let id = testbed.apply(CLUSTER, config_map("shop", "a", "1"));
+    agent.signal(Signal::HUP);
+    testbed.result_of(&id, SOON);
+    let after = testbed.counts();
+    assert!(after.handshakes > before.handshakes, "{after:?}");
+    assert_eq!(after.handshakes - before.handshakes, after.resumed - before.resumed, "{after:?}");
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_month_that_has_had_its_budget_brings_results_and_one_sign_of_life() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed)
+        .target_directory()
+        .flag("--profile", "metered")
+        .flag("--poll-interval", "60")
+        .flag("--monthly-budget", "1");
+    let agent = setup.spawn();
+    testbed.polls(1, SOON);
+    for number in 0..8 {
+        testbed.apply(CLUSTER, config_map("shop", &format!("a{number}"), &"x".repeat(180_000)));
+    }
+    agent.signal(Signal::HUP);
+    agent.wait_for_log("the monthly budget is used up", SOON);
+    testbed.wait_for("the results of what was taken", SOON, |state| {
+        let mut taken = state.jobs.iter().filter(|job| !job.acks.is_empty()).peekable();
+        (taken.peek().is_some() && taken.all(|job| job.result.is_some())).then_some(())
+    });
+    let heartbeat = testbed.event("the sign of life", SOON, |event| {
+        event["conditions"].as_array().is_some_and(|all| all.iter().any(|one| one["reason"] == "UsedUp"))
+    });
+    assert_eq!(heartbeat["kind"], "ClusterHeartbeat");
+    let polls = testbed.counts().polls;
+    agent.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(testbed.counts().polls, polls, "nothing is polled any more");
+    assert_eq!(agent.log().matches("the monthly budget is used up").count(), 1, "{}", agent.log());
+    let text = status(&setup, &[]);
+    assert_eq!(text.status.code(), Some(1));
+    assert!(stderr(&text).contains("the monthly budget is used up"), "{text:?}");
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
