@@ -234,7 +234,7 @@ async fn an_api_server_that_stops_and_starts_again_is_found_again() {
     let (id, space) = (cluster(), namespace("restart"));
     let mut listener = Listener::start(server.kubeconfig(), &id, &[INSTANCE]);
     apply(&listener.target, &instance(&space, "a"), NamespaceRule::Managed).await.unwrap();
-    listener.until("the object", |_| true).await;
+    listener.follow(&server, &space, "a").await;
     server.stop();
     let error = apply(&listener.target, &instance(&space, "b"), NamespaceRule::Managed).await.unwrap_err();
     assert!(matches!(error, TargetError::Unavailable(_)), "{error:?}");
