@@ -53,6 +53,7 @@ impl Agent {
             format!("--allow-namespace={NAMESPACE}"),
             format!("--log-level={}", if options.verbose { "debug" } else { "info" }),
             "--log-format=text".to_owned(),
+            format!("--status-file={}", text(&home.join("status.json"))),
         ];
         if let Some(cluster) = &options.cluster {
             run.push("--target=kubernetes".to_owned());
