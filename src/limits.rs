@@ -266,8 +266,9 @@ pub const CONFLICT_FIELDS: usize = 16;
 /// What the API server says about a refusal, in characters.
 pub const REFUSAL_CHARS: usize = 400;
 
-/// Objects that wait for a look right after they were applied: one per open job.
-pub const APPLIED_WAITING: usize = OPEN_JOBS;
+/// Objects that wait for a look after they were applied: one per open job, and as many whose jobs have ended before
+/// the look had an answer. 32 × 500 bytes is 16 kB.
+pub const APPLIED_WAITING: usize = 2 * OPEN_JOBS;
 
 /// Silence of a watch: `timeoutSeconds` and ten seconds for the end to arrive.
 pub const WATCH_SILENCE: Duration = Duration::from_mins(5);

@@ -35,7 +35,8 @@ pub trait Target: Send + Sync {
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>>;
 
     /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped, and on each
-    /// object once more after it was applied. Ends at once where nothing reports anything.
+    /// object at least once after it was applied, as soon as it can be read: whoever heard nothing of it yet
+    /// cannot tell whether there is nothing to be heard. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
 }
 

@@ -235,6 +235,80 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
     }
 }
 
+/// The ground, an apply that succeeds with the object's name as its uid, and lists and watches of nothing.
+fn applying(asked: &Asked, out: Out<'_>) -> Option<std::io::Result<()>> {
+    if let Some(done) = ground(asked, out) {
+        return Some(done);
+    }
+    if is_watch(asked) {
+        return Some(chunked(out).map(|()| std::thread::sleep(Duration::from_mins(1))));
+    }
+    match (asked.method.as_str(), asked.path.contains("limit=")) {
+        ("PATCH", _) => Some(answer(out, "200 OK", &shown(asked))),
+        (_, true) => Some(answer(out, "200 OK", EMPTY)),
+        _ => None,
+    }
+}
+
+/// The object that a path names.
+fn shown(asked: &Asked) -> String {
+    let name = asked.path.split('?').next().unwrap().rsplit('/').next().unwrap();
+    json!({"metadata": {"namespace": "n", "name": name, "uid": name, "generation": 1}}).to_string()
+}
+
+#[tokio::test]
+async fn a_look_at_what_was_applied_is_repeated_until_it_has_an_answer() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let server = FakeApi::start(move |asked, out| {
+        applying(asked, out).unwrap_or_else(|| match (asked.path.rsplit('/').next(), looks.load(Ordering::Relaxed)) {
+            (Some("a"), 0..2) => {
+                // A 404 of the path is no word on the object.
+                let status = ["503 Service Unavailable", "404 Not Found"][looks.fetch_add(1, Ordering::Relaxed)];
+                answer(out, status, "{}")
+            }
+            (Some("gone"), _) => answer(
+                out,
+                "404 Not Found",
+                r#"{"kind":"Status","code":404,"details":{"name":"gone","kind":"configmaps"}}"#,
+            ),
+            (Some("another"), _) => answer(out, "200 OK", r#"{"metadata":{"name":"another","uid":"new"}}"#),
+            _ => answer(out, "200 OK", &shown(asked)),
+        })
+    });
+    let mut listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    for name in ["a", "gone", "another"] {
+        apply(&listener.target, &config_map("n", name, &json!({})), NamespaceRule::Managed).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let one = listener.until("each of them", |_| true).await;
+        seen.push((one.reference.uid, one.deleted));
+    }
+    let expected = [("gone", true), ("another", true), ("a", false)].map(|(uid, deleted)| (uid.to_owned(), deleted));
+    assert_eq!(seen, expected, "what fails does not hold up the others");
+    let count = || server.asked().iter().filter(|asked| asked.method == "GET" && asked.path.ends_with("/gone")).count();
+    tokio::time::sleep(3 * limits::BACKOFF_FLOOR).await;
+    assert_eq!(count(), 1, "what has its answer is not asked for again");
+    listener.stop().await;
+}
+
+#[tokio::test]
+async fn no_look_is_forgotten_while_nobody_listens() {
+    let server =
+        FakeApi::start(|asked, out| applying(asked, out).unwrap_or_else(|| answer(out, "200 OK", &shown(asked))));
+    let mut listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    let mut names = std::collections::BTreeSet::new();
+    for number in 0..2 * limits::OPEN_JOBS {
+        let name = format!("a-{number}");
+        apply(&listener.target, &config_map("n", &name, &json!({})), NamespaceRule::Managed).await.unwrap();
+        names.insert(name);
+    }
+    while !names.is_empty() {
+        names.remove(&listener.until("each of them", |_| true).await.reference.uid);
+    }
+    listener.stop().await;
+}
+
 #[tokio::test]
 async fn what_fails_behind_an_api_server_that_is_ready_is_the_objects_own() {
     for (status, readiness, expected) in [

@@ -200,7 +200,7 @@ pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, 
         (State::Taking, Input::AckLost | Input::AckRefused | Input::Stopped) => (State::Ended, Effect::Leave),
         (State::Acting(since), Input::Done(done)) => finish_act(done, since, None, facts, now),
         (State::Stuck { acting, since }, Input::Done(done)) => finish_act(done, acting, Some(since), facts, now),
-        (State::Waiting(wait), Input::Observed(observation)) => wait.observe(observation),
+        (State::Waiting(wait), Input::Observed(observation)) => wait.observe(observation, now),
         (State::Waiting(wait), Input::Ticked) => wait.tick(facts.ready_timeout, now),
         (State::Waiting(wait), Input::Stopped) => {
             let verdict = Verdict::failed("AgentStopped", "applied, but the agent stopped before the object was ready");

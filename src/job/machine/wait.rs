@@ -12,6 +12,8 @@ use crate::target::Observation;
 pub struct Wait {
     object: ObjectRef,
     since: Duration,
+    /// Since when the target shows us the object: before, silence is ours.
+    listening_since: Option<Duration>,
     /// Somebody reports on it.
     heard: bool,
     /// Somebody will say whether it is ready.
@@ -23,7 +25,14 @@ pub struct Wait {
 impl Wait {
     /// Begins to wait.
     pub(super) fn new(object: ObjectRef, now: Duration) -> Self {
-        Self { object, since: now, heard: false, has_ready: false, last: "no condition yet".to_owned() }
+        Self {
+            object,
+            since: now,
+            listening_since: None,
+            heard: false,
+            has_ready: false,
+            last: "no condition yet".to_owned(),
+        }
     }
 
     /// What is waited for.
@@ -32,7 +41,7 @@ impl Wait {
     }
 
     /// The target reports on some object, perhaps on this.
-    pub(super) fn observe(mut self, observation: &Observation) -> (State, Effect) {
+    pub(super) fn observe(mut self, observation: &Observation, now: Now) -> (State, Effect) {
         if !is_same(&self.object, &observation.reference) {
             return (State::Waiting(self), Effect::Nothing);
         }
@@ -42,6 +51,10 @@ impl Wait {
             );
         }
         let generation = self.object.generation.unwrap_or(0);
+        // What was on its way before the apply says nothing of how we hear now.
+        if observation.reference.generation.is_none_or(|shown| shown >= generation) {
+            self.listening_since.get_or_insert(now.monotonic);
+        }
         let speaks = |condition: &Condition| {
             condition.observed_generation.or(observation.observed_generation).is_none_or(|seen| seen >= generation)
         };
@@ -69,8 +82,9 @@ impl Wait {
 
     /// Time passed.
     pub(super) fn tick(self, ready_timeout: Duration, now: Now) -> (State, Effect) {
-        let waited = now.monotonic.saturating_sub(self.since);
-        if !self.heard && waited >= limits::READY_SILENCE {
+        let passed = |since| now.monotonic.saturating_sub(since);
+        let waited = passed(self.since);
+        if !self.heard && self.listening_since.is_some_and(|since| passed(since) >= limits::READY_SILENCE) {
             return end(Verdict::succeeded(Some(self.object), NOTHING_REPORTS));
         }
         if waited < ready_timeout {
@@ -78,6 +92,13 @@ impl Wait {
         }
         if self.has_ready {
             let message = format!("applied, but not ready after {} s: {}", ready_timeout.as_secs(), self.last);
+            return end(Verdict::failed("NotReady", message).on(&self.object));
+        }
+        if self.listening_since.is_none() {
+            let message = format!(
+                "applied, but the object could not be read for {} s, and so nobody knows whether it is ready",
+                ready_timeout.as_secs()
+            );
             return end(Verdict::failed("NotReady", message).on(&self.object));
         }
         end(Verdict::succeeded(Some(self.object), NOTHING_REPORTS))
@@ -121,10 +142,40 @@ mod tests {
     #[test]
     fn silence_for_a_minute_is_success_and_says_so() {
         let silence = limits::READY_SILENCE.as_secs();
-        let (state, effect) = step(waiting(at(0)), Input::Ticked, &facts(), at(silence - 1));
+        let bare = observation(Vec::new(), None);
+        let (state, _) = step(waiting(at(0)), Input::Observed(&bare), &facts(), at(0));
+        let (state, effect) = step(state, Input::Ticked, &facts(), at(silence - 1));
         assert_eq!(effect, Effect::Nothing);
         let (_, effect) = step(state, Input::Ticked, &facts(), at(silence));
         assert!(matches!(effect, Effect::End(verdict) if verdict.note == NOTHING_REPORTS && verdict.error.is_empty()));
+    }
+
+    #[test]
+    fn silence_begins_when_the_object_is_seen() {
+        let silence = limits::READY_SILENCE.as_secs();
+        let (state, effect) = step(waiting(at(0)), Input::Ticked, &facts(), at(silence));
+        assert_eq!(effect, Effect::Nothing, "nobody looked yet");
+        let mut before = observation(Vec::new(), None);
+        before.reference.generation = Some(1);
+        let (state, _) = step(state, Input::Observed(&before), &facts(), at(50));
+        let mut bare = observation(Vec::new(), None);
+        let (state, _) = step(state, Input::Observed(&bare), &facts(), at(100));
+        bare.reference.name = "b".into();
+        let (state, _) = step(state, Input::Observed(&bare), &facts(), at(130));
+        let (state, effect) = step(state, Input::Ticked, &facts(), at(100 + silence - 1));
+        assert_eq!(effect, Effect::Nothing);
+        let (_, effect) = step(state, Input::Ticked, &facts(), at(100 + silence));
+        assert!(matches!(effect, Effect::End(verdict) if verdict.note == NOTHING_REPORTS));
+    }
+
+    #[test]
+    fn what_is_never_seen_is_not_ready() {
+        let late = limits::READY_TIMEOUT.as_secs();
+        let (state, effect) = step(waiting(at(0)), Input::Ticked, &facts(), at(late - 1));
+        assert_eq!(effect, Effect::Nothing);
+        let (_, effect) = step(state, Input::Ticked, &facts(), at(late));
+        let (kind, error) = outcome(&effect);
+        assert!(kind == OutcomeKind::Failed && error.starts_with("NotReady: applied, but"), "{error}");
     }
 
     #[test]

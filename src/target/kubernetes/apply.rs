@@ -175,7 +175,7 @@ impl Inner {
         let is_watched =
             self.kinds.iter().take(limits::WATCHES).any(|kind| kind.matches(&manifest.api_version, &manifest.kind));
         if is_watched {
-            self.look_at(resource, &reference);
+            self.looks.add(resource, &reference);
         }
         let readiness =
             if is_watched { Readiness::Watched } else { Readiness::Silent("nothing reports on this kind here") };

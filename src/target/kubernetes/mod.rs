@@ -18,20 +18,23 @@ mod conflict;
 mod credentials;
 mod decode;
 mod kubeconfig;
+mod looks;
 mod message;
 mod object;
 mod observe;
+mod pause;
 mod resources;
 mod yaml;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
 use self::api::Api;
 use self::credentials::Credentials;
-use self::resources::{Resource, Resources};
-use super::{Deleted, GroupKind, NamespaceRule, Observation, Pending, Target, TargetError};
+use self::looks::Looks;
+use self::resources::Resources;
+use super::{Applied, Deleted, GroupKind, NamespaceRule, Observation, Pending, Target, TargetError};
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
@@ -46,12 +49,9 @@ struct Inner {
     cluster_id: String,
     kinds: Vec<GroupKind>,
     resources: Resources,
-    /// Where an apply says what is to be looked at, while somebody observes.
-    looks: Mutex<Option<mpsc::Sender<Applied>>>,
+    /// What was applied and is to be looked at by who observes.
+    looks: Looks,
 }
-
-/// What was applied, and where its kind lives.
-type Applied = (Resource, ObjectRef);
 
 impl Kubernetes {
     /// A target for the cluster `cluster_id`, whose objects carry that id as a label. The first
@@ -70,7 +70,7 @@ impl Kubernetes {
             cluster_id: cluster_id.to_owned(),
             kinds,
             resources: Resources::new(),
-            looks: Mutex::new(None),
+            looks: Looks::default(),
         })))
     }
 }
@@ -84,7 +84,7 @@ impl Target for Kubernetes {
         &'a self,
         manifest: &'a Manifest<'a>,
         rule: NamespaceRule,
-    ) -> Pending<'a, Result<super::Applied, TargetError>> {
+    ) -> Pending<'a, Result<Applied, TargetError>> {
         Box::pin(self.0.apply_manifest(manifest, rule))
     }
 
@@ -101,17 +101,6 @@ impl Inner {
     /// The client is made on its first use, because that needs a runtime around it.
     fn api(&self) -> &Api {
         self.api.get_or_init(|| Api::new(client::connect(Arc::clone(&self.credentials))))
-    }
-
-    fn set_looks(&self, looks: Option<mpsc::Sender<Applied>>) {
-        *self.looks.lock().unwrap_or_else(PoisonError::into_inner) = looks;
-    }
-
-    /// Has an applied object reported on, if anybody observes and is not behind.
-    fn look_at(&self, resource: &Resource, reference: &ObjectRef) {
-        if let Some(looks) = &*self.looks.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = looks.try_send((resource.clone(), reference.clone()));
-        }
     }
 }
 

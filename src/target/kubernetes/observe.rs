@@ -4,20 +4,19 @@
 //! cut goes on from the last version it saw; one whose version is too old (410) begins with a list. Nothing
 //! is ever written.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::Inner;
 use super::api::{self, Api, Call, Fault, Refusal};
 use super::baseline::{Baseline, Newcomer};
+use super::looks::Look;
 use super::object::{Event, Object, Page};
+use super::pause::Pause;
 use super::resources::{self, Resource};
-use super::{Applied, Inner};
 use crate::limits;
 use crate::protocol::{CLUSTER_ID_LABEL, ObjectRef};
 use crate::target::{GroupKind, Observation};
@@ -34,8 +33,6 @@ pub(super) async fn run(inner: Arc<Inner>, sink: mpsc::Sender<Observation>) {
             limits::LIST_INTERVAL.as_secs()
         );
     }
-    let (applied, looks) = mpsc::channel(limits::APPLIED_WAITING);
-    inner.set_looks(Some(applied));
     let room =
         Arc::new(Room { inner, baseline: Mutex::new(Baseline::new()), page: Semaphore::new(1), sink: sink.clone() });
     // Tasks of a set end when it is dropped, and with them their bodies, and with those their threads.
@@ -43,9 +40,8 @@ pub(super) async fn run(inner: Arc<Inner>, sink: mpsc::Sender<Observation>) {
     for (number, kind) in room.inner.kinds.iter().enumerate() {
         tasks.spawn(Follower::new(Arc::clone(&room), number, kind.clone()).follow());
     }
-    tasks.spawn(look_at_applied(Arc::clone(&room), looks));
+    tasks.spawn(look_at_applied(room));
     sink.closed().await;
-    room.inner.set_looks(None);
 }
 
 /// What all kinds share.
@@ -320,22 +316,49 @@ impl Follower {
     }
 }
 
-/// Reports on an object right after it was applied: an apply that changes nothing is no event of a watch, and
-/// whoever waits for the object would never hear of it.
-async fn look_at_applied(room: Arc<Room>, mut looks: mpsc::Receiver<Applied>) {
-    while let Some((resource, reference)) = looks.recv().await {
-        let Ok(path) = resource.path(&reference.namespace, &reference.name) else { continue };
+/// Reports on each object once after it was applied: an apply that changes nothing is no event of a watch, and
+/// whoever waits for the object would never hear of it. Nor would he know whether nobody speaks of the object, or
+/// it is us who do not hear: so the look is repeated until it has an answer.
+async fn look_at_applied(room: Arc<Room>) {
+    let looks = &room.inner.looks;
+    loop {
+        let look = looks.next().await;
         let Ok(_page) = room.page().await else { return };
-        let Ok(text) = api::ask(room.api(), &Call::get(&path, api::JSON)).await else { continue };
-        let object = std::str::from_utf8(&text).ok().and_then(|text| Object::read(text).ok());
-        drop(text);
-        // The baseline stays as it is: the watch tells what changed, and in order.
-        if let Some(object) = object.filter(|object| object.uid == reference.uid)
-            && room.send(observation(&resource, &object)).await.is_err()
-        {
-            return;
+        match look_at(&room, &look).await {
+            Ok(observation) => {
+                if room.send(observation).await.is_err() {
+                    return;
+                }
+                looks.answered(&look);
+            }
+            Err(fault) => {
+                tracing::debug!(kind = look.resource.kind, name = look.reference.name, %fault, "no look at an applied object: trying again");
+                looks.postpone(&look);
+            }
         }
     }
+}
+
+/// How the object is that was applied. One of the same name is another.
+async fn look_at(room: &Room, look: &Look) -> Result<Observation, Fault> {
+    let unusable = || Fault::Unusable("the object cannot be read".to_owned());
+    let reference = &look.reference;
+    let path = look.resource.path(&reference.namespace, &reference.name).map_err(|_| unusable())?;
+    let text = match api::ask(room.api(), &Call::get(&path, api::JSON)).await {
+        // Without its details it is the kind that is missing, as it is while an API server starts.
+        Err(Fault::Refused(refusal)) if refusal.code == 404 && !refusal.about.is_empty() => {
+            return Ok(Observation::gone(reference.clone()));
+        }
+        answer => answer?,
+    };
+    let object = Object::read(std::str::from_utf8(&text).map_err(|_| unusable())?).map_err(|_| unusable())?;
+    drop(text);
+    // The baseline stays as it is: the watch tells what changed, and in order.
+    Ok(if object.uid == reference.uid {
+        observation(&look.resource, &object)
+    } else {
+        Observation::gone(reference.clone())
+    })
 }
 
 impl Room {
@@ -395,53 +418,5 @@ fn reference(resource: &Resource, namespace: String, name: String, uid: String) 
         name,
         uid,
         generation: None,
-    }
-}
-
-/// Pauses that double up to a cap, each drawn from its upper half, so that kinds that failed together do not
-/// come back together.
-struct Pause {
-    first: Duration,
-    cap: Duration,
-    next: Duration,
-    random: RandomState,
-    count: u64,
-}
-
-impl Pause {
-    fn new(first: Duration, cap: Duration) -> Self {
-        Self { first, cap, next: first, random: RandomState::new(), count: 0 }
-    }
-
-    fn next(&mut self) -> Duration {
-        let half = self.next / 2;
-        self.next = (self.next * 2).min(self.cap);
-        self.count += 1;
-        let share = self.random.hash_one(self.count) % 1_001;
-        half + half * u32::try_from(share).unwrap_or(0) / 1_000
-    }
-
-    fn reset(&mut self) {
-        self.next = self.first;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Pause;
-    use crate::limits;
-
-    #[test]
-    fn a_pause_grows_to_its_cap_with_jitter_and_starts_over() {
-        let mut pause = Pause::new(2 * limits::BACKOFF_FLOOR, limits::WATCH_BACKOFF_CAP);
-        for _ in 0..100 {
-            let drawn = pause.next();
-            assert!(drawn >= limits::BACKOFF_FLOOR && drawn <= limits::WATCH_BACKOFF_CAP);
-        }
-        let drawn: Vec<_> = (0..10).map(|_| pause.next()).collect();
-        assert!(drawn.iter().all(|drawn| *drawn >= limits::WATCH_BACKOFF_CAP / 2));
-        assert!(drawn.windows(2).any(|pair| pair[0] != pair[1]));
-        pause.reset();
-        assert!(pause.next() <= 2 * limits::BACKOFF_FLOOR);
     }
 }
