@@ -49,6 +49,18 @@ impl Listener {
         tokio::time::timeout(Duration::from_secs(40), search).await.unwrap_or_else(|_| panic!("never observed: {what}"))
     }
 
+    /// Sees to it that changes of an object are news from now on; at last it is not ready. What the first list finds
+    /// is no news, and so the status changes until a change is.
+    async fn follow(&mut self, server: &ApiServer, space: &str, name: &str) {
+        for status in ["Unknown", "False"].into_iter().cycle() {
+            server.set_status(&path(space, name), &ready(status));
+            let followed = self.until("the object", |one| one.reference.name == name && !one.changed.is_empty());
+            if tokio::time::timeout(Duration::from_secs(3), followed).await.is_ok() && status == "False" {
+                return;
+            }
+        }
+    }
+
     /// Stops listening, and waits until the observer has noticed.
     pub(crate) async fn stop(self) {
         drop(self.inbox);
@@ -205,7 +217,7 @@ async fn a_watch_that_is_cut_goes_on() {
     let kubeconfig = server.kubeconfig_at(proxy.port(), "admin", "system:masters");
     let mut listener = Listener::start(kubeconfig, &id, &[INSTANCE]);
     apply(&listener.target, &instance(&space, "a"), NamespaceRule::Managed).await.unwrap();
-    listener.until("the object", |_| true).await;
+    listener.follow(server, &space, "a").await;
     for status in ["True", "False"] {
         proxy.cut();
         server.set_status(&path(&space, "a"), &ready(status));
@@ -245,14 +257,7 @@ async fn what_happened_while_the_version_became_too_old_is_found_by_a_list() {
     let mut listener = Listener::start(kubeconfig, &id, &[INSTANCE]);
     for name in ["changes", "goes", "stays"] {
         apply(&listener.target, &instance(&space, name), NamespaceRule::Managed).await.unwrap();
-        // What the first list finds is no news: the status changes until a change is.
-        for status in ["Unknown", "False"].into_iter().cycle() {
-            server.set_status(&path(&space, name), &ready(status));
-            let followed = listener.until("the object", |one| one.reference.name == name && !one.changed.is_empty());
-            if tokio::time::timeout(Duration::from_secs(3), followed).await.is_ok() && status == "False" {
-                break;
-            }
-        }
+        listener.follow(&server, &space, name).await;
     }
     proxy.set_up(false);
     proxy.cut();
