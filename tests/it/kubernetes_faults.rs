@@ -298,7 +298,7 @@ async fn no_look_is_forgotten_while_nobody_listens() {
         FakeApi::start(|asked, out| applying(asked, out).unwrap_or_else(|| answer(out, "200 OK", &shown(asked))));
     let mut listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
     let mut names = std::collections::BTreeSet::new();
-    for number in 0..limits::APPLIED_WAITING {
+    for number in 0..2 * limits::OPEN_JOBS {
         let name = format!("a-{number}");
         apply(&listener.target, &config_map("n", &name, &json!({})), NamespaceRule::Managed).await.unwrap();
         names.insert(name);
