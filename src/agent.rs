@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -14,7 +13,7 @@ use crate::config::{Config, ConfigError, TargetChoice};
 use crate::job::run::{Parts, Runner};
 use crate::journal::Outbox;
 use crate::limits;
-use crate::link::backoff::{Backoff, draw, spread};
+use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
 use crate::link::credential::{observed_token, read_one_time_token};
 use crate::link::deliver::{self, Reports};
@@ -482,10 +481,7 @@ fn is_foreground_root() -> bool {
 
 /// After a power cut a whole street comes back at once.
 async fn boot_spread(stop: &Stop, wake: &Wake) {
-    if clock::uptime() > limits::BOOT_WINDOW {
-        return;
-    }
-    let pause = spread(Duration::ZERO, limits::BOOT_SPREAD, draw());
+    let Some(pause) = boot_pause(clock::uptime(), draw()) else { return };
     info!(pause_s = pause.as_secs(), "this node has just booted: the first poll follows after a pause");
     tokio::select! {
         () = tokio::time::sleep(pause) => {}

@@ -135,6 +135,13 @@ pub fn spread(from: Duration, to: Duration, random: u64) -> Duration {
     from + width.mul_f64(part)
 }
 
+/// The pause before the first poll of an agent that starts within [`limits::BOOT_WINDOW`] of its machine
+/// (P1.9.5): after a power cut a whole street comes back at once.
+#[must_use]
+pub fn boot_pause(uptime: Duration, random: u64) -> Option<Duration> {
+    (uptime <= limits::BOOT_WINDOW).then(|| spread(Duration::ZERO, limits::BOOT_SPREAD, random))
+}
+
 /// 64 random bits from the operating system.
 #[must_use]
 pub fn draw() -> u64 {
@@ -161,6 +168,7 @@ pub fn retry_after(value: &str, now: std::time::SystemTime) -> Option<Duration> 
 
 #[cfg(test)]
 mod tests {
+    use super::boot_pause;
     use super::{Backoff, Probe, Retry, draw, retry_after, spread, until_round};
     use crate::limits;
     use std::time::{Duration, SystemTime};
@@ -296,6 +304,17 @@ mod tests {
         assert_eq!(retry_after("soon", now), None);
         assert_eq!(retry_after("", now), None);
         assert_eq!(retry_after("-1", now), None);
+    }
+
+    #[test]
+    fn the_first_poll_after_a_boot_is_spread_and_no_other() {
+        assert_eq!(boot_pause(Duration::ZERO, 0), Some(Duration::ZERO));
+        assert_eq!(boot_pause(limits::BOOT_WINDOW, u64::MAX), Some(limits::BOOT_SPREAD));
+        assert_eq!(boot_pause(limits::BOOT_WINDOW + Duration::from_secs(1), u64::MAX), None);
+        let pauses: Vec<u64> = (0..30)
+            .map(|part| boot_pause(Duration::ZERO, u64::MAX / 30 * part).unwrap_or_default().as_secs())
+            .collect();
+        assert!(pauses.windows(2).all(|two| two[1] - two[0] <= 2), "{pauses:?}");
     }
 
     #[test]

@@ -39,8 +39,13 @@ pub struct Pace {
 /// How a poll ended, as far as its successor is concerned.
 #[derive(Debug)]
 pub enum Polled<'a> {
-    /// It brought no jobs after this time.
-    Empty(Duration),
+    /// It brought no jobs.
+    Empty {
+        /// How long the server was asked to hold it.
+        asked: Duration,
+        /// How long it was held.
+        held: Duration,
+    },
     /// It failed.
     Failed(&'a Fault),
     /// It brought jobs of which not all could be taken, or none was new.
@@ -68,14 +73,13 @@ impl Pace {
                 self.early.reset();
                 Duration::ZERO
             }
-            // A hold of a second and more cannot make a hot loop.
-            Polled::Empty(held) if *held >= limits::BACKOFF_FLOOR => {
+            Polled::Empty { asked, held } if *held >= (*asked / 2).max(limits::BACKOFF_FLOOR) => {
                 self.early.reset();
                 Duration::ZERO
             }
             // P1.9: a server that ignores `wait` is asked more and more rarely, up to once in `wait`. So is
             // one that brings the same job again and again, unusable or closed.
-            Polled::Empty(_) | Polled::Unworkable => self.early.next(random),
+            Polled::Empty { .. } | Polled::Unworkable => self.early.next(random),
             Polled::Failed(Fault::Unauthorized(_) | Fault::Forbidden(_)) => self.probe.next(random),
             Polled::Failed(fault) => {
                 let pause = self.retry.next(outage, random);
@@ -155,7 +159,7 @@ impl Intake {
                         warn!(%error, jobs = answer.jobs.len(), "an answer broke off; its complete jobs are worked");
                     }
                     let (polled, interval) = match handle(answer).await {
-                        Worked::Empty => (Polled::Empty(held), self.interval),
+                        Worked::Empty => (Polled::Empty { asked: hold, held }, self.interval),
                         Worked::Partly => (Polled::Unworkable, None),
                         Worked::Whole => (Polled::Worked, None),
                     };
@@ -163,7 +167,10 @@ impl Intake {
                     // A tenth earlier or not: no two nodes keep in step.
                     interval.map_or(pause, |interval| spread(interval / 10 * 9, interval, draw()).max(pause))
                 }
-                Tried::Failed(fault) => match settle(fault, &self.account).await {
+                Tried::Failed(fault) => match tokio::select! {
+                    settled = settle(fault, &self.account) => settled,
+                    () = self.stop.wait() => return,
+                } {
                     // P1.9.4: a credential that is accepted by one poll and refused by the next makes no loop.
                     Ok(()) => {
                         failing = None;
@@ -404,19 +411,27 @@ mod tests {
     fn jobs_and_a_hold_are_followed_at_once() {
         let mut pace = Pace::new(WAIT);
         assert_eq!(pace.after(&Polled::Worked, Duration::ZERO, u64::MAX), Duration::ZERO);
-        assert_eq!(pace.after(&Polled::Empty(WAIT), Duration::ZERO, u64::MAX), Duration::ZERO);
-        assert_eq!(pace.after(&Polled::Empty(Duration::from_secs(1)), Duration::ZERO, u64::MAX), Duration::ZERO);
+        assert_eq!(pace.after(&empty(WAIT, WAIT), Duration::ZERO, u64::MAX), Duration::ZERO);
+        assert_eq!(pace.after(&empty(WAIT, WAIT / 2), Duration::ZERO, u64::MAX), Duration::ZERO);
+        let second = Duration::from_secs(1);
+        assert_eq!(pace.after(&empty(second, second), Duration::ZERO, u64::MAX), Duration::ZERO);
     }
 
     #[test]
     fn a_server_that_ignores_wait_is_asked_more_and_more_rarely() {
         let mut pace = Pace::new(WAIT);
-        let early = Polled::Empty(Duration::from_millis(3));
+        let early = empty(WAIT, Duration::from_millis(3));
         let pauses: Vec<u64> = (0..7).map(|_| pace.after(&early, Duration::ZERO, u64::MAX).as_secs()).collect();
         assert_eq!(pauses, [2, 4, 8, 16, 30, 30, 30]);
         pace.after(&Polled::Worked, Duration::ZERO, 0);
         assert_eq!(pace.after(&Polled::Unworkable, Duration::ZERO, u64::MAX).as_secs(), 2);
         assert!(pace.after(&early, Duration::ZERO, 0) >= limits::BACKOFF_FLOOR);
+        // Something on the way that gives up after two seconds makes no poll every two seconds.
+        assert!(pace.after(&empty(WAIT, Duration::from_secs(2)), Duration::ZERO, u64::MAX) > limits::BACKOFF_FLOOR);
+    }
+
+    fn empty(asked: Duration, held: Duration) -> Polled<'static> {
+        Polled::Empty { asked, held }
     }
 
     #[test]
