@@ -238,8 +238,11 @@ pub const BUDGET_LOOK: Duration = Duration::from_secs(10);
 /// Upper bound of `monthly_budget`, in MB: a terabyte.
 pub const BUDGET_MAX_MB: u64 = 1_000_000;
 
-/// How often the status is looked at for changes.
+/// How often the status is looked at for changes while there are some, and written at most.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is looked at while nothing changes: two wake-ups a minute.
+pub const STATUS_INTERVAL_IDLE: Duration = Duration::from_secs(30);
 
 /// The file of the status has 2 kB.
 pub const STATUS_FILE_BYTES: u64 = 64 * 1024;

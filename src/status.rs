@@ -309,14 +309,26 @@ impl Board {
         Self { path, sources, cluster_traffic, started_at, process_began, written: None, has_failed: false }
     }
 
-    /// Looks once a second what changed. Never ends; the file goes with the value.
+    /// Looks what changed, once a second while something does and ever more rarely while nothing does: each look
+    /// wakes the machine. A change of the connection is looked at at once. Never ends; the file goes with the
+    /// value.
     pub async fn keep(mut self) {
+        let mut changes = self.sources.health.subscribe();
+        let mut pause = limits::STATUS_INTERVAL;
         loop {
             let status = self.gather();
             if self.written.as_ref().is_none_or(|written| written.differs(&status)) {
                 self.write(status);
+                pause = limits::STATUS_INTERVAL;
+            } else {
+                pause = (pause * 2).min(limits::STATUS_INTERVAL_IDLE);
             }
             tokio::time::sleep(limits::STATUS_INTERVAL).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause.saturating_sub(limits::STATUS_INTERVAL)) => {}
+                // The sender is in the sources: it cannot be gone.
+                _ = changes.changed() => {}
+            }
         }
     }
 
