@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::config::{Config, ConfigError, TargetChoice};
 use crate::job::run::{Parts, Runner};
-use crate::journal::Outbox;
+use crate::journal::open::Opened;
+use crate::journal::ring::RingError;
+use crate::journal::{self, Outbox};
 use crate::limits;
 use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
@@ -52,6 +55,8 @@ pub enum AgentError {
     Config(ConfigError),
     /// The directory cannot be used.
     Directory(DirectoryError),
+    /// A newer program wrote the journal.
+    Journal(RingError),
     /// The stored credential was issued by another server.
     OtherServer(String, String),
     /// The control plane does not register this node.
@@ -70,6 +75,7 @@ impl fmt::Display for AgentError {
             Self::Access(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
+            Self::Journal(error) => error.fmt(f),
             Self::OtherServer(issued, configured) => write!(
                 f,
                 "the credential was issued by {issued} and is sent nowhere else, but the endpoint is {configured}: set the \
@@ -89,6 +95,7 @@ impl std::error::Error for AgentError {
             Self::Access(error) => error.source(),
             Self::Config(error) => error.source(),
             Self::Directory(error) => error.source(),
+            Self::Journal(error) => error.source(),
             Self::OtherServer(..) => None,
             Self::Registration(error) => error.source(),
             Self::Runtime(error) => Some(error),
@@ -235,6 +242,7 @@ impl Agent {
         };
         let endpoint = self.endpoint_of(&credential)?;
         let target = open_target(&self.config, &credential.cluster_id)?;
+        let opened = self.open_journal().await?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             cluster = %credential.cluster_id,
@@ -243,8 +251,20 @@ impl Agent {
             "ready"
         );
         boot_spread(&stop, &wake).await;
-        self.serve(credential, endpoint, target, stop, wake).await;
+        Box::pin(self.serve(credential, endpoint, target, opened, stop, wake)).await;
         Ok(())
+    }
+
+    async fn open_journal(&self) -> Result<Opened, AgentError> {
+        let (store, size) = (Arc::clone(&self.store), self.config.journal_size);
+        let opened = tokio::task::spawn_blocking(move || journal::open::open(store.handle(), size, draw()))
+            .await
+            .map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?
+            .map_err(AgentError::Journal)?;
+        for trouble in &opened.troubles {
+            error!(%trouble, "the journal is not as it should be");
+        }
+        Ok(opened)
     }
 
     fn endpoint_of(&self, credential: &Credential) -> Result<Endpoint, AgentError> {
@@ -339,7 +359,15 @@ impl Agent {
         }
     }
 
-    async fn serve(self, credential: Credential, endpoint: Endpoint, target: Arc<dyn Target>, stop: Stop, wake: Wake) {
+    async fn serve(
+        self,
+        credential: Credential,
+        endpoint: Endpoint,
+        target: Arc<dyn Target>,
+        opened: Opened,
+        stop: Stop,
+        wake: Wake,
+    ) {
         let Self { config, store, profile, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = Arc::clone(&credential.current.token);
@@ -347,7 +375,8 @@ impl Agent {
         // Where a journal keeps the traffic of before, it belongs here.
         let budget = Budget::new(config.monthly_budget, profile.meter.clone(), Traffic::default());
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
-        let outbox = Arc::new(Outbox::new(draw()));
+        let Opened { outbox, restored, .. } = opened;
+        let outbox = Arc::new(outbox);
         let health = Arc::new(Health::default());
         let rotated = {
             let (outbox, cluster_id) = (Arc::clone(&outbox), cluster_id.clone());
@@ -365,11 +394,13 @@ impl Agent {
             ready_timeout: config.ready_timeout,
             stop: stop.clone(),
         }));
+        let jobs = runner.restore(restored);
         let observer = tokio::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
         let waiter = {
             let runner = Arc::clone(&runner);
             tokio::spawn(async move { runner.watch_the_clock().await })
         };
+        let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
         let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
         let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget));
@@ -411,8 +442,8 @@ impl Agent {
         };
         let intake = intake.run(async |answer| runner.work(answer).await);
         let finish = async {
-            intake.await;
-            runner.abandon();
+            tokio::join!(intake, Box::pin(runner.resume(jobs)));
+            runner.abandon().await;
             drain.set();
             let _ = delivery.await;
         };
@@ -424,6 +455,7 @@ impl Agent {
                 "stopped before everything was posted"
             ),
         }
+        close(outbox, flushing).await;
         link.shut();
         observer.abort();
         waiter.abort();
@@ -438,10 +470,22 @@ async fn observe(target: Arc<dyn Target>, runner: Arc<Runner>) {
     let observing = target.observe(sink);
     let handling = async {
         while let Some(observation) = observations.recv().await {
-            runner.observed(&observation);
+            runner.observed(&observation).await;
         }
     };
     tokio::join!(observing, handling);
+}
+
+/// What waits goes to the disk, with the mark of a clean stop.
+async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>) {
+    let closing = async {
+        // It ends by itself.
+        let _ = flushing.await;
+        let _ = tokio::task::spawn_blocking(move || outbox.close()).await;
+    };
+    if tokio::time::timeout(limits::STOP_CLOSE, closing).await.is_err() {
+        warn!("the disk took too long: the next start takes this for a power cut");
+    }
 }
 
 fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc<dyn Target>, AgentError> {

@@ -57,6 +57,8 @@ pub struct Config {
     pub ready_timeout: Duration,
     /// Between two signs of life.
     pub heartbeat_interval: Duration,
+    /// Bytes of the journal.
+    pub journal_size: u64,
     /// What is logged.
     pub log_level: Level,
     /// How it is logged.
@@ -186,6 +188,7 @@ impl Config {
                 limits::HEARTBEAT_MIN,
                 limits::HEARTBEAT_MAX,
             )?,
+            journal_size: journal_size(settings.journal_size)?,
             log_level: choose(
                 "log_level",
                 settings.log_level,
@@ -248,6 +251,27 @@ pub fn status_file(configured: Option<PathBuf>) -> Option<PathBuf> {
             let may_write = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
             let has_room = rustix::process::geteuid().is_root() || path.parent().is_some_and(may_write);
             has_room.then_some(path)
+        }
+    }
+}
+
+fn journal_size(bytes: Option<u64>) -> Result<u64, ConfigError> {
+    match bytes {
+        None => Ok(limits::JOURNAL_BYTES),
+        Some(bytes)
+            if (limits::JOURNAL_MIN..=limits::JOURNAL_MAX).contains(&bytes)
+                && bytes.is_multiple_of(limits::PAGE_BYTES as u64) =>
+        {
+            Ok(bytes)
+        }
+        Some(bytes) => {
+            let why = format!(
+                "from {} to {} bytes, a multiple of {}",
+                limits::JOURNAL_MIN,
+                limits::JOURNAL_MAX,
+                limits::PAGE_BYTES
+            );
+            Err(ConfigError::Value("journal_size", bytes.to_string(), why))
         }
     }
 }
@@ -398,6 +422,9 @@ mod tests {
             ("wait = 0", "from 1 to 300 seconds"),
             ("wait = 301", "from 1 to 300 seconds"),
             ("heartbeat_interval = 59", "from 60 to 86400 seconds"),
+            ("journal_size = 65535", "from 65536 to 16777216 bytes, a multiple of 4096"),
+            ("journal_size = 65537", "a multiple of 4096"),
+            ("journal_size = 16781312", "from 65536"),
             ("heartbeat_interval = 86401", "from 60 to 86400 seconds"),
             ("profile = \"cheap\"", "one of standard, metered"),
             ("poll_interval = 600", "profile = \"metered\""),

@@ -87,6 +87,34 @@ pub const POST_TRIES: u32 = 5;
 /// Text of one record; a longer message is cut at a character and marked.
 pub const RECORD_BYTES: usize = 1_024;
 
+/// A page of the journal: what flash is written in at the least.
+pub const PAGE_BYTES: usize = 4_096;
+
+/// The journal, unless configured: 64 pages. 48 of them hold about 500 events of 300 bytes.
+pub const JOURNAL_BYTES: u64 = 256 * 1024;
+
+/// Lower bound of `journal_size`: 16 pages, of which 4 jobs and their outcomes need 8 at the most.
+pub const JOURNAL_MIN: u64 = 64 * 1024;
+
+/// Upper bound of `journal_size`: 4,096 pages; what is remembered of each (40 bytes) makes 160 kB.
+pub const JOURNAL_MAX: u64 = 16 * 1024 * 1024;
+
+/// Records in one page: the smallest takes 8 bytes, a real event 150 at the least.
+pub const PAGE_RECORDS: usize = 128;
+
+/// Text of a job that is kept in a page of the journal: with an outcome of [`RECORD_BYTES`] and two ids of
+/// [`JOB_ID_BYTES`] it fits the 3,712 bytes of a page. A longer one goes to the spool.
+pub const INLINE_JOB_BYTES: usize = 2_048;
+
+/// Events that wait in memory are written when there are this many of them: a page holds 12 of 300 bytes.
+pub const FLUSH_EVENTS: usize = 64;
+
+/// Events that could not be posted for this long are written.
+pub const FLUSH_DELAY: Duration = Duration::from_secs(60);
+
+/// Jobs after which a checkpoint is written at the latest.
+pub const CHECKPOINT_JOBS: u64 = 256;
+
 /// Of [`RECORD_BYTES`], what the error of a result takes at most.
 pub const ERROR_BYTES: usize = 512;
 
@@ -255,6 +283,9 @@ pub const STOP_ACT: Duration = Duration::from_secs(2);
 
 /// Of [`STOP_TIMEOUT`], what the job at hand and the waiting records get together.
 pub const STOP_DRAIN: Duration = Duration::from_secs(4);
+
+/// Of [`STOP_TIMEOUT`], what the disk gets at the end.
+pub const STOP_CLOSE: Duration = Duration::from_millis(800);
 
 /// A token, a credential file, a keyring.
 pub const SECRET_FILE_BYTES: u64 = 64 * 1024;

@@ -123,6 +123,10 @@ pub struct Settings {
     #[argh(option, arg_name = "seconds")]
     pub heartbeat_interval: Option<u64>,
 
+    /// bytes of the journal, 65536 to 16777216 in pages of 4096 (default 262144)
+    #[argh(option, arg_name = "bytes")]
+    pub journal_size: Option<u64>,
+
     /// error, warn, info (default), debug or trace
     #[argh(option, arg_name = "level")]
     pub log_level: Option<String>,
@@ -133,7 +137,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 24] = [
+pub const KEYS: [&str; 25] = [
     "allow_kind",
     "allow_namespace",
     "allow_plain_http_loopback",
@@ -144,6 +148,7 @@ pub const KEYS: [&str; 24] = [
     "display_name",
     "endpoint",
     "heartbeat_interval",
+    "journal_size",
     "kubeconfig",
     "log_format",
     "log_level",
@@ -200,6 +205,7 @@ impl Settings {
             status_file: self.status_file.or(file.status_file),
             ready_timeout: self.ready_timeout.or(file.ready_timeout),
             heartbeat_interval: self.heartbeat_interval.or(file.heartbeat_interval),
+            journal_size: self.journal_size.or(file.journal_size),
             log_level: self.log_level.or(file.log_level),
             log_format: self.log_format.or(file.log_format),
         }

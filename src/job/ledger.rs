@@ -21,15 +21,44 @@ impl KeyHash {
         let hash = digest::digest(&digest::SHA256, key.as_bytes());
         hash.as_ref().first_chunk().copied().map(Self)
     }
+
+    /// As it was written down.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    /// As it is stamped on an object: base64url without padding.
+    #[must_use]
+    pub fn stamp(self) -> String {
+        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        // 64 bits and two zeros are eleven letters.
+        let bits = u128::from(u64::from_be_bytes(self.0)) << 2;
+        (0..11).rev().map(|at| char::from(LETTERS[usize::try_from(bits >> (6 * at) & 63).unwrap_or(0)])).collect()
+    }
+
+    /// To be written down.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
 }
 
 /// What the agent remembers of jobs, within [`limits::OPEN_JOBS`], [`limits::KEPT_OUTCOMES`] and
 /// [`limits::KNOWN_KEYS`].
 #[derive(Debug, Default)]
 pub struct Ledger {
-    open: Vec<(JobId, Option<KeyHash>)>,
+    open: Vec<OpenJob>,
     finished: VecDeque<(JobId, JobResult)>,
     keys: VecDeque<KeyHash>,
+}
+
+#[derive(Debug)]
+struct OpenJob {
+    id: JobId,
+    key: Option<KeyHash>,
+    /// Its number in the journal; 0 = it is not there.
+    number: u64,
 }
 
 /// What is known of a job that arrives.
@@ -49,29 +78,59 @@ impl Ledger {
     /// Looks a job up. The same id is a redelivery; another id with a used key is a duplicate (P1.5).
     #[must_use]
     pub fn look_up(&self, id: &JobId, key: Option<KeyHash>) -> Known {
-        if self.open.iter().any(|(open, _)| open == id) {
+        if self.open.iter().any(|open| open.id == *id) {
             return Known::Open;
         }
         if let Some((_, result)) = self.finished.iter().find(|(finished, _)| finished == id) {
             return Known::Finished(result.clone());
         }
-        let is_used = |key| self.keys.contains(&key) || self.open.iter().any(|(_, open)| *open == Some(key));
+        let is_used = |key| self.keys.contains(&key) || self.open.iter().any(|open| open.key == Some(key));
         if key.is_some_and(is_used) { Known::Duplicate } else { Known::New }
     }
 
     /// A job is being worked from now on.
     pub fn open(&mut self, id: &JobId, key: Option<KeyHash>) {
-        self.open.push((id.clone(), key));
+        self.open.push(OpenJob { id: id.clone(), key, number: 0 });
+    }
+
+    /// An open job is in the journal.
+    pub fn number(&mut self, id: &JobId, number: u64) {
+        for open in self.open.iter_mut().filter(|open| open.id == *id) {
+            open.number = number;
+        }
+    }
+
+    /// The key and the number of an open job.
+    #[must_use]
+    pub fn of_open(&self, id: &JobId) -> (Option<KeyHash>, u64) {
+        self.open.iter().find(|open| open.id == *id).map_or((None, 0), |open| (open.key, open.number))
+    }
+
+    /// A key that was used before the start.
+    pub fn restore_key(&mut self, key: KeyHash) {
+        push(&mut self.keys, key, limits::KNOWN_KEYS);
+    }
+
+    /// A job that ended before the start.
+    pub fn restore_outcome(&mut self, id: JobId, result: JobResult) {
+        push(&mut self.finished, (id, result), limits::KEPT_OUTCOMES);
+    }
+
+    /// Whether a job that ended, or an open one that was taken before the one of this number, used this key.
+    #[must_use]
+    pub fn is_used_before(&self, key: Option<KeyHash>, number: u64) -> bool {
+        let is_earlier = |key| self.open.iter().any(|open| open.key == Some(key) && open.number < number);
+        key.is_some_and(|key| self.keys.contains(&key) || is_earlier(key))
     }
 
     /// A job is not ours after all.
     pub fn forget(&mut self, id: &JobId) {
-        self.open.retain(|(open, _)| open != id);
+        self.open.retain(|open| open.id != *id);
     }
 
     /// A job ended. Its key counts as used when it had an effect.
     pub fn finish(&mut self, id: &JobId, result: &JobResult, had_effect: bool) {
-        let key = self.open.iter().find(|(open, _)| open == id).and_then(|(_, key)| *key);
+        let key = self.of_open(id).0;
         self.forget(id);
         self.finished.retain(|(finished, _)| finished != id);
         push(&mut self.finished, (id.clone(), result.clone()), limits::KEPT_OUTCOMES);
@@ -134,6 +193,29 @@ mod tests {
         ledger.open(&id("a"), None);
         ledger.finish(&id("a"), &result(), true);
         assert_eq!(ledger.look_up(&id("b"), None), Known::New);
+    }
+
+    #[test]
+    fn of_two_open_jobs_with_one_key_the_first_one_is_done() {
+        let mut ledger = Ledger::default();
+        let key = KeyHash::of("k");
+        for (name, number) in [("a", 5), ("b", 9)] {
+            ledger.open(&id(name), key);
+            ledger.number(&id(name), number);
+        }
+        assert!(!ledger.is_used_before(key, 5) && ledger.is_used_before(key, 9));
+        assert_eq!(ledger.of_open(&id("b")), (key, 9));
+        ledger.forget(&id("a"));
+        assert!(!ledger.is_used_before(key, 9));
+        ledger.restore_key(key.unwrap());
+        assert!(ledger.is_used_before(key, 9) && !ledger.is_used_before(None, 9));
+    }
+
+    #[test]
+    fn a_stamp_is_the_hash_in_base64url() {
+        assert_eq!(KeyHash::from_bytes([0; 8]).stamp(), "AAAAAAAAAAA");
+        assert_eq!(KeyHash::from_bytes([0xff; 8]).stamp(), "__________8");
+        assert_eq!(KeyHash::from_bytes(*b"12345678").stamp(), "MTIzNDU2Nzg");
     }
 
     #[test]

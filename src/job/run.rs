@@ -1,5 +1,7 @@
 //! Does what [`machine`] says.
 
+mod resume;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::ledger::{KeyHash, Known, Ledger};
 use super::machine::{self, Done, Effect, Facts, Fault, Input, Now, State, SucceedOn, Verdict};
 use crate::clock;
+use crate::journal::record::{Body, StoredJob};
 use crate::journal::{Outbox, cut};
 use crate::limits;
 use crate::link::backoff::{Backoff, draw};
@@ -16,7 +19,8 @@ use crate::link::intake::{Worked, settle};
 use crate::link::stream::{Answer, Arrival};
 use crate::link::{self, Account, Acknowledged, JobSource};
 use crate::protocol::{
-    Condition, Event, EventKind, Instruction, Job, JobId, JobResult, OPERATION, StatusUpdate, Timestamp,
+    Condition, Event, EventKind, Instruction, Job, JobId, JobResult, KEY_HASH_ANNOTATION, OPERATION, StatusUpdate,
+    Timestamp,
 };
 use crate::shutdown::Stop;
 use crate::target::{Observation, Target, TargetError};
@@ -51,6 +55,8 @@ pub struct Runner {
     freed: Notify,
     /// A job waits.
     waits: Notify,
+    /// The jobs of the last run go on, or are over.
+    resumed: Stop,
 }
 
 #[derive(Default)]
@@ -87,7 +93,14 @@ impl Runner {
     /// Nothing is open yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, started: Instant::now(), book: Mutex::default(), freed: Notify::new(), waits: Notify::new() }
+        Self {
+            parts,
+            started: Instant::now(),
+            book: Mutex::default(),
+            freed: Notify::new(),
+            waits: Notify::new(),
+            resumed: Stop::default(),
+        }
     }
 
     /// Works the jobs of an answer in their order (P1.5).
@@ -95,13 +108,18 @@ impl Runner {
         if answer.jobs.is_empty() {
             return Worked::Empty;
         }
+        // What was taken first goes first.
+        tokio::select! {
+            () = self.resumed.wait() => {}
+            () = self.parts.stop.wait() => return Worked::Partly,
+        }
         let (mut is_whole, mut is_new) = (true, false);
         for arrival in answer.jobs {
             if !self.room().await {
                 return Worked::Partly;
             }
             match read(&arrival, &self.parts.policy) {
-                Some(task) => match self.work_one(task).await {
+                Some(task) => match self.work_one(task, &arrival).await {
                     Taken::Done => is_new = true,
                     Taken::Known => {}
                     Taken::Left => return Worked::Partly,
@@ -134,20 +152,14 @@ impl Runner {
         }
     }
 
-    async fn work_one(&self, task: Task<'_>) -> Taken {
+    async fn work_one(&self, task: Task<'_>, arrival: &Arrival) -> Taken {
         let known = self.book().ledger.look_up(&task.id, task.key);
         let id = task.id.clone();
         let (fault, act) = match task.instruction {
             Ok(act) => (None, Some(act)),
             Err(fault) => (Some(fault), None),
         };
-        let facts = Facts {
-            expires_at: task.expires_at,
-            duplicate: known == Known::Duplicate,
-            fault,
-            succeed_on: self.parts.succeed_on,
-            ready_timeout: self.parts.ready_timeout,
-        };
+        let mut facts = self.facts(task.expires_at, known == Known::Duplicate, fault);
         match known {
             // A redelivery: it goes on, or its outcome is posted again.
             Known::Open | Known::Finished(_) => match (self.take(&id, &facts).await.1, known) {
@@ -161,14 +173,16 @@ impl Runner {
             },
             Known::Duplicate | Known::New => {
                 self.book().ledger.open(&id, task.key);
+                facts.is_kept = self.write_down(&id, task.key, task.expires_at, arrival).await;
                 let (state, effect) = self.take(&id, &facts).await;
                 match effect {
+                    Effect::Keep => Taken::Left,
                     Effect::Drop => {
-                        self.forget(&id);
+                        self.forget(&id).await;
                         Taken::Known
                     }
                     Effect::Leave => {
-                        self.forget(&id);
+                        self.forget(&id).await;
                         Taken::Left
                     }
                     effect => {
@@ -180,8 +194,54 @@ impl Runner {
         }
     }
 
-    fn forget(&self, id: &JobId) {
+    fn facts(&self, expires_at: Option<Timestamp>, duplicate: bool, fault: Option<Fault>) -> Facts {
+        Facts {
+            expires_at,
+            duplicate,
+            fault,
+            is_kept: false,
+            succeed_on: self.parts.succeed_on,
+            ready_timeout: self.parts.ready_timeout,
+        }
+    }
+
+    /// Before the ack. Whether the job is on the disk.
+    async fn write_down(
+        &self,
+        id: &JobId,
+        key: Option<KeyHash>,
+        expires_at: Option<Timestamp>,
+        arrival: &Arrival,
+    ) -> bool {
+        let body = match arrival {
+            Arrival::Job(text) => Body::Inline(text.to_string()),
+            Arrival::Skipped { limit, .. } => Body::Skipped(limit.name().to_owned()),
+        };
+        let job = StoredJob {
+            id: id.as_str().to_owned(),
+            key: key.map(KeyHash::to_bytes),
+            expires_at: expires_at.map(Timestamp::unix_seconds),
+            body,
+        };
+        let number = self.on_disk(move |outbox| outbox.accept(job)).await.flatten();
+        if let Some(number) = number {
+            self.book().ledger.number(id, number);
+        }
+        number.is_some()
+    }
+
+    /// Does something that may wait for the disk; none when the thread ended early.
+    async fn on_disk<T: Send + 'static>(&self, act: impl FnOnce(&Outbox) -> T + Send + 'static) -> Option<T> {
+        let outbox = Arc::clone(&self.parts.outbox);
+        tokio::task::spawn_blocking(move || act(&outbox)).await.ok()
+    }
+
+    async fn forget(&self, id: &JobId) {
+        let number = self.book().ledger.of_open(id).1;
         self.book().ledger.forget(id);
+        if number > 0 {
+            self.on_disk(move |outbox| outbox.drop_job(number)).await;
+        }
         self.freed.notify_one();
     }
 
@@ -254,18 +314,25 @@ impl Runner {
                         }
                     }
                 }
-                Effect::End(verdict) => return self.end(&id, verdict),
+                Effect::End(verdict) => return self.end(&id, verdict).await,
+                Effect::Keep => return,
                 Effect::Report(phase, conditions, message) => {
                     self.report(&id, phase, conditions, message);
+                    if let State::Waiting(wait) = &state {
+                        let number = self.book().ledger.of_open(&id).1;
+                        if number > 0 {
+                            self.parts.outbox.applied(number, wait.object());
+                        }
+                    }
                     // No await since the apply: the report on the object that follows it finds the job here.
                     self.book().waiting.push(Waiting { id, facts, state });
                     return self.waits.notify_one();
                 }
                 // Not possible behind an ack, and nothing to be done.
-                Effect::AckAgain | Effect::Drop | Effect::Leave | Effect::Nothing => return self.forget(&id),
+                Effect::AckAgain | Effect::Drop | Effect::Leave | Effect::Nothing => return self.forget(&id).await,
             }
             let Some((instruction, rule)) = act else {
-                return self.forget(&id);
+                return self.forget(&id).await;
             };
             let input = tokio::select! {
                 input = self.act(&id, instruction, *rule) => input,
@@ -310,7 +377,7 @@ impl Runner {
         }
     }
 
-    fn end(&self, id: &JobId, mut verdict: Verdict) {
+    async fn end(&self, id: &JobId, mut verdict: Verdict) {
         // Once for all who keep it: the log, the ledger, the outbox.
         cut(&mut verdict.error, limits::ERROR_BYTES);
         let result = JobResult {
@@ -324,8 +391,11 @@ impl Runner {
             let phase = if result.applied_ref.is_some() { "Applied" } else { "Done" };
             self.report(id, phase, Vec::new(), verdict.note);
         }
-        self.book().ledger.finish(id, &result, verdict.had_effect);
-        self.parts.outbox.push_result(id, result);
+        let (key, number) = self.book().ledger.of_open(id);
+        let (had_effect, of, written) = (verdict.had_effect, id.clone(), result.clone());
+        let key = key.map(KeyHash::to_bytes);
+        self.on_disk(move |outbox| outbox.finish(number, key, had_effect, &of, written)).await;
+        self.book().ledger.finish(id, &result, had_effect);
         self.freed.notify_one();
     }
 
@@ -335,11 +405,11 @@ impl Runner {
     }
 
     /// The target reports on an object: its changes are events, and a job may be waiting for it.
-    pub fn observed(&self, observation: &Observation) {
+    pub async fn observed(&self, observation: &Observation) {
         for condition in &observation.changed {
             push_transition(&self.parts.outbox, observation, condition, self.now().wall);
         }
-        self.step_waiting(|waiting| machine_step(waiting, Input::Observed(observation), self.now()));
+        self.step_waiting(|waiting| machine_step(waiting, Input::Observed(observation), self.now())).await;
     }
 
     /// Looks after the jobs that wait, until the agent stops: once a second while there are any.
@@ -355,16 +425,16 @@ impl Runner {
                 () = tokio::time::sleep(TICK) => {}
                 () = self.parts.stop.wait() => {}
             }
-            self.step_waiting(|waiting| machine_step(waiting, Input::Ticked, self.now()));
+            self.step_waiting(|waiting| machine_step(waiting, Input::Ticked, self.now())).await;
         }
     }
 
-    /// Answers every job that still waits: the agent stops.
-    pub fn abandon(&self) {
-        self.step_waiting(|waiting| machine_step(waiting, Input::Stopped, self.now()));
+    /// Answers every job that still waits and is on no disk: the agent stops.
+    pub async fn abandon(&self) {
+        self.step_waiting(|waiting| machine_step(waiting, Input::Stopped, self.now())).await;
     }
 
-    fn step_waiting(&self, mut step: impl FnMut(&mut Waiting) -> Effect) {
+    async fn step_waiting(&self, mut step: impl FnMut(&mut Waiting) -> Effect) {
         let mut effects = Vec::new();
         self.book().waiting.retain_mut(|waiting| {
             let effect = step(waiting);
@@ -375,7 +445,7 @@ impl Runner {
         });
         for (id, effect) in effects {
             match effect {
-                Effect::End(verdict) => self.end(&id, verdict),
+                Effect::End(verdict) => self.end(&id, verdict).await,
                 Effect::Report(phase, conditions, message) => self.report(&id, phase, conditions, message),
                 _ => {}
             }
@@ -420,11 +490,16 @@ fn read<'a>(arrival: &'a Arrival, policy: &Policy) -> Option<Task<'a>> {
         Ok(job) => job,
         Err((id, error)) => return id.map(|id| refused(id, Fault::Malformed(error))),
     };
-    let instruction = job.instruction().map_err(Fault::Malformed).and_then(|instruction| {
+    let key = KeyHash::of(&job.idempotency_key);
+    let instruction = job.instruction().map_err(Fault::Malformed).and_then(|mut instruction| {
         let rule = policy.check(&instruction).map_err(Fault::Refused)?;
+        if let (Instruction::Apply(manifest), Some(key)) = (&mut instruction, key) {
+            // Who looks at the object later, on this node or another, knows which job made it so.
+            manifest.annotations.insert(KEY_HASH_ANNOTATION.to_owned(), key.stamp());
+        }
         Ok((instruction, rule))
     });
-    Some(Task { key: KeyHash::of(&job.idempotency_key), expires_at: job.expires_at, id: job.id, instruction })
+    Some(Task { key, expires_at: job.expires_at, id: job.id, instruction })
 }
 
 /// P1.7: the key's known shape, made unique by the outbox.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -200,6 +200,12 @@ impl StateDirectory {
             return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
         }
         Ok(Self { path: path.to_owned(), handle, _lock: lock })
+    }
+
+    /// The directory itself, for the files of others in it.
+    #[must_use]
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
     }
 
     fn write_new(&self, text: &[u8]) -> Result<(), StoreError> {

@@ -99,7 +99,9 @@ pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Conne
     if outbox.has_heartbeat() {
         return;
     }
-    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions(connection, outbox.fill(), this_month));
+    let mut conditions = conditions(connection, outbox.fill(), this_month);
+    conditions.extend(outbox.trouble().map(|trouble| condition("JournalHealthy", false, "JournalImpaired", trouble)));
+    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
 }
 
 fn conditions(connection: Connection, fill: Fill, this_month: Bytes) -> Vec<Condition> {
@@ -152,11 +154,17 @@ fn authenticated(connection: Connection) -> Condition {
     }
 }
 
+/// True until a heartbeat with these losses was taken.
 fn overflow(fill: Fill) -> Condition {
-    if fill.lost == 0 {
-        condition("BufferOverflow", false, "BufferDrained", String::new())
+    let message = match (fill.lost, fill.lost_at_most) {
+        (0, 0) => String::new(),
+        (lost, 0) => format!("{lost} events were lost so far"),
+        (lost, at_most) => format!("{lost} events were lost so far, and at most {at_most} more at ends without a stop"),
+    };
+    if fill.told || fill.lost == 0 && fill.lost_at_most == 0 {
+        condition("BufferOverflow", false, "BufferDrained", message)
     } else {
-        condition("BufferOverflow", true, "EventBufferFull", format!("{} events were lost since the start", fill.lost))
+        condition("BufferOverflow", true, "EventBufferFull", message)
     }
 }
 

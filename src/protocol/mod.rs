@@ -33,6 +33,10 @@ pub const MANAGED_BY_VALUE: &str = "control-plane";
 /// P1.6: label that says for which cluster an object was applied.
 pub const CLUSTER_ID_LABEL: &str = "app.vworkspace.io/cluster-id";
 
+/// Annotation with the hash of the idempotency key of the job that applied an object last: the first eight bytes of its
+/// SHA-256, base64url.
+pub const KEY_HASH_ANNOTATION: &str = "app.vworkspace.io/idempotency-key-hash";
+
 /// P1.6: label of a namespace that was made by us, or that an admin opened for us.
 pub const NAMESPACE_LABEL: (&str, &str) = ("managed-by", "vworkspace");
 

@@ -37,6 +37,8 @@ pub struct Facts {
     pub duplicate: bool,
     /// Why it is not to be done at all.
     pub fault: Option<Fault>,
+    /// It is on the disk, and goes on after a restart.
+    pub is_kept: bool,
     /// When it counts as succeeded.
     pub succeed_on: SucceedOn,
     /// How long an object may take to be ready.
@@ -128,6 +130,8 @@ pub enum Effect {
     Drop,
     /// Answer the job.
     End(Verdict),
+    /// The agent stops; the job is on the disk and goes on after the next start.
+    Keep,
     /// The job is not ours and comes again; nothing behind it is worked before.
     Leave,
     /// Nothing.
@@ -152,7 +156,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn failed(reason: &str, message: impl std::fmt::Display) -> Self {
+    pub(super) fn failed(reason: &str, message: impl std::fmt::Display) -> Self {
         Self {
             outcome: OutcomeKind::Failed,
             error: format!("{reason}: {message}"),
@@ -196,6 +200,11 @@ pub const NOTHING_REPORTS: &str = "applied; nothing reports readiness here";
 pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, Effect) {
     match (state, input) {
         (State::Taking, Input::Acked(Acknowledged::Ours)) => begin(facts, now),
+        (State::Taking | State::Acting(_) | State::Stuck { .. } | State::Waiting(_), Input::Stopped)
+            if facts.is_kept =>
+        {
+            (State::Ended, Effect::Keep)
+        }
         (State::Taking, Input::AckLost) if !is_expired(facts, now) => (State::Taking, Effect::AckAgain),
         // P1.5: what is closed is not to be done; what was not acked is not ours and comes again.
         (State::Taking, Input::Acked(Acknowledged::Closed)) => (State::Ended, Effect::Drop),
@@ -308,6 +317,7 @@ mod tests {
             expires_at: Some(Timestamp::from_unix_seconds(1_000)),
             duplicate: false,
             fault: None,
+            is_kept: false,
             succeed_on: SucceedOn::Ready,
             ready_timeout: limits::READY_TIMEOUT,
         }
@@ -461,7 +471,15 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_answers_what_was_acked() {
+    fn a_stop_keeps_what_is_on_the_disk() {
+        let facts = Facts { is_kept: true, ..facts() };
+        for state in [State::Taking, State::Acting(Duration::ZERO), waiting(at(0))] {
+            assert_eq!(step(state, Input::Stopped, &facts, at(1)), (State::Ended, Effect::Keep));
+        }
+    }
+
+    #[test]
+    fn a_stop_answers_what_was_acked_and_is_on_no_disk() {
         let stuck = State::Stuck { acting: Duration::ZERO, since: Duration::ZERO };
         for state in [State::Acting(Duration::ZERO), stuck, waiting(at(0))] {
             let (_, effect) = step(state, Input::Stopped, &facts(), at(1));
@@ -508,9 +526,10 @@ mod tests {
         /// acked has one answer at the most, a failure has an error, and after the end there is nothing.
         #[test]
         fn any_order_of_inputs_gives_one_answer_at_the_most(
-            inputs in prop::collection::vec((any_input(), 0_u64..120), 0..60)
+            inputs in prop::collection::vec((any_input(), 0_u64..120), 0..60),
+            is_kept in any::<bool>(),
         ) {
-            let facts = facts();
+            let facts = Facts { is_kept, ..facts() };
             let mut state = State::Taking;
             let mut now = 0;
             let (mut acked, mut answers) = (false, 0);
@@ -555,6 +574,7 @@ mod tests {
                     Effect::Act | Effect::ActAgain | Effect::Report(..) => prop_assert!(acked),
                     Effect::Drop | Effect::Leave => prop_assert!(!acked),
                     Effect::AckAgain => prop_assert!(was_taking),
+                    Effect::Keep => prop_assert!(is_kept && next == State::Ended),
                     Effect::Nothing => {}
                 }
                 state = next;

@@ -24,7 +24,7 @@ pub struct Wait {
 
 impl Wait {
     /// Begins to wait.
-    pub(super) fn new(object: ObjectRef, now: Duration) -> Self {
+    pub(in crate::job) fn new(object: ObjectRef, now: Duration) -> Self {
         Self {
             object,
             since: now,
@@ -36,7 +36,7 @@ impl Wait {
     }
 
     /// What is waited for.
-    pub(super) fn object(&self) -> &ObjectRef {
+    pub(in crate::job) fn object(&self) -> &ObjectRef {
         &self.object
     }
 

@@ -60,6 +60,12 @@ impl Limit {
             Self::Nodes => "job_nodes",
         }
     }
+
+    /// The limit of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Bytes, Self::Depth, Self::Encoding, Self::Nodes].into_iter().find(|limit| limit.name() == name)
+    }
 }
 
 impl fmt::Display for Limit {

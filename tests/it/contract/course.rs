@@ -221,6 +221,9 @@ fn a_closed_job_is_not_done_by_an_agent_that_was_started_anew() {
     let id = testbed.enqueue(CLUSTER, Job::apply(config_map("shop", "a", "1")).with("id", "closed"));
     testbed.result_of(&id, SOON);
     agent.kill();
+    for name in ["journal", "checkpoint"] {
+        std::fs::remove_file(setup.state_dir().join(name)).unwrap();
+    }
     testbed.enqueue(CLUSTER, Job::apply(config_map("shop", "a", "2")).with("id", "closed"));
     let again = setup.spawn();
     assert!(succeeded(&done(&testbed, Job::apply(config_map("shop", "b", "1")))));

@@ -24,7 +24,11 @@ fn apply_writes_the_manifest_with_our_labels() {
         "app.vworkspace.io/managed-by": "control-plane",
         "app.vworkspace.io/cluster-id": "clinic-7",
     });
-    assert_eq!(applied(&agent.directory(), "ConfigMap", "a"), Some(manifest));
+    let mut applied = applied(&agent.directory(), "ConfigMap", "a").unwrap();
+    let annotations = applied["metadata"]["annotations"].as_object_mut().unwrap();
+    let stamp = annotations.remove("app.vworkspace.io/idempotency-key-hash").unwrap();
+    assert_eq!(stamp.as_str().map(str::len), Some(11), "the hash of the job's key");
+    assert_eq!(applied, manifest);
     assert_sound(&testbed);
 }
 

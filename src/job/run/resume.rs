@@ -1,0 +1,122 @@
+//! Jobs that were open when the agent ended: each goes on where it was, and is answered once.
+//!
+//! A job whose object is there waits on for it to be ready. Any other one is acked again first, because its ack may
+//! never have got out: an ack of a job that is ours already changes nothing, and one of a job that is closed (409, 404)
+//! says so. Nothing new is worked before that is done.
+
+use tracing::{info, warn};
+
+use super::super::ledger::KeyHash;
+use super::super::machine::{self, Effect, Fault, Input, State, Verdict, Wait};
+use super::{Runner, Waiting, read};
+use crate::journal::record::{Body, StoredOutcome, timestamp};
+use crate::journal::store::{OpenJob, Restored};
+use crate::limits;
+use crate::link::backoff::{Backoff, draw};
+use crate::link::stream::{Arrival, Limit};
+use crate::link::{self, Acknowledged};
+use crate::protocol::JobId;
+
+impl Runner {
+    /// Remembers what is known of earlier jobs. Gives those that are to be resumed.
+    pub fn restore(&self, restored: Restored) -> Vec<OpenJob> {
+        let mut book = self.book();
+        for key in restored.kept.keys {
+            book.ledger.restore_key(KeyHash::from_bytes(key));
+        }
+        for (id, result) in restored.kept.outcomes.iter().filter_map(StoredOutcome::to_result) {
+            book.ledger.restore_outcome(id, result);
+        }
+        let (mut acting, mut count) = (Vec::new(), 0_usize);
+        for open in restored.open {
+            let Some(id) = JobId::parse(&open.job.id) else { continue };
+            book.ledger.open(&id, open.job.key.map(KeyHash::from_bytes));
+            book.ledger.number(&id, open.number);
+            count += 1;
+            match &open.applied {
+                Some(object) => {
+                    let mut facts = self.facts(open.job.expires_at.map(timestamp), false, None);
+                    facts.is_kept = true;
+                    let state = State::Waiting(Wait::new(object.to_object(), self.now().monotonic));
+                    book.waiting.push(Waiting { id, facts, state });
+                }
+                None => acting.push(open),
+            }
+        }
+        if count > 0 {
+            info!(jobs = count, "jobs that were open when the agent ended go on");
+        }
+        self.waits.notify_one();
+        acting
+    }
+
+    /// Resumes these, one after the other, and then lets new ones be worked.
+    pub async fn resume(&self, jobs: Vec<OpenJob>) {
+        for open in jobs {
+            if self.parts.stop.is_set() {
+                return;
+            }
+            self.resume_one(open).await;
+        }
+        self.resumed.set();
+    }
+
+    async fn resume_one(&self, open: OpenJob) {
+        let Some(id) = JobId::parse(&open.job.id) else { return };
+        match self.ack_until_definite(&id).await {
+            None => return,
+            Some(Acknowledged::Closed) => {
+                info!(job = %id, "the job is closed meanwhile and is dropped");
+                return self.forget(&id).await;
+            }
+            Some(Acknowledged::Ours) => {}
+        }
+        let key = open.job.key.map(KeyHash::from_bytes);
+        let arrival = match &open.job.body {
+            Body::Skipped(name) => Limit::of_name(name).map(|limit| Arrival::Skipped { id: Some(id.clone()), limit }),
+            Body::Inline(_) | Body::Spooled(_) => {
+                let wanted = open.clone();
+                self.on_disk(move |outbox| outbox.text(&wanted)).await.flatten().map(Arrival::Job)
+            }
+        };
+        let Some(arrival) = arrival else {
+            warn!(job = %id, "the text of the job cannot be read any more");
+            return self.end(&id, Verdict::failed(UNREADABLE, "the journal is damaged; send a new job")).await;
+        };
+        let Some(task) = read(&arrival, &self.parts.policy) else { return self.forget(&id).await };
+        let (fault, act): (Option<Fault>, _) = match task.instruction {
+            Ok(act) => (None, Some(act)),
+            Err(fault) => (Some(fault), None),
+        };
+        let is_used = self.book().ledger.is_used_before(key, open.number);
+        let mut facts = self.facts(task.expires_at, is_used, fault);
+        facts.is_kept = true;
+        let (state, effect) = machine::step(State::Taking, Input::Acked(Acknowledged::Ours), &facts, self.now());
+        debug_assert!(effect != Effect::Nothing);
+        self.carry_out(id, facts, state, effect, act.as_ref()).await;
+    }
+
+    /// None when it is time to stop. Until there is an answer the job may be ours, even when it has expired.
+    async fn ack_until_definite(&self, id: &JobId) -> Option<Acknowledged> {
+        let mut backoff = Backoff::default();
+        loop {
+            let pause = match self.ack(id).await {
+                Ok(acknowledged) => return Some(acknowledged),
+                // It was never ours, or is not any more.
+                Err(link::Fault::Refused(..)) => return Some(Acknowledged::Closed),
+                Err(fault) => {
+                    warn!(job = %id, error = %fault, "the job was open when the agent ended; its ack is repeated");
+                    let pause = if fault.is_passing() { backoff.next(draw()) } else { limits::PROBE_FIRST };
+                    fault.retry_after().map_or(pause, |asked| pause.max(asked))
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.parts.stop.wait() => return None,
+            }
+        }
+    }
+}
+
+/// The reason of a job whose text is lost.
+const UNREADABLE: &str = "JournalDamaged";
