@@ -13,6 +13,7 @@ use crate::journal::record::{Body, StoredOutcome, timestamp};
 use crate::journal::store::{OpenJob, Restored};
 use crate::limits;
 use crate::link::backoff::{Backoff, draw};
+use crate::link::intake::settle;
 use crate::link::stream::{Arrival, Limit};
 use crate::link::{self, Acknowledged};
 use crate::protocol::JobId;
@@ -104,11 +105,15 @@ impl Runner {
                 Ok(acknowledged) => return Some(acknowledged),
                 // It was never ours, or is not any more.
                 Err(link::Fault::Refused(..)) => return Some(Acknowledged::Closed),
-                Err(fault) => {
-                    warn!(job = %id, error = %fault, "the job was open when the agent ended; its ack is repeated");
-                    let pause = if fault.is_passing() { backoff.next(draw()) } else { limits::PROBE_FIRST };
-                    fault.retry_after().map_or(pause, |asked| pause.max(asked))
-                }
+                Err(fault) => match settle(fault, &self.parts.account).await {
+                    // P1.9.4: another credential is accepted now, and still nothing is repeated at once.
+                    Ok(()) => backoff.next(draw()),
+                    Err(fault) => {
+                        warn!(job = %id, error = %fault, "the job was open when the agent ended; its ack is repeated");
+                        let pause = if fault.is_passing() { backoff.next(draw()) } else { limits::PROBE_FIRST };
+                        fault.retry_after().map_or(pause, |asked| pause.max(asked))
+                    }
+                },
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
