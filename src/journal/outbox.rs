@@ -454,6 +454,8 @@ impl Outbox {
             && !stage.has_heartbeat()
             && let Some(telling) = stage.telling.take()
         {
+            // The last word counts. Without a disk nobody ever fetches it, and heartbeats go on for years.
+            stage.owed.retain(|owed| !matches!(owed, Owed::Told(_)));
             stage.owed.push(Owed::Told(telling));
             stage.disk.told = telling;
         }

@@ -137,3 +137,15 @@ fn a_careless_condition_is_made_one_that_the_server_takes() {
     assert_eq!(batch[0].conditions.len(), 1);
     assert_eq!(batch[0].conditions[0].status, "Unknown");
 }
+
+#[test]
+fn years_of_heartbeats_without_a_disk_leave_nothing_behind() {
+    let outbox = Outbox::new(0);
+    for _ in 0..1_000 {
+        outbox.push_event("x", event(EventKind::ClusterHeartbeat));
+        let (batch, _) = outbox.first_events().unwrap();
+        outbox.drop_events(&batch[0].event_key);
+    }
+    assert_eq!(outbox.fill().events, 0);
+    assert_eq!(outbox.lock().owed.len(), 1);
+}
