@@ -1,3 +1,4 @@
 //! What may be done. Pure: values in, a value or a typed error out.
 
+pub mod base64url;
 pub mod policy;
