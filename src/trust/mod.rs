@@ -1,4 +1,8 @@
 //! What may be done. Pure: values in, a value or a typed error out.
 
 pub mod base64url;
+pub mod canonical;
+pub mod jws;
+pub mod key_id;
+pub mod members;
 pub mod policy;
