@@ -2,7 +2,10 @@
 
 pub mod base64url;
 pub mod canonical;
+pub mod identity;
 pub mod jws;
 pub mod key_id;
+pub mod mac;
 pub mod members;
 pub mod policy;
+pub mod proof;
