@@ -2,7 +2,15 @@
 
 pub mod base64url;
 pub mod canonical;
+pub mod envelope;
 pub mod jws;
 pub mod key_id;
+pub mod keyring;
 pub mod members;
 pub mod policy;
+pub mod replay;
+pub mod sign;
+pub mod signature;
+mod verify;
+
+pub use verify::{Assurance, Context, Payload, Signatures, Signed, TrustError, Verified, verify};
