@@ -289,3 +289,6 @@ fn verified(job: &Outer<'_>, bytes: Zeroizing<Vec<u8>>, at: usize, assurance: As
     };
     Verified { value: payload, assurance }
 }
+
+#[cfg(test)]
+mod tests;
