@@ -18,12 +18,13 @@ use crate::journal::{self, Outbox};
 use crate::limits;
 use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
-use crate::link::credential::{observed_token, read_one_time_token};
 use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
+use crate::link::rotation;
+use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
-    self, Account, Credential, CredentialStore, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper, LongPoll,
-    StateDirectory, StatusSink, StoreError, events,
+    self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
+    LongPoll, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, events,
 };
 use crate::metrics::{Meter, Traffic};
 use crate::net::Profile;
@@ -46,6 +47,13 @@ pub struct Agent {
     profile: Profile,
 }
 
+/// What signals ask for.
+struct Signals {
+    stop: Stop,
+    wake: Wake,
+    rotate: Wake,
+}
+
 /// Why an agent cannot run.
 #[derive(Debug)]
 pub enum AgentError {
@@ -57,6 +65,8 @@ pub enum AgentError {
     Directory(DirectoryError),
     /// A newer program wrote the journal.
     Journal(RingError),
+    /// The stored credential belongs to another machine.
+    OtherMachine(PathBuf),
     /// The stored credential was issued by another server.
     OtherServer(String, String),
     /// The control plane does not register this node.
@@ -76,10 +86,17 @@ impl fmt::Display for AgentError {
             Self::Config(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
             Self::Journal(error) => error.fmt(f),
+            Self::OtherMachine(path) => write!(
+                f,
+                "the credential in {} belongs to another machine: this card or disk is a copy, or moved to another board. \
+                 This node does nothing until it has a registration of its own: get a one-time token for it and run pullet \
+                 register --force",
+                path.display()
+            ),
             Self::OtherServer(issued, configured) => write!(
                 f,
                 "the credential was issued by {issued} and is sent nowhere else, but the endpoint is {configured}: set the \
-                 endpoint back, or remove credential.json from the state directory and register there"
+                 endpoint back, or register there with a new one-time token (pullet register --force)"
             ),
             Self::Registration(error) => error.fmt(f),
             Self::Runtime(_) => f.write_str("the operating system refused what an agent needs"),
@@ -96,7 +113,7 @@ impl std::error::Error for AgentError {
             Self::Config(error) => error.source(),
             Self::Directory(error) => error.source(),
             Self::Journal(error) => error.source(),
-            Self::OtherServer(..) => None,
+            Self::OtherMachine(_) | Self::OtherServer(..) => None,
             Self::Registration(error) => error.source(),
             Self::Runtime(error) => Some(error),
             Self::Store(error) => error.source(),
@@ -114,75 +131,36 @@ pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
     if let Some(path) = &config.ca_file {
         roots.add_file(path)?;
     }
+    if let Some(path) = Provided::find().and_then(|provided| provided.ca()) {
+        roots.add_file(&path)?;
+    }
     let tls = tls::client_config(roots, None)?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
-/// What is needed to register.
-pub struct Registration<'a> {
-    /// Where.
-    pub endpoint: &'a Endpoint,
-    /// How.
-    pub profile: Profile,
-    /// As whom, if the owner chose.
-    pub cluster_id: Option<&'a ClusterId>,
-    /// What people read.
-    pub display_name: Option<&'a str>,
+/// The state directory. What is written there is wrapped where systemd provides a key for it.
+///
+/// # Errors
+/// As [`StoreError`] lists them.
+pub fn open_store(config: &Config) -> Result<StateDirectory, StoreError> {
+    let seal = match Provided::find() {
+        Some(provided) => provided.seal()?,
+        None => None,
+    };
+    StateDirectory::open_sealed(&config.state_dir, seal)
 }
 
-/// Why a registration failed.
-#[derive(Debug)]
-pub enum RegistrationError {
-    /// The server did not register us.
-    Fault(Fault),
-    /// The credential came and could not be stored.
-    Store(StoreError),
-}
-
-impl fmt::Display for RegistrationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fault(Fault::Unauthorized(_) | Fault::Forbidden(_)) => f.write_str(
-                "the control plane does not accept the one-time token (used, expired or mistyped?): get a new one",
-            ),
-            Self::Fault(Fault::NotFound) => f.write_str("there is no agent API at this endpoint: check --endpoint"),
-            Self::Fault(_) => f.write_str("not registered"),
-            Self::Store(_) => {
-                f.write_str("registered, but the credential could not be stored; get a new one-time token")
-            }
-        }
+/// What is stored, if it belongs to this machine.
+fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, AgentError> {
+    let Some(mut credential) = store.load().map_err(AgentError::Store)? else { return Ok(None) };
+    if link::is_another_machine(&credential) {
+        return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
-}
-
-impl std::error::Error for RegistrationError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Fault(error) => Some(error),
-            Self::Store(error) => Some(error),
-        }
+    if link::rebind(&mut credential) {
+        info!("the marks of this machine have changed, but it is the same one; they are noted anew");
+        store.save(&credential).map_err(AgentError::Store)?;
     }
-}
-
-impl Registration<'_> {
-    /// Exchanges the token and stores what it gives, before anybody uses it. Blocks.
-    ///
-    /// # Errors
-    /// As [`RegistrationError`] lists them.
-    pub fn exchange(&self, token: &Secret, store: &dyn CredentialStore) -> Result<Credential, RegistrationError> {
-        let (cluster_id, current) =
-            link::longpoll::register(self.endpoint, self.profile.clone(), token, self.cluster_id, self.display_name)
-                .map_err(RegistrationError::Fault)?;
-        let credential = Credential {
-            cluster_id,
-            endpoint: self.endpoint.to_string(),
-            generation: 1,
-            current,
-            previous: None,
-            observed_token: observed_token(token),
-        };
-        store.save(&credential).map_err(RegistrationError::Store)?;
-        Ok(credential)
-    }
+    Ok(Some(credential))
 }
 
 impl Agent {
@@ -191,8 +169,8 @@ impl Agent {
     /// # Errors
     /// As [`AgentError`] lists them.
     pub fn open(config: Config) -> Result<Self, AgentError> {
-        let store = Arc::new(StateDirectory::open(&config.state_dir).map_err(AgentError::Store)?);
-        let credential = store.load().map_err(AgentError::Store)?;
+        let store = Arc::new(open_store(&config).map_err(AgentError::Store)?);
+        let credential = load(&store, &config)?;
         if credential.is_none() && (config.endpoint.is_none() || config.token_file.is_none()) {
             return Err(AgentError::Config(ConfigError::Missing(
                 "endpoint or token_file",
@@ -230,9 +208,9 @@ impl Agent {
     }
 
     async fn work(mut self) -> Result<(), AgentError> {
-        let (stop, wake) = (Stop::default(), Wake::default());
+        let (stop, wake, rotate) = (Stop::default(), Wake::default(), Wake::default());
         shutdown::listen(stop.clone()).map_err(AgentError::Runtime)?;
-        shutdown::listen_for_wakes(wake.clone()).map_err(AgentError::Runtime)?;
+        shutdown::listen_for_wakes(wake.clone(), rotate.clone()).map_err(AgentError::Runtime)?;
         let credential = match self.credential.take() {
             Some(credential) => credential,
             None => match self.register(&stop, &wake).await? {
@@ -251,7 +229,7 @@ impl Agent {
             "ready"
         );
         boot_spread(&stop, &wake).await;
-        Box::pin(self.serve(credential, endpoint, target, opened, stop, wake)).await;
+        Box::pin(self.serve(credential, endpoint, target, opened, Signals { stop, wake, rotate })).await;
         Ok(())
     }
 
@@ -305,7 +283,7 @@ impl Agent {
                         info!(cluster = %credential.cluster_id, "registered");
                         return Ok(Some(credential));
                     }
-                    Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound) => {
+                    Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound | Fault::ServerTooOld(_)) => {
                         pause = fault.retry_after().unwrap_or_default().max(backoff.next(draw()));
                         let (cause, detail) = fault.causes();
                         warn!(error = %fault, cause, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
@@ -348,12 +326,14 @@ impl Agent {
                 profile,
                 cluster_id: cluster_id.as_ref(),
                 display_name: display_name.as_deref(),
+                demands: Demands::default(),
+                certificate_request: None,
             };
             registration.exchange(&token, store.as_ref())
         });
         match exchanged.await {
             Ok(Ok(credential)) => Ok(Ok(credential)),
-            Ok(Err(RegistrationError::Fault(fault))) => Ok(Err(fault)),
+            Ok(Err(RegistrationError::Fault(fault) | RegistrationError::Unusable(fault))) => Ok(Err(fault)),
             Ok(Err(RegistrationError::Store(error))) => Err(AgentError::Store(error)),
             Err(interrupted) => Err(AgentError::Runtime(io::Error::other(interrupted))),
         }
@@ -365,12 +345,11 @@ impl Agent {
         endpoint: Endpoint,
         target: Arc<dyn Target>,
         opened: Opened,
-        stop: Stop,
-        wake: Wake,
+        Signals { stop, wake, rotate }: Signals,
     ) {
         let Self { config, store, profile, .. } = self;
         let cluster_id = credential.cluster_id.clone();
-        let bearer = Arc::clone(&credential.current.token);
+        let bearer = credential.current.clone();
         let endpoint_text = endpoint.to_string();
         // Where a journal keeps the traffic of before, it belongs here.
         let budget = Budget::new(config.monthly_budget, profile.meter.clone(), Traffic::default());
@@ -382,7 +361,9 @@ impl Agent {
             let (outbox, cluster_id) = (Arc::clone(&outbox), cluster_id.clone());
             Box::new(move || events::push_rotated(&outbox, &cluster_id))
         };
-        let account: Arc<dyn Account> = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
+        let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
+        let account = Arc::clone(&keeper) as Arc<dyn Account>;
+        let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
@@ -458,6 +439,7 @@ impl Agent {
         close(outbox, flushing).await;
         link.shut();
         observer.abort();
+        rotation.abort();
         waiter.abort();
         heart.abort();
         silence.abort();

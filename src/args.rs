@@ -14,8 +14,8 @@ use crate::config::{KEYS, Settings, closest};
 pub enum Command {
     /// Text for stdout.
     Help(String),
-    /// Exchange the one-time token.
-    Register(Settings),
+    /// Exchange the one-time token, over an existing credential where that is asked for.
+    Register(Settings, bool),
     /// Run the agent.
     Run(Settings),
     /// Print what the running agent knows, as JSON or for people.
@@ -85,10 +85,13 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
             Some(surplus) => Err(UsageError::Surplus(surplus.clone())),
         },
         "run" => settings("run", rest).map(|settings| settings.map_or_else(Command::Help, Command::Run)),
-        "register" => settings("register", rest).map(|settings| settings.map_or_else(Command::Help, Command::Register)),
+        "register" => {
+            let (is_forced, rest) = without(FORCE, rest);
+            settings("register", &rest)
+                .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Register(settings, is_forced)))
+        }
         "status" => {
-            let is_json = rest.iter().any(|argument| argument == JSON);
-            let rest: Vec<String> = rest.iter().filter(|argument| *argument != JSON).cloned().collect();
+            let (is_json, rest) = without(JSON, rest);
             settings("status", &rest)
                 .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Status(settings, is_json)))
         }
@@ -96,8 +99,17 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     }
 }
 
+/// The flag of `register` that is no setting.
+const FORCE: &str = "--force";
+
 /// The flag of `status` that is no setting.
 const JSON: &str = "--json";
+
+/// Whether a flag is there, and the arguments without it.
+fn without(flag: &str, rest: &[String]) -> (bool, Vec<String>) {
+    let others: Vec<String> = rest.iter().filter(|argument| *argument != flag).cloned().collect();
+    (others.len() < rest.len(), others)
+}
 
 fn unknown_command(name: &str) -> UsageError {
     let name: String = name.chars().take(64).collect();
@@ -181,7 +193,8 @@ fn help(command: &str) -> String {
     let purpose = match command {
         "register" => {
             "Exchanges the one-time token for a credential and stores it in the state directory. Needs --endpoint\n\
-             and --token-file; the other flags matter as far as they say how the control plane is reached."
+             and --token-file; the other flags matter as far as they say how the control plane is reached. With --force\n\
+             over the credential that is there: for a copied card, a lost or refused credential, another server."
         }
         "status" => {
             "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\

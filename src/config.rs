@@ -12,9 +12,9 @@ pub use settings::{DEFAULT_FILE, DEFAULT_STATE, DEFAULT_STATUS, KEYS, Settings, 
 
 use crate::job::machine::SucceedOn;
 use crate::limits;
-use crate::link::Endpoint;
 use crate::link::hold::Hold;
 use crate::link::longpoll::PROBE_WAIT;
+use crate::link::{Endpoint, Provided};
 use crate::logging::Format;
 use crate::net::{PlainHttp, ProxySetting};
 use crate::protocol::{ClusterId, GroupKind};
@@ -150,7 +150,7 @@ impl Config {
         Ok(Self {
             state_dir: settings.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE)),
             endpoint,
-            token_file: settings.token_file,
+            token_file: settings.token_file.or_else(|| Provided::find()?.token()),
             cluster_id,
             display_name: settings.display_name,
             ca_file: settings.ca_file,

@@ -335,6 +335,38 @@ pub const BEARER_MIN: usize = 22;
 /// A bearer longer than this does not fit a header.
 pub const BEARER_MAX: usize = 8 * 1024;
 
+/// Keyrings in one answer: the longest chain of updates that is followed.
+pub const SIGNING_KEYS: usize = 16;
+
+/// The earliest moment of a rotation ahead of expiry, in hundredths of a credential's life.
+pub const ROTATE_FROM_PERCENT: u64 = 70;
+
+/// The latest moment of a rotation ahead of expiry, in hundredths of a credential's life: of a month three days are
+/// left for a line that is down.
+pub const ROTATE_TO_PERCENT: u64 = 90;
+
+/// No credential is rotated ahead of its end sooner after it was issued: a server that says `rotateAfter` now is not
+/// asked without a pause.
+pub const ROTATION_FLOOR: Duration = Duration::from_secs(5);
+
+/// First pause after a rotation ahead of expiry that failed.
+pub const ROTATION_BACKOFF_FIRST: Duration = Duration::from_secs(60);
+
+/// Longest pause after a rotation ahead of expiry that failed: the tenth of a day's life that is left has two of them.
+pub const ROTATION_BACKOFF_CAP: Duration = Duration::from_secs(60 * 60);
+
+/// How long the credential before stays stored after the new one worked. Servers let two overlap for minutes.
+pub const ROTATION_GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// How often the clock is looked at for a rotation: it may have been set meanwhile. Six wake-ups an hour.
+pub const ROTATION_LOOK: Duration = Duration::from_secs(10 * 60);
+
+/// The file that says which machine this is has 33 bytes, and `/proc/cpuinfo` of 64 cores 100 kB.
+pub const MACHINE_FILE_BYTES: u64 = 128 * 1024;
+
+/// Least bytes of a key that wraps the stored credential: 128 bits, if they are random.
+pub const SEAL_KEY_MIN: usize = 16;
+
 /// Body of an answer of the Kubernetes API server that is no success: a conflict over 500 fields has
 /// 150 bytes of cause for each, and the same again in its message.
 pub const API_ERROR_BYTES: u64 = 256 * 1024;

@@ -1,4 +1,4 @@
-//! Signals. The end: a first one asks for it, a second one makes it. And SIGHUP: try now.
+//! Signals. The end: a first one asks for it, a second one makes it. SIGHUP: try now. SIGUSR1: a new credential.
 
 use std::io;
 use std::sync::Arc;
@@ -53,18 +53,24 @@ impl Wake {
     }
 }
 
-/// Sets `wake` at each SIGHUP.
+/// Sets `poll` at each SIGHUP and `rotate` at each SIGUSR1.
 ///
 /// # Errors
-/// When the handler cannot be installed.
-pub fn listen_for_wakes(wake: Wake) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            info!(signal = "SIGHUP", "polling at once");
-            wake.set();
-        }
-    });
+/// When a handler cannot be installed.
+pub fn listen_for_wakes(poll: Wake, rotate: Wake) -> io::Result<()> {
+    let wakes = [
+        (SignalKind::hangup(), "SIGHUP", "polling at once", poll),
+        (SignalKind::user_defined1(), "SIGUSR1", "a new credential is asked for", rotate),
+    ];
+    for (kind, name, meaning, wake) in wakes {
+        let mut signals = signal(kind)?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                info!(signal = name, "{meaning}");
+                wake.set();
+            }
+        });
+    }
     Ok(())
 }
 

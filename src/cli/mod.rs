@@ -37,7 +37,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             say(concat!("pullet ", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
-        Command::Register(settings) => configure(settings).and_then(|config| register::register(&config)),
+        Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),
         Command::Status(settings, is_json) => status::status(settings, is_json),
     };

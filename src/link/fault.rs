@@ -24,6 +24,8 @@ pub enum Fault {
     Stranger(StatusCode),
     /// The control plane understood and refused: 400, 409, 413, …
     Refused(StatusCode, ErrorBody),
+    /// The control plane does not know a member that this node's settings cannot do without.
+    ServerTooOld(&'static str),
     /// 401 by the control plane itself: the bearer is not accepted.
     Unauthorized(ErrorBody),
     /// An answer of the control plane that cannot be read.
@@ -79,6 +81,11 @@ impl fmt::Display for Fault {
                 )
             }
             Self::Refused(status, body) => write!(f, "the control plane refused the request ({status}{})", Said(body)),
+            Self::ServerTooOld(member) => write!(
+                f,
+                "the control plane is too old for this node's settings: it does not know {member}. Have it updated, or turn \
+                 required signatures and the client certificate off"
+            ),
             Self::Unauthorized(body) => {
                 write!(f, "the control plane does not accept the credential (401{})", Said(body))
             }

@@ -1,11 +1,14 @@
-//! The life of a credential while the agent runs.
+//! The life of a credential while the agent runs (TRUST.md, Credentials).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{error, info, warn};
+use tokio::sync::Notify;
+use tracing::{debug, error, info, warn};
 
 use super::credential::{Credential, CredentialStore, StoreError};
+use super::rotation::{self, Chore};
 use super::{Account, Fault, LongPoll};
+use crate::clock;
 
 /// Rotates the credential, and finds one that works when the one in use is refused.
 pub struct Keeper {
@@ -13,6 +16,8 @@ pub struct Keeper {
     store: Arc<dyn CredentialStore>,
     held: Mutex<Credential>,
     rotated: Box<dyn Fn() + Send + Sync>,
+    /// Tells the loop that rotates ahead of expiry.
+    changed: Notify,
 }
 
 impl Keeper {
@@ -24,78 +29,139 @@ impl Keeper {
         credential: Credential,
         rotated: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self { link, store, held: Mutex::new(credential), rotated }
+        Self { link, store, held: Mutex::new(credential), rotated, changed: Notify::new() }
     }
 
-    /// The new credential is stored before it is used (TRUST.md, Credentials), tried, and then used by
-    /// every caller at once. The old one stays stored beside it.
+    /// What is to be done next with the credential, and when, in seconds since 1970.
+    #[must_use]
+    pub fn next(&self) -> Option<(u64, Chore)> {
+        rotation::next(&self.held())
+    }
+
+    /// Waits until there is another credential.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Removes the credential before, whose grace is over, once the one in use is seen to work.
+    ///
+    /// # Errors
+    /// A [`Fault`]; it stays where it is.
+    pub fn forget_previous(&self) -> Result<(), Fault> {
+        let mut held = self.held();
+        self.link.probe(&held.current)?;
+        let kept = Credential { previous: None, current: held.current.clone(), ..duplicate(&held) };
+        self.store.save(&kept).map_err(not_stored)?;
+        *held = kept;
+        debug!(generation = held.generation, "the credential before is no longer kept");
+        Ok(())
+    }
+
+    /// The new credential is stored before it is used, tried, and then used by every caller at once. The old one
+    /// stays stored beside it.
     fn rotate_held(&self, held: &mut Credential) -> Result<(), Fault> {
         // A server counts every bearer that it issues: none is asked for that could not be kept.
         self.store.rehearse().map_err(not_stored)?;
-        let new = self.link.rotate(&held.current.token)?;
+        let issued = self.link.rotate(&held.current, held.keys.as_deref())?;
         let rotated = Credential {
-            cluster_id: held.cluster_id.clone(),
-            endpoint: held.endpoint.clone(),
-            generation: held.generation + 1,
+            generation: held.generation.saturating_add(1),
             previous: Some(held.current.clone()),
-            current: new,
-            observed_token: held.observed_token.clone(),
+            current: issued.bearer,
+            ..duplicate(held)
         };
         if let Err(error) = self.store.save(&rotated) {
             // It is the only one that the server is sure to accept from now on.
             error!(%error, "the new credential could not be stored and is used from memory; make room in the state directory");
         }
-        let tried = self.link.probe(&rotated.current.token);
+        let tried = self.link.probe(&rotated.current);
         // A probe that got no answer says nothing about the bearer: it is in use from now on, and a 401
         // would find the old one again.
         *held = rotated;
+        self.changed.notify_one();
         if let Err(fault @ (Fault::Unauthorized(_) | Fault::Forbidden(_))) = tried {
             warn!(error = %fault, "the new credential is not accepted; the old one stays in use");
             return Err(fault);
         }
-        self.link.set_bearer(Arc::clone(&held.current.token));
+        self.link.set_bearer(held.current.clone());
         info!(generation = held.generation, "a new credential is in use");
         (self.rotated)();
         Ok(())
+    }
+
+    /// Whether a bearer is accepted. No answer says nothing, and nothing follows from it.
+    fn is_accepted(&self, bearer: &super::Bearer) -> Result<bool, Fault> {
+        match self.link.probe(bearer) {
+            Ok(()) => Ok(true),
+            Err(Fault::Unauthorized(_)) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes what a registration over another credential kept. Nothing depends on it: it is tried again at the next
+    /// start.
+    pub fn forget_copy(&self) {
+        if let Err(error) = self.store.forget_copy() {
+            warn!(%error, "the credential before the last registration could not be removed");
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Credential> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Account for Keeper {
     fn rotate(&self) -> Result<(), Fault> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        self.rotate_held(&mut held)
+        self.rotate_held(&mut self.held())
     }
 
-    /// P1.8, 401: the stored credential is read again, the other stored one is tried, and at last one
-    /// rotation.
+    /// P1.8, 401: the stored credential is read again, the other stored one is tried, and at last one rotation, with
+    /// the proof that it is this node that asks.
     fn recover(&self) -> Result<(), Fault> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held();
         match self.store.load() {
-            Ok(Some(stored)) if stored.endpoint == held.endpoint && stored.cluster_id == held.cluster_id => {
+            // One that could not be stored is newer than what is stored.
+            Ok(Some(stored))
+                if stored.endpoint == held.endpoint
+                    && stored.cluster_id == held.cluster_id
+                    && stored.generation >= held.generation =>
+            {
                 *held = stored;
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "the stored credential cannot be read again"),
         }
-        let current = Arc::clone(&held.current.token);
-        match self.link.probe(&current) {
-            Ok(()) => {
-                self.link.set_bearer(current);
-                return Ok(());
-            }
-            Err(Fault::Unauthorized(_)) => {}
-            Err(fault) => return Err(fault),
+        if self.is_accepted(&held.current)? {
+            self.link.set_bearer(held.current.clone());
+            return Ok(());
         }
         if let Some(previous) = held.previous.clone()
-            && self.link.probe(&previous.token).is_ok()
+            && self.is_accepted(&previous)?
         {
             info!("the credential in use is refused; the one before is still accepted");
             let refused = std::mem::replace(&mut held.current, previous);
             held.previous = Some(refused);
-            self.link.set_bearer(Arc::clone(&held.current.token));
+            self.link.set_bearer(held.current.clone());
             return Ok(());
         }
+        if held.current.expires_at.is_some_and(|end| end.unix_seconds() < clock::unix_seconds().cast_signed()) {
+            info!("the credential has expired; a new one is asked for with the proof that this is the node");
+        }
         self.rotate_held(&mut held)
+    }
+}
+
+/// All but the bearers, which are the caller's to choose.
+fn duplicate(credential: &Credential) -> Credential {
+    Credential {
+        cluster_id: credential.cluster_id.clone(),
+        endpoint: credential.endpoint.clone(),
+        generation: credential.generation,
+        current: credential.current.clone(),
+        previous: credential.previous.clone(),
+        observed_token: credential.observed_token.clone(),
+        keys: credential.keys.clone(),
+        machine: credential.machine.clone(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The calls of the protocol over HTTPS: one connection for polling, one for posting.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -8,18 +9,23 @@ use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::backoff::draw;
 use super::credential::{Bearer, StoreError};
 use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
 use super::{Acknowledged, JobSource, Posted, StatusSink};
+use crate::clock;
 use crate::limits;
 use crate::net::{Body, Line, NetError, Patience, Profile};
 use crate::protocol::{
-    ClusterId, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest, RegisterResponse,
-    RotateResponse, StatusUpdate,
+    ClusterId, CredentialAnswer, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest,
+    StatusUpdate, Timestamp,
 };
 use crate::secret::Secret;
+use crate::trust::identity::NodeKeys;
+use crate::trust::mac::{self, Covered, MacKey};
+use crate::trust::proof::{self, Claim};
 
 /// A control plane that is polled.
 pub struct LongPoll {
@@ -28,13 +34,30 @@ pub struct LongPoll {
     profile: Profile,
     poll: Mutex<Line>,
     post: Mutex<Line>,
-    bearer: RwLock<Arc<Secret>>,
+    bearer: RwLock<Bearer>,
+    /// The `n` of the next MAC. It begins anywhere below 2^52 and counts on: no clock is needed so that a restart does not
+    /// repeat one, and every reader of JSON or a float can hold it (decision 0017).
+    posts: AtomicU64,
+    has_client_certificate: AtomicBool,
+}
+
+/// What a registration or a rotation gave. The texts are as they came: whoever uses them checks them.
+#[derive(Debug)]
+pub struct Issued {
+    /// The new bearer with what belongs to it.
+    pub bearer: Bearer,
+    /// A chain of keyrings, each a compact JWS.
+    pub signing_keys: Vec<String>,
+    /// Further authorities.
+    pub ca_bundle: Option<String>,
+    /// A client certificate with its chain, PEM.
+    pub client_certificate: Option<String>,
 }
 
 impl LongPoll {
     /// Connects nothing yet.
     #[must_use]
-    pub fn new(endpoint: Endpoint, cluster_id: ClusterId, bearer: Arc<Secret>, profile: Profile) -> Self {
+    pub fn new(endpoint: Endpoint, cluster_id: ClusterId, bearer: Bearer, profile: Profile) -> Self {
         Self {
             endpoint,
             cluster_id,
@@ -42,36 +65,48 @@ impl LongPoll {
             post: Mutex::new(Line::new(profile.clone())),
             profile,
             bearer: RwLock::new(bearer),
+            posts: AtomicU64::new(draw() >> 12),
+            has_client_certificate: AtomicBool::new(false),
         }
     }
 
+    /// Whether a client certificate shows who posts, so that no MAC has to.
+    pub fn set_client_certificate(&self, is_in_use: bool) {
+        self.has_client_certificate.store(is_in_use, Ordering::Relaxed);
+    }
+
     /// Uses another bearer from the next call on, for every caller.
-    pub fn set_bearer(&self, bearer: Arc<Secret>) {
+    pub fn set_bearer(&self, bearer: Bearer) {
         *self.bearer.write().unwrap_or_else(PoisonError::into_inner) = bearer;
     }
 
     /// The bearer in use.
     #[must_use]
-    pub fn bearer(&self) -> Arc<Secret> {
-        Arc::clone(&self.bearer.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn bearer(&self) -> Bearer {
+        self.bearer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks for a new bearer (P1.2.7), with the one that is given.
+    /// Asks for a new bearer (P1.2.7), with the one that is given, expired or not: where there are keys, they prove that
+    /// it is this node that asks. A new bearer without a key for MACs keeps that of the one before.
     ///
     /// # Errors
     /// A [`Fault`]; the bearer in use stays.
-    pub fn rotate(&self, bearer: &Secret) -> Result<Bearer, Fault> {
-        let body: RotateResponse = read_json(self.post_as(bearer, "credentials/rotate", b"{}".to_vec())?)?;
-        Bearer::new(&body.token, body.expires_at).map_err(unusable_token)
+    pub fn rotate(&self, bearer: &Bearer, keys: Option<&NodeKeys>) -> Result<Issued, Fault> {
+        let answer: CredentialAnswer = read_json(self.post_as(bearer, "credentials/rotate", b"{}".to_vec(), keys)?)?;
+        let mut issued = issued(answer)?;
+        if issued.bearer.mac_key.is_none() {
+            issued.bearer.mac_key.clone_from(&bearer.mac_key);
+        }
+        Ok(issued)
     }
 
     /// Tries a bearer: a poll that waits as briefly as a poll can. The jobs it brings come again.
     ///
     /// # Errors
     /// A [`Fault`].
-    pub fn probe(&self, bearer: &Secret) -> Result<(), Fault> {
+    pub fn probe(&self, bearer: &Bearer) -> Result<(), Fault> {
         let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = request(Method::GET, &self.jobs_url(PROBE_WAIT), bearer, Vec::new())?;
+        let request = request(Method::GET, &self.jobs_url(PROBE_WAIT), &bearer.token, Vec::new())?;
         call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)).map(drop)
     }
 
@@ -82,13 +117,44 @@ impl LongPoll {
     }
 
     fn post(&self, path: &str, body: Vec<u8>) -> Result<Response<Body>, Fault> {
-        self.post_as(&self.bearer(), path, body)
+        self.post_as(&self.bearer(), path, body, None)
     }
 
-    fn post_as(&self, bearer: &Secret, path: &str, body: Vec<u8>) -> Result<Response<Body>, Fault> {
+    fn post_as(
+        &self,
+        bearer: &Bearer,
+        path: &str,
+        body: Vec<u8>,
+        proof_by: Option<&NodeKeys>,
+    ) -> Result<Response<Body>, Fault> {
         let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = request(Method::POST, &self.endpoint.url(path), bearer, body)?;
+        let mut request = request(Method::POST, &self.endpoint.url(path), &bearer.token, body)?;
+        let at = clock::unix_seconds();
+        if !self.has_client_certificate.load(Ordering::Relaxed) {
+            self.add_mac(&mut request, bearer, at)?;
+        }
+        if let Some(signer) = proof_by.and_then(NodeKeys::signer) {
+            let (path, nonce) = (path_of(&request), [draw().to_be_bytes(), draw().to_be_bytes()].concat());
+            let cluster = self.cluster_id.as_str();
+            let claim =
+                Claim { method: "POST", path: &path, cluster, bearer: bearer.token.expose(), iat: at, nonce: &nonce };
+            add_header(&mut request, proof::HEADER, &claim.sign(&signer))?;
+        }
         call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT))
+    }
+
+    /// P2.3.
+    fn add_mac(&self, request: &mut Request<Vec<u8>>, bearer: &Bearer, at: u64) -> Result<(), Fault> {
+        let n = self.posts.fetch_add(1, Ordering::Relaxed);
+        let path = path_of(request);
+        let covered = Covered { method: "POST", path: &path, at, n, body: request.body() };
+        let value = match &bearer.mac_key {
+            Some(key) => key.header(&covered),
+            None => MacKey::derived(self.cluster_id.as_str(), bearer.token.expose())
+                .ok_or(Fault::Unreadable("our own key"))?
+                .header(&covered),
+        };
+        add_header(request, mac::HEADER, &value)
     }
 
     /// A post whose success says nothing beyond itself: 204 (P1.2). A 200 is one only from the control plane
@@ -118,7 +184,7 @@ impl LongPoll {
 impl JobSource for LongPoll {
     fn poll(&self, wait: Duration) -> Result<Answer, Fault> {
         let line = self.poll.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = request(Method::GET, &self.jobs_url(wait), &self.bearer(), Vec::new())?;
+        let request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
         let response = call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE))?;
         let answer = stream::read(response.into_body().with_limit(limits::ANSWER_READ_BYTES));
         match answer.end {
@@ -173,25 +239,50 @@ pub fn register(
     endpoint: &Endpoint,
     profile: Profile,
     token: &Secret,
-    cluster_id: Option<&ClusterId>,
-    display_name: Option<&str>,
-) -> Result<(ClusterId, Bearer), Fault> {
-    let body = serde_json::to_vec(&RegisterRequest {
-        registration_token: token.expose(),
-        cluster_id: cluster_id.map(ClusterId::as_str),
-        display_name,
-    })
-    .map_err(|_| Fault::Unreadable("our own body"))?;
-    let request = request(Method::POST, &endpoint.url("register"), token, body)?;
+    body: &RegisterRequest<'_>,
+) -> Result<(ClusterId, Issued), Fault> {
+    // One buffer of the full size: a growing one would leave copies of the token behind.
+    let mut text = Vec::with_capacity(REGISTRATION_BYTES);
+    serde_json::to_writer(&mut text, body).map_err(|_| Fault::Unreadable("our own body"))?;
+    let request = request(Method::POST, &endpoint.url("register"), token, text)?;
     let line = Line::new(profile);
-    let answer: RegisterResponse = read_json(call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT))?)?;
-    let named = ClusterId::parse(&answer.cluster_id)
+    let answer: CredentialAnswer = read_json(call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT))?)?;
+    let cluster_id = answer.cluster_id.as_deref().ok_or(Fault::Unreadable("its cluster id is missing"))?;
+    let cluster_id = ClusterId::parse(cluster_id)
         .map_err(|_| Fault::Unreadable("its cluster id cannot be the value of a Kubernetes label"))?;
-    if cluster_id.is_some_and(|wanted| *wanted != named) {
-        return Err(Fault::Unreadable("it registered another cluster than the configured one"));
-    }
-    let bearer = Bearer::new(&answer.token, answer.expires_at).map_err(unusable_token)?;
-    Ok((named, bearer))
+    Ok((cluster_id, issued(answer)?))
+}
+
+/// The longest token, and 8 KiB for names, keys and a certificate request.
+const REGISTRATION_BYTES: usize = limits::BEARER_MAX.saturating_add(8 * 1024);
+
+fn issued(answer: CredentialAnswer) -> Result<Issued, Fault> {
+    let mac_key = match &answer.mac_key {
+        None => None,
+        Some(text) => {
+            let key = MacKey::given(text).ok_or(Fault::Unreadable("its macKey is not 32 bytes in base64url"))?;
+            Some(Arc::new(key))
+        }
+    };
+    let bearer = Bearer {
+        rotate_after: answer.rotate_after,
+        issued_at: Some(Timestamp::from_unix_seconds(clock::unix_seconds())),
+        mac_key,
+        ..Bearer::new(&answer.token, answer.expires_at).map_err(unusable_token)?
+    };
+    let CredentialAnswer { signing_keys, ca_bundle, client_certificate, .. } = answer;
+    Ok(Issued { bearer, signing_keys, ca_bundle, client_certificate })
+}
+
+/// The path with its query, as it stands in the request line.
+fn path_of(request: &Request<Vec<u8>>) -> String {
+    request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned()
+}
+
+fn add_header(request: &mut Request<Vec<u8>>, name: &'static str, value: &str) -> Result<(), Fault> {
+    let value = HeaderValue::from_str(value).map_err(|_| Fault::Unreadable("our own header"))?;
+    request.headers_mut().insert(name, value);
+    Ok(())
 }
 
 fn unusable_token(error: StoreError) -> Fault {

@@ -15,18 +15,52 @@ pub mod hold;
 pub mod intake;
 pub mod keeper;
 pub mod longpoll;
+pub mod machine;
+pub mod provided;
+pub mod registration;
+pub mod rotation;
+pub mod seal;
+pub mod secret_file;
+pub mod store;
 pub mod stream;
 
 use std::time::Duration;
 
-pub use credential::{Bearer, Credential, CredentialStore, StateDirectory, StoreError};
+pub use credential::{Bearer, Credential, CredentialStore, StoreError};
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use fault::Fault;
 pub use health::Health;
 pub use keeper::Keeper;
 pub use longpoll::LongPoll;
+pub use provided::Provided;
+pub use registration::{Demands, Registration, RegistrationError};
+pub use store::StateDirectory;
+
+use machine::{Binding, Machine, Resemblance};
 
 use crate::protocol::{Event, JobId, JobResult, StatusUpdate};
+
+/// Whether a credential belongs to another machine than this one, as far as anybody can tell.
+#[must_use]
+pub fn is_another_machine(credential: &Credential) -> bool {
+    resemblance(credential).is_some_and(|(resemblance, _)| resemblance == Resemblance::Another)
+}
+
+/// Notes what has changed about the machine since the credential was bound to it; whether there is anything to store.
+pub fn rebind(credential: &mut Credential) -> bool {
+    let Some((Resemblance::Changed | Resemblance::Unknown, now)) = resemblance(credential) else { return false };
+    let renewed = credential.machine.clone().unwrap_or_default().renewed(now);
+    if credential.machine.as_ref() == Some(&renewed) {
+        return false;
+    }
+    credential.machine = Some(renewed);
+    true
+}
+
+fn resemblance(credential: &Credential) -> Option<(Resemblance, Binding)> {
+    let now = Machine::find().bind(credential.keys.as_ref()?.identity());
+    Some((credential.machine.as_ref()?.compare(&now), now))
+}
 
 /// Where jobs come from.
 pub trait JobSource: Send + Sync {

@@ -98,13 +98,15 @@ impl Line {
     pub fn run(&self, request: Request<Vec<u8>>, patience: Patience) -> Result<Response<Body>, NetError> {
         self.allow(request.uri())?;
         let (mut head, body) = request.into_parts();
+        // A registration's body holds the one-time token.
+        let body = zeroize::Zeroizing::new(body);
         let answer = if body.is_empty() {
             if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
                 head.headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from_static("0"));
             }
             self.send(Request::from_parts(head, ()), patience)
         } else {
-            self.send(Request::from_parts(head, body), patience)
+            self.send(Request::from_parts(head, body.as_slice()), patience)
         };
         let paced = matches!(patience, Patience::Answer(_));
         let answer = answer.map_err(NetError::from_ureq)?;

@@ -22,6 +22,7 @@ mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
 mod memory;
+mod memory_image;
 mod never_lose;
 mod offline;
 mod proxy;

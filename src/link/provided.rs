@@ -1,0 +1,110 @@
+//! What systemd provides to the unit, in `$CREDENTIALS_DIRECTORY`: files that can be read and never written
+//! (systemd.exec(5), `LoadCredential=`).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::credential::StoreError;
+use super::seal::Seal;
+use super::secret_file::{Closed, open, read_bytes};
+
+/// The variable that names the directory.
+const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// The one-time token.
+const TOKEN: &str = "pullet.token";
+
+/// The keyring to pin.
+const KEYRING: &str = "pullet.keyring";
+
+/// Further authorities, PEM.
+const CA: &str = "pullet.ca";
+
+/// A key that wraps what is stored.
+const KEY: &str = "pullet.key";
+
+/// The directory of a unit's credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provided(PathBuf);
+
+/// Whether a file is one that systemd provides.
+#[must_use]
+pub fn is_provided(path: &Path) -> bool {
+    Provided::find().is_some_and(|provided| path.parent() == Some(provided.0.as_path()))
+}
+
+impl Provided {
+    /// The directory that the environment names; none where it names none, or not from the root.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
+        directory.is_absolute().then_some(Self(directory))
+    }
+
+    /// The file with the one-time token.
+    #[must_use]
+    pub fn token(&self) -> Option<PathBuf> {
+        self.file(TOKEN)
+    }
+
+    /// The file with the keyring to pin.
+    #[must_use]
+    pub fn keyring(&self) -> Option<PathBuf> {
+        self.file(KEYRING)
+    }
+
+    /// The file with further authorities.
+    #[must_use]
+    pub fn ca(&self) -> Option<PathBuf> {
+        self.file(CA)
+    }
+
+    /// What wraps the stored credential.
+    ///
+    /// # Errors
+    /// When the key is there and cannot be used.
+    pub fn seal(&self) -> Result<Option<Seal>, StoreError> {
+        let path = self.0.join(KEY);
+        let file = match open(&path, Closed::BySystemd) {
+            Err(StoreError::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let key = read_bytes(file, &path)?;
+        match Seal::new(&key) {
+            Some(seal) => Ok(Some(seal)),
+            None => {
+                Err(StoreError::Unsafe(path, "it is shorter than 16 bytes (head -c 32 /dev/urandom makes a good key)"))
+            }
+        }
+    }
+
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        let path = self.0.join(name);
+        // Opening it will say what is wrong with it, if anything is.
+        path.symlink_metadata().is_ok().then_some(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Provided, StoreError};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_key_is_taken_when_it_is_long_enough_and_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let provided = Provided(directory.path().to_owned());
+        assert!(provided.seal().unwrap().is_none() && provided.token().is_none() && provided.ca().is_none());
+        let path = directory.path().join("pullet.key");
+        let set_mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::write(&path, [0; 15]).unwrap();
+        set_mode(0o600);
+        assert!(matches!(provided.seal(), Err(StoreError::Unsafe(_, fault)) if fault.contains("16 bytes")));
+        std::fs::write(&path, [0; 16]).unwrap();
+        assert!(provided.seal().unwrap().is_some());
+        set_mode(0o604);
+        assert!(matches!(provided.seal(), Err(StoreError::Unsafe(_, fault)) if fault.contains("chmod 600")));
+        std::fs::write(directory.path().join("pullet.token"), "t").unwrap();
+        assert_eq!(provided.token(), Some(directory.path().join("pullet.token")));
+    }
+}

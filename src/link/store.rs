@@ -1,0 +1,582 @@
+//! What is kept in the state directory, as long as there is no cluster to hold it.
+//!
+//! | file | |
+//! |---|---|
+//! | `credential.json` | the credential with its keys |
+//! | `keys.json` | the keys of a registration that has no answer yet |
+//! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
+//! | `lock` | one agent acts on one directory |
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ring::rand::SystemRandom;
+use rustix::fs::{self, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::credential::{Bearer, Credential, CredentialStore, StoreError};
+use super::machine::Binding;
+use super::seal::Seal;
+use super::secret_file::{self, Closed};
+use crate::protocol::{ClusterId, Timestamp};
+use crate::trust::base64url;
+use crate::trust::identity::NodeKeys;
+use crate::trust::mac::MacKey;
+
+/// The credential in the state directory: `credential.json`, mode 0600, written beside and renamed.
+#[derive(Debug)]
+pub struct StateDirectory {
+    path: PathBuf,
+    handle: OwnedFd,
+    /// Wraps what is written.
+    seal: Option<Seal>,
+    /// Held as long as this value lives: one agent acts on one state directory.
+    _lock: OwnedFd,
+}
+
+const CREDENTIAL: &str = "credential.json";
+const KEYS: &str = "keys.json";
+const COPY: &str = "credential.before.json";
+const NEW: &str = ".credential.json.new";
+const LOCK: &str = "lock";
+
+/// Two bearers of the usual length and what stands around them.
+const REHEARSAL_BYTES: usize = 8 * 1024;
+
+impl StateDirectory {
+    /// Opens the directory, makes it (0700) where it is not there, and takes its lock.
+    ///
+    /// # Errors
+    /// When it cannot be made or opened, is open to others, or another agent uses it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_sealed(path, None)
+    }
+
+    /// As [`StateDirectory::open`]; what is written is wrapped where there is a seal. What was written without one is
+    /// read all the same.
+    ///
+    /// # Errors
+    /// As for [`StateDirectory::open`].
+    pub fn open_sealed(path: &Path, seal: Option<Seal>) -> Result<Self, StoreError> {
+        let io = |error: io::Error| StoreError::Io(path.to_owned(), error);
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        if parent.exists() && !parent.is_dir() {
+            return Err(StoreError::Unsafe(parent.to_owned(), "it is not a directory"));
+        }
+        std::fs::create_dir_all(parent).map_err(io)?;
+        match fs::mkdir(path, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(io(error.into())),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+            rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR if path.is_symlink() => {
+                StoreError::Unsafe(path.to_owned(), "it is a link (name the directory itself)")
+            }
+            rustix::io::Errno::NOTDIR => StoreError::Unsafe(path.to_owned(), "it is not a directory"),
+            error => io(error.into()),
+        })?;
+        let status = fs::fstat(&handle).map_err(|error| io(error.into()))?;
+        if status.st_mode & 0o022 != 0 {
+            return Err(StoreError::Unsafe(path.to_owned(), "others may write to it (chmod go-w)"));
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = fs::openat(&handle, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(|error| io(error.into()))?;
+        if fs::flock(&lock, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
+        }
+        Ok(Self { path: path.to_owned(), handle, seal, _lock: lock })
+    }
+
+    /// The directory itself, for the files of others in it.
+    #[must_use]
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// Writes beside and renames: a power cut leaves the old file or the new one.
+    fn replace(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
+        self.write_new(text)?;
+        fs::renameat(&self.handle, NEW, &self.handle, name).map_err(|error| self.io(name, error))?;
+        fs::fsync(&self.handle).map_err(|error| self.io(name, error))
+    }
+
+    fn write_new(&self, text: &[u8]) -> Result<(), StoreError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            fs::openat(&self.handle, NEW, flags, Mode::RUSR | Mode::WUSR).map_err(|error| self.io(NEW, error))?;
+        let mut file = File::from(file);
+        file.write_all(text).map_err(|error| self.io(NEW, error))?;
+        file.sync_all().map_err(|error| self.io(NEW, error))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        match fs::unlinkat(&self.handle, name, fs::AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(self.io(name, error)),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>, StoreError> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match fs::openat(&self.handle, name, flags, Mode::empty()) {
+            Ok(file) => secret_file::check(file, &path, Closed::ToOthers)?,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::LOOP) => return Err(StoreError::Unsafe(path, "it is a link")),
+            Err(error) => return Err(self.io(name, error)),
+        };
+        secret_file::read_text(file, &path).map(Some)
+    }
+
+    /// Reads a file and takes its wrapping off.
+    fn unwrap(&self, name: &str) -> Result<Option<Zeroizing<String>>, StoreError> {
+        let Some(text) = self.read(name)? else { return Ok(None) };
+        match serde_json::from_str::<Wrapped<'_>>(&text) {
+            Ok(Wrapped { version: VERSION, sealed: Some(sealed) }) => {
+                let opened = self.seal.as_ref().and_then(|seal| seal.open(name, sealed));
+                opened.map(Some).ok_or_else(|| StoreError::Sealed(self.path.join(name)))
+            }
+            Ok(Wrapped { version: VERSION, sealed: None }) => Ok(Some(text)),
+            _ => Err(StoreError::Malformed(self.path.join(name))),
+        }
+    }
+
+    /// Wraps a text where there is a seal, and writes it.
+    fn wrap(&self, name: &str, text: &Zeroizing<Vec<u8>>) -> Result<(), StoreError> {
+        let Some(seal) = &self.seal else { return self.replace(name, text) };
+        let sealed = seal.seal(name, text, &SystemRandom::new()).ok_or(StoreError::NoRandomness)?;
+        let wrapped = Wrapped { version: VERSION, sealed: Some(&sealed) };
+        self.replace(name, &serde_json::to_vec(&wrapped).unwrap_or_default())
+    }
+
+    fn io(&self, name: &str, error: impl Into<io::Error>) -> StoreError {
+        StoreError::Io(self.path.join(name), error.into())
+    }
+}
+
+impl CredentialStore for StateDirectory {
+    fn load(&self) -> Result<Option<Credential>, StoreError> {
+        let Some(text) = self.unwrap(CREDENTIAL)? else { return Ok(None) };
+        let malformed = || StoreError::Malformed(self.path.join(CREDENTIAL));
+        let stored: Stored<'_> = serde_json::from_str(&text).map_err(|_| malformed())?;
+        stored.into_credential().map(Some).map_err(|error| error.unwrap_or_else(malformed))
+    }
+
+    /// Writes as much as a credential could take.
+    fn rehearse(&self) -> Result<(), StoreError> {
+        self.write_new(&[b' '; REHEARSAL_BYTES])?;
+        self.remove(NEW)
+    }
+
+    fn save(&self, credential: &Credential) -> Result<(), StoreError> {
+        let keys = credential.keys.as_deref().map(KeyTexts::of);
+        let bearers = [Some(&credential.current), credential.previous.as_ref()];
+        let mac_keys = bearers.map(|bearer| bearer.and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text()));
+        self.wrap(CREDENTIAL, &written(&Stored::of(credential, keys.as_ref(), &mac_keys)))?;
+        self.remove(KEYS)
+    }
+
+    fn pending_keys(&self) -> Result<Option<NodeKeys>, StoreError> {
+        let Some(text) = self.unwrap(KEYS)? else { return Ok(None) };
+        let keys = serde_json::from_str::<StoredPending<'_>>(&text).ok().and_then(|stored| stored.keys.parse());
+        keys.map(Some).ok_or_else(|| StoreError::Malformed(self.path.join(KEYS)))
+    }
+
+    fn keep_keys(&self, keys: &NodeKeys) -> Result<(), StoreError> {
+        let texts = KeyTexts::of(keys);
+        self.wrap(KEYS, &written(&StoredPending { version: VERSION, keys: texts.stored() }))
+    }
+
+    fn keep_copy(&self) -> Result<(), StoreError> {
+        match self.read(CREDENTIAL) {
+            Ok(Some(text)) => self.replace(COPY, text.as_bytes()),
+            Ok(None) => Ok(()),
+            // Whatever it is, it goes out of the way, and can be looked at.
+            Err(StoreError::Io(path, error)) => Err(StoreError::Io(path, error)),
+            Err(_) => fs::renameat(&self.handle, CREDENTIAL, &self.handle, COPY).map_err(|error| self.io(COPY, error)),
+        }
+    }
+
+    fn put_back(&self) -> Result<(), StoreError> {
+        match fs::renameat(&self.handle, COPY, &self.handle, CREDENTIAL) {
+            Ok(()) => fs::fsync(&self.handle).map_err(|error| self.io(CREDENTIAL, error)),
+            Err(rustix::io::Errno::NOENT) => self.remove(CREDENTIAL),
+            Err(error) => Err(self.io(CREDENTIAL, error)),
+        }
+    }
+
+    fn forget_copy(&self) -> Result<(), StoreError> {
+        self.remove(COPY)
+    }
+}
+
+/// Writes into one buffer of the full size: a growing one would leave copies of the secrets behind.
+fn written(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
+    let mut text = Zeroizing::new(Vec::with_capacity(REHEARSAL_BYTES * 4));
+    // A struct of texts and numbers: writing it to memory does not fail.
+    let _ = serde_json::to_writer(&mut *text, value);
+    text
+}
+
+/// What every file is at its outside. A newer version is refused, not guessed at.
+#[derive(Serialize, Deserialize)]
+struct Wrapped<'a> {
+    version: u32,
+    #[serde(borrow, default)]
+    sealed: Option<&'a str>,
+}
+
+/// The credential's shape.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored<'a> {
+    version: u32,
+    cluster_id: &'a str,
+    endpoint: &'a str,
+    generation: u64,
+    #[serde(borrow)]
+    current: StoredBearer<'a>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    previous: Option<StoredBearer<'a>>,
+    observed_token: &'a str,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    keys: Option<StoredKeys<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<StoredMachine>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredBearer<'a> {
+    token: &'a str,
+    #[serde(default, deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
+    rotate_after: Option<Timestamp>,
+    #[serde(default, deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
+    issued_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac_key: Option<&'a str>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredKeys<'a> {
+    identity: &'a str,
+    payload: &'a str,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload_before: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredPending<'a> {
+    version: u32,
+    #[serde(borrow)]
+    keys: StoredKeys<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredMachine {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
+}
+
+/// Keys in base64url, wiped when dropped.
+struct KeyTexts {
+    identity: Zeroizing<String>,
+    payload: Zeroizing<String>,
+    payload_before: Option<Zeroizing<String>>,
+}
+
+const VERSION: u32 = 1;
+
+impl KeyTexts {
+    fn of(keys: &NodeKeys) -> Self {
+        let text = |bytes: &[u8; 32]| Zeroizing::new(base64url::encode(bytes));
+        Self {
+            identity: text(keys.identity()),
+            payload: text(keys.payload()),
+            payload_before: keys.payload_before().map(|bytes| text(bytes)),
+        }
+    }
+
+    fn stored(&self) -> StoredKeys<'_> {
+        StoredKeys {
+            identity: &self.identity,
+            payload: &self.payload,
+            payload_before: self.payload_before.as_deref().map(String::as_str),
+        }
+    }
+}
+
+impl StoredKeys<'_> {
+    fn parse(&self) -> Option<NodeKeys> {
+        NodeKeys::parse(self.identity, self.payload, self.payload_before)
+    }
+}
+
+impl<'a> StoredBearer<'a> {
+    fn of(bearer: &'a Bearer, mac_key: Option<&'a Zeroizing<String>>) -> Self {
+        Self {
+            token: bearer.token.expose(),
+            expires_at: bearer.expires_at,
+            rotate_after: bearer.rotate_after,
+            issued_at: bearer.issued_at,
+            mac_key: mac_key.map(|text| text.as_str()),
+        }
+    }
+
+    fn parse(self) -> Result<Bearer, Option<StoreError>> {
+        let mac_key = match self.mac_key {
+            Some(text) => Some(Arc::new(MacKey::given(text).ok_or(None)?)),
+            None => None,
+        };
+        let bearer = Bearer::new(self.token, self.expires_at).map_err(Some)?;
+        Ok(Bearer { rotate_after: self.rotate_after, issued_at: self.issued_at, mac_key, ..bearer })
+    }
+}
+
+impl<'a> Stored<'a> {
+    fn of(
+        credential: &'a Credential,
+        keys: Option<&'a KeyTexts>,
+        [current, previous]: &'a [Option<Zeroizing<String>>; 2],
+    ) -> Self {
+        Self {
+            version: VERSION,
+            cluster_id: credential.cluster_id.as_str(),
+            endpoint: &credential.endpoint,
+            generation: credential.generation,
+            current: StoredBearer::of(&credential.current, current.as_ref()),
+            previous: credential.previous.as_ref().map(|bearer| StoredBearer::of(bearer, previous.as_ref())),
+            observed_token: &credential.observed_token,
+            keys: keys.map(KeyTexts::stored),
+            machine: credential
+                .machine
+                .as_ref()
+                .map(|machine| StoredMachine { id: machine.id.clone(), serial: machine.serial.clone() }),
+        }
+    }
+
+    /// The error is none where the text is no credential.
+    fn into_credential(self) -> Result<Credential, Option<StoreError>> {
+        let keys = match self.keys {
+            Some(keys) => Some(Arc::new(keys.parse().ok_or(None)?)),
+            None => None,
+        };
+        Ok(Credential {
+            cluster_id: ClusterId::parse(self.cluster_id).map_err(|_| None)?,
+            endpoint: self.endpoint.to_owned(),
+            generation: self.generation,
+            current: self.current.parse()?,
+            previous: self.previous.map(StoredBearer::parse).transpose()?,
+            observed_token: self.observed_token.to_owned(),
+            keys,
+            machine: self.machine.map(|machine| Binding { id: machine.id, serial: machine.serial }),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bearer, Credential, CredentialStore, StateDirectory, StoreError};
+    use crate::limits;
+    use crate::link::machine::Binding;
+    use crate::link::seal::Seal;
+    use crate::protocol::{ClusterId, Timestamp};
+    use crate::trust::base64url;
+    use crate::trust::identity::NodeKeys;
+    use crate::trust::mac::MacKey;
+    use ring::rand::SystemRandom;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const TOKEN: &str = "abcdefghijklmnopqrstuv";
+
+    fn credential(token: &str) -> Credential {
+        Credential {
+            cluster_id: ClusterId::parse("c1").unwrap(),
+            endpoint: "https://a/base".into(),
+            generation: 3,
+            current: Bearer {
+                rotate_after: Some(Timestamp::from_unix_seconds(8)),
+                issued_at: Some(Timestamp::from_unix_seconds(7)),
+                mac_key: MacKey::given(&base64url::encode(&[5; 32])).map(Arc::new),
+                ..Bearer::new(token, Some(Timestamp::from_unix_seconds(9))).unwrap()
+            },
+            previous: Some(Bearer::new(TOKEN, None).unwrap()),
+            observed_token: "0011223344556677".into(),
+            keys: Some(Arc::new(
+                NodeKeys::parse(&base64url::encode(&[1; 32]), &base64url::encode(&[2; 32]), None).unwrap(),
+            )),
+            machine: Some(Binding { id: Some("m".into()), serial: None }),
+        }
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_is_closed_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/state");
+        let store = StateDirectory::open(&path).unwrap();
+        assert!(store.load().unwrap().is_none());
+        store.save(&credential("1234567890123456789012")).unwrap();
+        let loaded = store.load().unwrap().unwrap();
+        assert_eq!(loaded.current.token.expose(), "1234567890123456789012");
+        assert_eq!(loaded.current.expires_at, Some(Timestamp::from_unix_seconds(9)));
+        assert_eq!(loaded.current.rotate_after, Some(Timestamp::from_unix_seconds(8)));
+        assert_eq!(loaded.current.issued_at, Some(Timestamp::from_unix_seconds(7)));
+        assert_eq!(loaded.current.mac_key.unwrap().to_text().as_str(), base64url::encode(&[5; 32]));
+        assert_eq!(loaded.machine, Some(Binding { id: Some("m".into()), serial: None }));
+        assert_eq!(loaded.keys.unwrap().payload().as_slice(), [2; 32]);
+        let previous = loaded.previous.unwrap();
+        assert_eq!((previous.token.expose(), previous.mac_key.is_none()), (TOKEN, true));
+        assert_eq!((loaded.generation, loaded.endpoint.as_str()), (3, "https://a/base"));
+        let mode = std::fs::metadata(path.join("credential.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn one_agent_acts_on_one_state_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = StateDirectory::open(directory.path()).unwrap();
+        assert!(
+            matches!(StateDirectory::open(directory.path()), Err(StoreError::Unsafe(_, fault)) if fault.contains("another"))
+        );
+        drop(first);
+        assert!(StateDirectory::open(directory.path()).is_ok());
+    }
+
+    #[test]
+    fn a_truncated_a_foreign_and_a_newer_file_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = StateDirectory::open(directory.path()).unwrap();
+        store.save(&credential(TOKEN)).unwrap();
+        let path = directory.path().join("credential.json");
+        let whole = std::fs::read_to_string(&path).unwrap();
+        for text in [
+            "",
+            "{}",
+            "[1]",
+            "null",
+            &whole[..whole.len() - 1],
+            &whole.replace("\"version\":1", "\"version\":2"),
+            &whole.replace("\"generation\":3", "\"generation\":\"3\""),
+            &whole.replace("\"c1\"", "\"c 1\""),
+            &whole.replace(&base64url::encode(&[5; 32]), &base64url::encode(&[5; 31])),
+            &whole.replace(&base64url::encode(&[1; 32]), "no key"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(matches!(store.load(), Err(StoreError::Malformed(_))), "{text}");
+        }
+        std::fs::write(&path, whole.replace(TOKEN, "short")).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Token(_))));
+    }
+
+    #[test]
+    fn open_files_links_and_large_files_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = StateDirectory::open(directory.path()).unwrap();
+        store.save(&credential(TOKEN)).unwrap();
+        let path = directory.path().join("credential.json");
+        set_mode(&path, 0o640);
+        assert!(matches!(store.load(), Err(StoreError::Unsafe(_, fault)) if fault.contains("chmod 600")));
+        set_mode(&path, 0o600);
+        std::fs::write(&path, vec![b' '; usize::try_from(limits::SECRET_FILE_BYTES).unwrap() + 1]).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Unsafe(_, fault)) if fault.contains("larger")));
+        std::fs::remove_file(&path).unwrap();
+        symlink("/etc/passwd", &path).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Unsafe(_, "it is a link"))));
+    }
+
+    #[test]
+    fn a_state_directory_that_others_may_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        set_mode(directory.path(), 0o777);
+        assert!(matches!(StateDirectory::open(directory.path()), Err(StoreError::Unsafe(..))));
+    }
+
+    #[test]
+    fn what_is_no_directory_or_a_link_to_one_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        std::fs::write(&file, "").unwrap();
+        symlink(directory.path(), &link).unwrap();
+        let fault = |path: &Path| match StateDirectory::open(path) {
+            Err(StoreError::Unsafe(_, fault)) => fault,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fault(&file), "it is not a directory");
+        assert_eq!(fault(&file.join("below")), "it is not a directory");
+        assert!(fault(&link).starts_with("it is a link"));
+    }
+
+    #[test]
+    fn pending_keys_wait_for_their_credential() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = StateDirectory::open(directory.path()).unwrap();
+        assert!(store.pending_keys().unwrap().is_none());
+        let keys = NodeKeys::generate(&SystemRandom::new()).unwrap();
+        store.keep_keys(&keys).unwrap();
+        assert_eq!(store.pending_keys().unwrap().unwrap().identity(), keys.identity());
+        store.save(&Credential { keys: Some(Arc::new(keys)), ..credential(TOKEN) }).unwrap();
+        assert!(store.pending_keys().unwrap().is_none(), "they are in the credential now");
+        std::fs::write(directory.path().join("keys.json"), "{\"version\":1,\"keys\":{}}").unwrap();
+        set_mode(&directory.path().join("keys.json"), 0o600);
+        assert!(matches!(store.pending_keys(), Err(StoreError::Malformed(_))));
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_its_key_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = |key: Option<u8>| {
+            let seal = key.map(|byte| Seal::new(&[byte; 32]).unwrap());
+            StateDirectory::open_sealed(directory.path(), seal).unwrap()
+        };
+        store(None).save(&credential("1234567890123456789012")).unwrap();
+        let sealed = store(Some(1));
+        assert_eq!(sealed.load().unwrap().unwrap().generation, 3, "one of before is read");
+        sealed.save(&credential("1234567890123456789012")).unwrap();
+        assert_eq!(sealed.load().unwrap().unwrap().current.token.expose(), "1234567890123456789012");
+        let text = std::fs::read_to_string(directory.path().join("credential.json")).unwrap();
+        assert!(!text.contains("1234567890123456789012") && !text.contains("c1"), "{text}");
+        drop(sealed);
+        for key in [None, Some(2)] {
+            assert!(matches!(store(key).load(), Err(StoreError::Sealed(_))), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_can_be_put_back_or_forgotten_whatever_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = StateDirectory::open(directory.path()).unwrap();
+        let path = directory.path().join("credential.json");
+        store.keep_copy().unwrap();
+        store.put_back().unwrap();
+        assert!(store.load().unwrap().is_none());
+        store.save(&credential(TOKEN)).unwrap();
+        store.keep_copy().unwrap();
+        store.save(&credential("1234567890123456789012")).unwrap();
+        store.put_back().unwrap();
+        assert_eq!(store.load().unwrap().unwrap().current.token.expose(), TOKEN);
+        std::fs::write(&path, "rubbish").unwrap();
+        set_mode(&path, 0o644);
+        store.keep_copy().unwrap();
+        assert!(store.load().unwrap().is_none());
+        store.save(&credential(TOKEN)).unwrap();
+        store.forget_copy().unwrap();
+        assert!(!directory.path().join("credential.before.json").exists());
+    }
+}
