@@ -126,7 +126,7 @@ fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
             return Err(UsageError::Surplus(argument.chars().take(64).collect()));
         };
         let (name, value) = body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value)));
-        let is_switch = name == SWITCH;
+        let is_switch = SWITCHES.contains(&name);
         if name != CONFIG && !KEYS.iter().any(|key| key.replace('_', "-") == name) {
             let flag: String = name.chars().take(64).collect();
             let near = closest(&flag, KEYS.into_iter().chain([CONFIG]));
@@ -153,8 +153,8 @@ fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
 /// The flag that has no key in the file.
 const CONFIG: &str = "config";
 
-/// The one flag that needs no value.
-const SWITCH: &str = "allow-plain-http-loopback";
+/// The flags that need no value.
+const SWITCHES: [&str; 2] = ["allow-plain-http-loopback", "require-encrypted-secrets"];
 
 /// What `pullet help` shows.
 #[must_use]
@@ -240,6 +240,7 @@ mod tests {
         assert_eq!(run("run --allow-plain-http-loopback").allow_plain_http_loopback, Some(true));
         assert_eq!(run("run --allow-plain-http-loopback=true").allow_plain_http_loopback, Some(true));
         assert_eq!(run("run --allow-plain-http-loopback=false").allow_plain_http_loopback, Some(false));
+        assert_eq!(run("run --require-encrypted-secrets --wait 5").require_encrypted_secrets, Some(true));
         assert!(error("run --allow-plain-http-loopback=maybe").contains("true or false"));
     }
 

@@ -24,6 +24,7 @@ mod layers;
 mod memory;
 mod never_lose;
 mod offline;
+mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;
