@@ -24,6 +24,9 @@ pub const JOB_NODES: usize = 8_192;
 /// Nesting of arrays and objects in one job.
 pub const JOB_DEPTH: usize = 32;
 
+/// A file with one job for `pullet check`: the job, and as much space between its tokens three times over.
+pub const CHECK_FILE_BYTES: usize = 4 * JOB_BYTES;
+
 /// The address of a chart; a longer one matches nothing.
 pub const CHART_URL_BYTES: usize = 2_048;
 
