@@ -11,6 +11,7 @@ mod agent_on_cluster;
 mod apiserver;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod check;
 mod command_line;
 mod contract;
 mod directory;
