@@ -93,12 +93,14 @@ pub struct Settings {
     #[argh(option, arg_name = "name")]
     pub allow_namespace: Vec<String>,
 
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// charts that jobs may have installed: https://HOST/PATH or oci://HOST/PATH, with /* at its end for all
     /// below, with #NAME or #NAME@VERSION for one chart; catalog:ID; or * for everything (repeat for more;
     /// default: none)
     #[argh(option, arg_name = "chart")]
     pub allow_chart: Vec<String>,
 
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// a type of operations that jobs may request: Backup, Migration, Restore, RunCommand, Runbook or Upgrade
     /// (repeat for more; default: all)
     #[argh(option, arg_name = "type")]
