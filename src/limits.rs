@@ -54,6 +54,26 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// The header segment of an encrypted payload: 250 bytes as we write it.
 pub const ENVELOPE_HEADER_BYTES: usize = 1_024;
 
+/// A file with one job for `pullet check`: the job, and as much space between its tokens three times over.
+pub const CHECK_FILE_BYTES: usize = 4 * JOB_BYTES;
+
+/// The address of a chart; a longer one matches nothing.
+pub const CHART_URL_BYTES: usize = 2_048;
+
+/// The name or version of a chart, or an id of the catalog.
+pub const CHART_NAME_BYTES: usize = 253;
+
+/// How far behind `-----BEGIN ` of a PEM block `PRIVATE KEY` is looked for: the longest label in use, `ENCRYPTED PRIVATE
+/// KEY`, has 21 bytes; three times that.
+pub const PEM_LABEL_BYTES: usize = 64;
+
+/// Characters of a path into a job's values in a message: with what to do about it, the message stays below
+/// [`ERROR_BYTES`].
+pub const POLICY_PATH_CHARS: usize = 200;
+
+/// Characters of somebody else's name in a refusal.
+pub const POLICY_NAME_CHARS: usize = 128;
+
 /// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
 pub const JOB_ID_BYTES: usize = 256;
 

@@ -24,7 +24,7 @@ use crate::protocol::{
 };
 use crate::shutdown::Stop;
 use crate::target::{Observation, Target, TargetError};
-use crate::trust::policy::{NamespaceRule, Policy};
+use crate::trust::policy::{NamespaceRule, Policy, Provenance};
 
 /// What a runner stands on.
 pub struct Parts {
@@ -493,7 +493,7 @@ fn read<'a>(arrival: &'a Arrival, policy: &Policy) -> Option<Task<'a>> {
     };
     let key = KeyHash::of(&job.idempotency_key);
     let instruction = job.instruction().map_err(Fault::Malformed).and_then(|mut instruction| {
-        let rule = policy.check(&instruction).map_err(Fault::Refused)?;
+        let rule = policy.check(&instruction, Provenance::default()).map_err(Fault::Refused)?;
         if let (Instruction::Apply(manifest), Some(key)) = (&mut instruction, key) {
             // Who looks at the object later, on this node or another, knows which job made it so.
             manifest.annotations.insert(KEY_HASH_ANNOTATION.to_owned(), key.stamp());
