@@ -18,6 +18,7 @@ use crate::link::{Endpoint, Provided};
 use crate::logging::Format;
 use crate::net::{PlainHttp, ProxySetting};
 use crate::protocol::{ClusterId, GroupKind};
+use crate::trust::Signatures;
 use crate::trust::policy::{ChartPattern, NamespacePattern, OperationType, Policy, Rules};
 
 /// What the agent goes by.
@@ -51,6 +52,10 @@ pub struct Config {
     pub plain_http: PlainHttp,
     /// What jobs may do.
     pub policy: Policy,
+    /// The owner's file that says which keys to pin.
+    pub keyring: Option<PathBuf>,
+    /// What is asked of a job's signature; none = it follows from whether a key is pinned.
+    pub signatures: Option<Signatures>,
     /// When a job counts as succeeded.
     pub succeed_on: SucceedOn,
     /// How long an object may take to be ready.
@@ -117,6 +122,14 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
+    /// Whether a control plane that does not take our keys is of no use.
+    #[must_use]
+    pub fn demands_signatures(&self) -> bool {
+        self.signatures == Some(Signatures::Require)
+            || self.policy.requires_signatures()
+            || self.keyring.is_some() && self.signatures.is_none()
+    }
+
     /// Says what the settings mean. `variable` gives environment variables.
     ///
     /// # Errors
@@ -172,6 +185,12 @@ impl Config {
             target: read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?,
             plain_http,
             policy,
+            keyring: settings.keyring,
+            signatures: choose(
+                "signatures",
+                settings.signatures,
+                &[("require", Signatures::Require), ("warn", Signatures::Warn), ("off", Signatures::Off)],
+            )?,
             succeed_on: choose(
                 "succeed_on",
                 settings.succeed_on,
@@ -460,6 +479,7 @@ mod tests {
             ("journal_size = 16781312", "from 65536"),
             ("heartbeat_interval = 86401", "from 60 to 86400 seconds"),
             ("profile = \"cheap\"", "one of standard, metered"),
+            ("signatures = \"yes\"", "one of require, warn, off"),
             ("poll_interval = 600", "profile = \"metered\""),
             ("monthly_budget = 5", "profile = \"metered\""),
             ("profile = \"metered\"\nmonthly_budget = 0", "from 1 to 1000000 MB"),

@@ -45,6 +45,9 @@ pub const KEYRING_BYTES: usize = 8 * 1024;
 /// Keyrings of one update: a node that missed so many rotations catches up, 128 KiB at the most.
 pub const KEYRING_CHAIN: usize = 16;
 
+/// The owner's file with keyrings: [`KEYRING_CHAIN`] of [`KEYRING_BYTES`], and the ends of their lines.
+pub const KEYRING_FILE_BYTES: u64 = (KEYRING_CHAIN * (KEYRING_BYTES + 2)) as u64;
+
 /// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
 pub const SEQUENCE_STEP: u64 = 1 << 20;
 

@@ -88,6 +88,14 @@ pub struct Settings {
     #[argh(option, arg_name = "group/kind")]
     pub allow_kind: Vec<String>,
 
+    /// the owner's keyrings, one a line, or the fingerprint of the root key: pinned here, so that only signed jobs are done
+    #[argh(option, arg_name = "file")]
+    pub keyring: Option<PathBuf>,
+
+    /// what is asked of a job's signature (default: require where a key is pinned, else warn)
+    #[argh(option, arg_name = "require|warn|off")]
+    pub signatures: Option<String>,
+
     /// a namespace, or PREFIX*, that jobs may use (repeat for more; default: all that are labelled
     /// managed-by=vworkspace or not there yet, but no system namespace)
     #[argh(option, arg_name = "name")]
@@ -154,7 +162,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 28] = [
+pub const KEYS: [&str; 30] = [
     "allow_chart",
     "allow_kind",
     "allow_namespace",
@@ -168,6 +176,7 @@ pub const KEYS: [&str; 28] = [
     "endpoint",
     "heartbeat_interval",
     "journal_size",
+    "keyring",
     "kubeconfig",
     "log_format",
     "log_level",
@@ -177,6 +186,7 @@ pub const KEYS: [&str; 28] = [
     "proxy",
     "ready_timeout",
     "require_encrypted_secrets",
+    "signatures",
     "state_dir",
     "status_file",
     "succeed_on",
@@ -217,6 +227,8 @@ impl Settings {
             context: self.context.or(file.context),
             allow_plain_http_loopback: self.allow_plain_http_loopback.or(file.allow_plain_http_loopback),
             allow_kind: list(self.allow_kind, file.allow_kind),
+            keyring: self.keyring.or(file.keyring),
+            signatures: self.signatures.or(file.signatures),
             allow_namespace: list(self.allow_namespace, file.allow_namespace),
             allow_chart: list(self.allow_chart, file.allow_chart),
             allow_operation: list(self.allow_operation, file.allow_operation),

@@ -114,6 +114,11 @@ pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
     push(outbox, cluster_id, EventKind::CredentialRotated, vec![condition]);
 }
 
+/// A job was refused because it is not trusted.
+pub fn push_refused(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, reason: &str, message: String) {
+    push(outbox, cluster_id, kind, vec![condition("JobVerified", false, reason, message)]);
+}
+
 fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) {
     let (shape, event) = about_us(cluster_id, kind, conditions);
     outbox.push_event(&shape, event);

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::credential::{Credential, CredentialStore, StoreError};
 use super::longpoll::{self, Issued, LongPoll};
 use super::machine::Machine;
+use super::pinned::{PinError, Wanted, pin_first};
 use super::secret_file::observed_token;
 use super::{Endpoint, Fault};
 use crate::net::Profile;
@@ -30,6 +31,8 @@ pub struct Registration<'a> {
     pub display_name: Option<&'a str>,
     /// What may not be left out for a server that does not know it.
     pub demands: Demands,
+    /// What the owner gave to pin.
+    pub pin: Option<&'a Wanted>,
     /// A certificate request in PEM, where a client certificate is wanted.
     pub certificate_request: Option<&'a str>,
 }
@@ -48,6 +51,8 @@ pub struct Demands {
 pub enum RegistrationError {
     /// The server did not register us.
     Fault(Fault),
+    /// The owner's keyring cannot be used.
+    Pin(PinError),
     /// The keys, or the credential that came, could not be stored.
     Store(StoreError),
     /// The new credential was refused at once; the one before is in its place again.
@@ -62,6 +67,7 @@ impl fmt::Display for RegistrationError {
             ),
             Self::Fault(Fault::NotFound) => f.write_str("there is no agent API at this endpoint: check --endpoint"),
             Self::Fault(_) => f.write_str("not registered"),
+            Self::Pin(error) => error.fmt(f),
             Self::Store(_) => f.write_str(
                 "what belongs to a registration could not be stored; make room, and get a new one-time token if this one is used up",
             ),
@@ -76,6 +82,7 @@ impl std::error::Error for RegistrationError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Fault(error) | Self::Unusable(error) => Some(error),
+            Self::Pin(error) => error.source(),
             Self::Store(error) => Some(error),
         }
     }
@@ -170,7 +177,10 @@ impl Registration<'_> {
         before: Option<&Credential>,
     ) -> Result<Credential, RegistrationError> {
         let keys = self.keys(store, before).map_err(RegistrationError::Store)?;
+        // A keyring that is no use is found before a token is used up.
+        pin_first(store, self.pin, &[]).map_err(RegistrationError::Pin)?;
         let (cluster_id, issued) = self.ask(token, &keys).map_err(RegistrationError::Fault)?;
+        pin_first(store, self.pin, &issued.signing_keys).map_err(RegistrationError::Pin)?;
         let endpoint = self.endpoint.to_string();
         // A bearer goes to the origin that issued it, and as the cluster that it is for.
         let previous = before.filter(|before| before.endpoint == endpoint && before.cluster_id == cluster_id);

@@ -99,7 +99,7 @@ impl StateDirectory {
     }
 
     /// Writes beside and renames: a power cut leaves the old file or the new one.
-    fn replace(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn replace(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
         self.write_new(text)?;
         fs::renameat(&self.handle, NEW, &self.handle, name).map_err(|error| self.io(name, error))?;
         fs::fsync(&self.handle).map_err(|error| self.io(name, error))
@@ -121,7 +121,7 @@ impl StateDirectory {
         }
     }
 
-    fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>, StoreError> {
+    pub(super) fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>, StoreError> {
         let path = self.path.join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = match fs::openat(&self.handle, name, flags, Mode::empty()) {
@@ -152,6 +152,10 @@ impl StateDirectory {
         let sealed = seal.seal(name, text, &SystemRandom::new()).ok_or(StoreError::NoRandomness)?;
         let wrapped = Wrapped { version: VERSION, sealed: Some(&sealed) };
         self.replace(name, &serde_json::to_vec(&wrapped).unwrap_or_default())
+    }
+
+    pub(super) fn malformed(&self, name: &str) -> StoreError {
+        StoreError::Malformed(self.path.join(name))
     }
 
     fn io(&self, name: &str, error: impl Into<io::Error>) -> StoreError {

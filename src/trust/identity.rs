@@ -8,6 +8,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::base64url;
+use super::envelope::{PayloadKey, PayloadKeys};
 
 /// Bytes of an Ed25519 seed and of an X25519 secret.
 pub const SECRET_BYTES: usize = 32;
@@ -79,6 +80,15 @@ impl NodeKeys {
     #[must_use]
     pub fn payload_before(&self) -> Option<&SecretBytes> {
         self.payload_before.as_ref()
+    }
+
+    /// The payload keys for decrypting.
+    #[must_use]
+    pub fn payload_keys(&self) -> PayloadKeys {
+        PayloadKeys {
+            present: PayloadKey::from_bytes(&self.payload),
+            previous: self.payload_before.as_ref().map(|bytes| PayloadKey::from_bytes(bytes)),
+        }
     }
 
     /// The identity key for signing; none where ring does not take the seed, which it does any.
