@@ -263,6 +263,10 @@ fn apply_intent<'a>(
 }
 
 fn read<'a, T: Deserialize<'a>>(text: &'a RawValue, what: &'static str) -> Result<T, JobError> {
+    // serde would take a list for an object, too.
+    if !text.get().starts_with('{') {
+        return Err(JobError::Malformed(what));
+    }
     serde_json::from_str(text.get()).map_err(|_| JobError::Malformed(what))
 }
 

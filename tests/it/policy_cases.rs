@@ -117,6 +117,8 @@ fn every_case_of_the_table_ends_as_it_says() {
     let mut wrong = Vec::new();
     for case in &cases {
         let judged = case.judge(&case.policy());
+        let length = judged.as_ref().map_or(0, |(reason, message)| reason.len() + message.len());
+        assert!(length < pullet::limits::ERROR_BYTES, "{}: a result would cut what is to be done", case.name);
         let fits = match (&judged, case.verdict) {
             (None, Verdict::Permit) => case.reason.is_none(),
             (Some((reason, message)), Verdict::Refuse) => {
