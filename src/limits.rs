@@ -463,3 +463,22 @@ pub const KUBECONFIG_NODES: usize = 8_192;
 
 /// Nesting in a kubeconfig: `exec` has six levels.
 pub const KUBECONFIG_DEPTH: usize = 16;
+/// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
+pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
+
+/// A changed certificate that did not work is tried again after this: the server's side may not have changed yet.
+pub const CERTIFICATE_RETRY: Duration = Duration::from_secs(30);
+
+/// How far a date of the control plane and the system clock may lie apart and still agree: `Date` has whole seconds, and
+/// an answer may be on its way for as long as [`RESPONSE_TIMEOUT`].
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Two dates that agree and lie this far apart were not both replayed from one recording.
+pub const CLOCK_WITNESSES_APART: Duration = Duration::from_secs(10 * 60);
+
+/// The floor is written this often at most: 365 small writes a year.
+pub const CLOCK_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `{"version":1,"confirmed":<20 digits>}` is 46 bytes.
+pub const CLOCK_FILE_BYTES: u64 = 256;
+

@@ -82,6 +82,8 @@ enum Taken {
     Known,
     /// It is not ours and comes again; nothing behind it is worked before.
     Left,
+    /// It is not acked while the clock is in doubt, and comes again; what is behind it does not wait.
+    Waits,
 }
 
 impl Runner {
@@ -117,6 +119,7 @@ impl Runner {
                 Some(task) => match self.work_one(task, &arrival).await {
                     Taken::Done => is_new = true,
                     Taken::Known => {}
+                    Taken::Waits => is_whole = false,
                     Taken::Left => return Worked::Partly,
                 },
                 None => {
@@ -154,6 +157,11 @@ impl Runner {
     async fn work_one(&self, task: Task, arrival: &Arrival) -> Taken {
         let known = self.book().ledger.look_up(&task.id, task.key);
         let id = task.id.clone();
+        if task.expires_at.is_some() && known == Known::New && !clock::standing().may_judge() {
+            // Not acked, it comes again; what has no expiry is not held up by it.
+            warn!(job = %id, "the clock of this node is in doubt: a job with an expiry waits until the time is confirmed");
+            return Taken::Waits;
+        }
         if let Err(gate::Fault::Untrusted(error)) = &task.content {
             return match known {
                 _ if error.waits() => {

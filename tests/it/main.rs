@@ -24,6 +24,7 @@ mod kubernetes_observe;
 mod layers;
 mod memory;
 mod memory_image;
+mod mtls;
 mod never_lose;
 mod offline;
 mod policy_cases;
