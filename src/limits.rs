@@ -481,4 +481,3 @@ pub const CLOCK_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `{"version":1,"confirmed":<20 digits>}` is 46 bytes.
 pub const CLOCK_FILE_BYTES: u64 = 256;
-

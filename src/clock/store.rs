@@ -128,8 +128,7 @@ fn read(path: &Path) -> Result<Option<u64>, FloorError> {
 }
 
 /// A pipe in its place does not hold us up, a link is not followed.
-const NOT_A_LINK: i32 =
-    (rustix::fs::OFlags::NOFOLLOW.bits() | rustix::fs::OFlags::NONBLOCK.bits()).cast_signed();
+const NOT_A_LINK: i32 = (rustix::fs::OFlags::NOFOLLOW.bits() | rustix::fs::OFlags::NONBLOCK.bits()).cast_signed();
 
 fn write(path: &Path, confirmed: u64) -> io::Result<()> {
     let beside = path.with_extension("json.new");

@@ -17,7 +17,6 @@ use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
 use super::{Acknowledged, JobSource, Posted, StatusSink};
-use crate::{clock, limits};
 use crate::net::{Body, Line, NetError, Patience, Profile};
 use crate::protocol::{
     ClusterId, CredentialAnswer, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest,
@@ -27,6 +26,7 @@ use crate::secret::Secret;
 use crate::trust::identity::NodeKeys;
 use crate::trust::mac::{self, Covered, MacKey};
 use crate::trust::proof::{self, Claim};
+use crate::{clock, limits};
 
 /// A control plane that is polled.
 pub struct LongPoll {

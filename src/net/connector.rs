@@ -273,8 +273,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| other(NetError::Tls(rustls::Error::General("invalid server name".to_owned()))))?;
-        let mut connection =
-            ClientConnection::new(self.0.now(), name).map_err(|error| other(NetError::Tls(error)))?;
+        let mut connection = ClientConnection::new(self.0.now(), name).map_err(|error| other(NetError::Tls(error)))?;
         connection.set_buffer_limit(Some(limits::CONNECTION_BUFFER_BYTES));
         let mut socket = TransportAdapter::new(Paced(transport), Arc::clone(&details.current_time));
         socket.set_timeout(details.timeout);

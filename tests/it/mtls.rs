@@ -59,7 +59,7 @@ fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
     let (chain, secret) = clients.issue();
     put(&certificate, &chain);
     put(&key, &secret);
-    let mut agent = quick(&testbed).flag("--client-cert", &certificate).flag("--client-key", &key).spawn();
+    let agent = quick(&testbed).flag("--client-cert", &certificate).flag("--client-key", &key).spawn();
     goes_on(&testbed);
     let (chain, secret) = Clients::new().issue();
     put(&key, &secret);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -59,9 +59,8 @@ pub(crate) fn make(
         Some(clients) => builder.with_client_cert_verifier(clients.verifier(provider)),
         None => builder.with_no_client_auth(),
     };
-    let config = builder
-        .with_single_cert(vec![signed.der().clone()], key)
-        .expect("certificate and key belong together");
+    let config =
+        builder.with_single_cert(vec![signed.der().clone()], key).expect("certificate and key belong together");
     (authority.pem(), Arc::new(config))
 }
 
