@@ -82,8 +82,6 @@ enum Taken {
     Known,
     /// It is not ours and comes again; nothing behind it is worked before.
     Left,
-    /// It is not acked while the clock is in doubt, and comes again; what is behind it does not wait.
-    Waits,
 }
 
 impl Runner {
@@ -119,7 +117,6 @@ impl Runner {
                 Some(task) => match self.work_one(task, &arrival).await {
                     Taken::Done => is_new = true,
                     Taken::Known => {}
-                    Taken::Waits => is_whole = false,
                     Taken::Left => return Worked::Partly,
                 },
                 None => {
@@ -158,9 +155,8 @@ impl Runner {
         let known = self.book().ledger.look_up(&task.id, task.key);
         let id = task.id.clone();
         if task.expires_at.is_some() && known == Known::New && !clock::standing().may_judge() {
-            // Not acked, it comes again; what has no expiry is not held up by it.
             warn!(job = %id, "the clock of this node is in doubt: a job with an expiry waits until the time is confirmed");
-            return Taken::Waits;
+            return Taken::Known; // Not acked: it comes again, and holds up nothing.
         }
         if let Err(gate::Fault::Untrusted(error)) = &task.content {
             return match known {

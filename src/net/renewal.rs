@@ -250,9 +250,9 @@ mod tests {
         }
         put(&key, &secret);
         let room = usize::try_from(limits::CLIENT_CERTIFICATE_BYTES).unwrap();
-        put(&certificate, format!("{chain:room$}"));
+        put(&certificate, chain.clone() + &" ".repeat(room - chain.len()));
         assert!(Tls::open(files.clone()).is_ok());
-        put(&certificate, format!("{chain:width$}", width = room + 1));
+        put(&certificate, chain.clone() + &" ".repeat(room - chain.len() + 1));
         assert!(matches!(Tls::open(files.clone()), Err(TlsFileError::Malformed(path)) if path == certificate));
         put(&certificate, "");
         assert!(matches!(Tls::open(files.clone()), Err(TlsFileError::Empty(_))));
