@@ -551,7 +551,7 @@ mod tests {
         sealed.save(&credential("1234567890123456789012")).unwrap();
         assert_eq!(sealed.load().unwrap().unwrap().current.token.expose(), "1234567890123456789012");
         let text = std::fs::read_to_string(directory.path().join("credential.json")).unwrap();
-        assert!(!text.contains("1234567890123456789012") && !text.contains("c1"), "{text}");
+        assert!(!text.contains("1234567890123456789012") && !text.contains("clusterId"), "{text}");
         drop(sealed);
         for key in [None, Some(2)] {
             assert!(matches!(store(key).load(), Err(StoreError::Sealed(_))), "{key:?}");

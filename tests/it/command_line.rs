@@ -143,7 +143,7 @@ fn a_registration_is_done_once_and_says_what_to_do() {
     says(
         &setup.run_to_end("register"),
         1,
-        &["already registered as c1 at https://", "remove", "credential.json first"],
+        &["already registered as c1 at https://", "get a new one-time token and add --force"],
     );
     assert_eq!(testbed.requests_of(Call::Register).len(), 1);
     // The token is used up now: for another state directory it is refused.
@@ -261,7 +261,7 @@ fn a_credential_that_cannot_be_used_is_said_and_left_as_it_is() {
     says(&setup.run_to_end("register"), 0, &["registered as c1"]);
     let file = setup.state_dir().join("credential.json");
     let good = fs::read_to_string(&file).unwrap();
-    let malformed = ["is not a credential of this version", "remove it and register again with a new one-time token"];
+    let malformed = ["is not a credential of this version", "get a new one-time token and run pullet register --force"];
     for text in [
         String::new(),
         "{}".to_owned(),
@@ -287,7 +287,7 @@ fn a_credential_that_cannot_be_used_is_said_and_left_as_it_is() {
     says(
         &elsewhere.run_to_end("run"),
         1,
-        &["was issued by https://127.0.0.1", "set the endpoint back", "register there"],
+        &["was issued by https://127.0.0.1", "set the endpoint back", "register --force"],
     );
     let _agent = setup.spawn();
     goes_on(&testbed);

@@ -127,9 +127,10 @@ pub(crate) fn check_proof(post: &Post<'_>, identity: Option<&str>, once: &mut On
             return Err(refuse(&format!("{name} is {:?} and not {expected:?}", text(name))));
         }
     }
-    let is_now = payload.get("iat").and_then(Value::as_u64).is_some_and(|iat| {
-        pullet::clock::unix_seconds().abs_diff(iat) <= SKEW
-    });
+    let is_now = payload
+        .get("iat")
+        .and_then(Value::as_u64)
+        .is_some_and(|iat| pullet::clock::unix_seconds().abs_diff(iat) <= SKEW);
     if payload.len() != 6 || !is_now {
         return Err(refuse("iat is too far from now, or there are other members"));
     }
