@@ -156,6 +156,7 @@ fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, A
     if link::is_another_machine(&credential) {
         return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
+    store.seal_what_is_open().map_err(AgentError::Store)?;
     if link::rebind(&mut credential) {
         info!("the marks of this machine have changed, but it is the same one; they are noted anew");
         store.save(&credential).map_err(AgentError::Store)?;

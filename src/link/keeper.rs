@@ -38,6 +38,21 @@ impl Keeper {
         rotation::next(&self.held())
     }
 
+    /// Counts the rotations.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.held().generation
+    }
+
+    /// Rotates if nobody else did since the credential was of this generation.
+    ///
+    /// # Errors
+    /// A [`Fault`]; the credential in use stays.
+    pub fn rotate_from(&self, generation: u64) -> Result<(), Fault> {
+        let mut held = self.held();
+        if held.generation == generation { self.rotate_held(&mut held) } else { Ok(()) }
+    }
+
     /// Waits until there is another credential.
     pub async fn changed(&self) {
         self.changed.notified().await;

@@ -79,8 +79,7 @@ fn seconds(timestamp: Timestamp) -> u64 {
     u64::try_from(timestamp.unix_seconds()).unwrap_or(0)
 }
 
-/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause; while
-/// nobody can be reached for long, the loop that polls finds out first that the line is back.
+/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause.
 pub async fn keep(keeper: Arc<Keeper>, health: Arc<Health>, wake: Wake, stop: Stop) {
     let confirming = async {
         confirm(&keeper, &health).await;
@@ -127,7 +126,8 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
         let chore =
             if is_wanted { Some(Chore::Rotate) } else { keeper.next().filter(|(at, _)| *at <= now).map(|due| due.1) };
         let Some(chore) = chore else { continue };
-        if health.is_long_outage() {
+        // Whoever is not let in is probed for rarely, by the loop that polls; that one also finds out that the line is back.
+        if health.is_long_outage() || !is_wanted && health.now().access != Access::Accepted {
             pause = limits::ROTATION_BACKOFF_FIRST;
             continue;
         }
@@ -160,12 +160,12 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
 }
 
 async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
-    let keeper = Arc::clone(keeper);
+    let (keeper, generation) = (Arc::clone(keeper), keeper.generation());
     let done = tokio::task::spawn_blocking(move || match chore {
         Chore::ForgetPrevious => keeper.forget_previous(),
         Chore::Rotate => {
             info!("the credential is rotated");
-            match keeper.rotate() {
+            match keeper.rotate_from(generation) {
                 Err(Fault::Unauthorized(_)) => keeper.recover(),
                 rotated => rotated,
             }

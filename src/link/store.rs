@@ -92,6 +92,23 @@ impl StateDirectory {
         Ok(Self { path: path.to_owned(), handle, seal, _lock: lock })
     }
 
+    /// Wraps a credential that was stored before there was a seal. What it was lies on in the free blocks of the disk.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn seal_what_is_open(&self) -> Result<(), StoreError> {
+        if self.seal.is_none() {
+            return Ok(());
+        }
+        let Some(text) = self.read(CREDENTIAL)? else { return Ok(()) };
+        match serde_json::from_str(&text) {
+            Ok(Wrapped { version: VERSION, sealed: None }) => {
+                self.wrap(CREDENTIAL, &Zeroizing::new(text.as_bytes().to_vec()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The directory itself, for the files of others in it.
     #[must_use]
     pub fn handle(&self) -> BorrowedFd<'_> {
@@ -548,7 +565,8 @@ mod tests {
         store(None).save(&credential("1234567890123456789012")).unwrap();
         let sealed = store(Some(1));
         assert_eq!(sealed.load().unwrap().unwrap().generation, 3, "one of before is read");
-        sealed.save(&credential("1234567890123456789012")).unwrap();
+        sealed.seal_what_is_open().unwrap();
+        sealed.seal_what_is_open().unwrap();
         assert_eq!(sealed.load().unwrap().unwrap().current.token.expose(), "1234567890123456789012");
         let text = std::fs::read_to_string(directory.path().join("credential.json")).unwrap();
         assert!(!text.contains("1234567890123456789012") && !text.contains("clusterId"), "{text}");
