@@ -81,14 +81,12 @@ fn seconds(timestamp: Timestamp) -> u64 {
 
 /// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause.
 pub async fn keep(keeper: Arc<Keeper>, health: Arc<Health>, wake: Wake, stop: Stop) {
-    let confirming = async {
-        confirm(&keeper, &health).await;
-        std::future::pending().await
-    };
+    let mut turning = std::pin::pin!(turn(&keeper, &health, &wake, &stop));
     tokio::select! {
-        () = turn(&keeper, &health, &wake, &stop) => {}
-        () = confirming => {}
+        () = &mut turning => return,
+        () = confirm(&keeper, &health) => {}
     }
+    turning.await;
 }
 
 /// The credential of a registration over another one is accepted: what it replaced is not needed any more.
@@ -144,7 +142,7 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
                 let next_s = pause.as_secs();
                 match chore {
                     Chore::ForgetPrevious => {
-                        debug!(error = %fault, cause, detail, next_s, "the credential before is kept on")
+                        debug!(error = %fault, cause, detail, next_s, "the credential before is kept on");
                     }
                     Chore::Rotate => warn!(
                         error = %fault,

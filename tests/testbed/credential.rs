@@ -2,6 +2,7 @@
 //! and with nothing of the agent's own.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -25,6 +26,16 @@ pub(crate) enum MacRule {
     V1,
     /// Each post has one, with a key that was given with the bearer, once.
     V2,
+}
+
+/// What a server does with a proof of possession.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Proofs {
+    /// It looks at none: a bearer that has ended has ended.
+    #[default]
+    Ignored,
+    /// With a good one a bearer that has ended is rotated.
+    Taken,
 }
 
 /// MACs and proofs that were seen: none is taken twice.
@@ -173,7 +184,10 @@ fn derived(cluster: &str, bearer: &str) -> [u8; 32] {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 pub(crate) fn encode(bytes: &[u8]) -> String {

@@ -40,7 +40,7 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 pub(crate) use answer::{Answer, MEDIA_TYPE};
-pub(crate) use credential::MacRule;
+pub(crate) use credential::{MacRule, Proofs};
 pub(crate) use fault::{Fault, RetryAfter};
 pub(crate) use job::Job;
 pub(crate) use owner::Owner;
@@ -94,7 +94,7 @@ pub(crate) struct Behaviour {
     /// Which MACs it wants.
     pub(crate) mac: MacRule,
     /// Whether a bearer that has ended may be rotated with a proof of possession.
-    pub(crate) proofs: bool,
+    pub(crate) proofs: Proofs,
     /// When it wishes bearers to be rotated, from their issue on: `rotateAfter`.
     pub(crate) rotate_after: Option<Duration>,
     /// Most jobs of one answer; none = all there are.
@@ -113,7 +113,7 @@ impl Default for Behaviour {
             bearer_life: None,
             bearer_overlap: Duration::from_mins(1),
             mac: MacRule::default(),
-            proofs: false,
+            proofs: Proofs::default(),
             rotate_after: None,
             jobs_per_answer: None,
             null_jobs: false,

@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, Refusal};
 use super::check;
-use super::credential::{self, Post};
+use super::credential::{self, Post, Proofs};
 use super::fault::Fault;
 use super::route::{Call, Route};
 use super::state::{Counts, Seen, State};
@@ -317,7 +317,7 @@ fn admit(state: &mut State, call: Call, bearer: &str, head: &Parts, body: &[u8])
     let Some((cluster, mac_key)) = state.issued(bearer) else { return state.authenticate(bearer) };
     let post = Post { head, body, bearer, cluster: &cluster, mac_key };
     if let Err(refusal) = state.authenticate(bearer) {
-        let may_prove = call == Call::Rotate && state.behaviour.proofs;
+        let may_prove = call == Call::Rotate && state.behaviour.proofs == Proofs::Taken;
         if !may_prove || credential::header(&head.headers, "x-vworkspace-proof").is_none() {
             return Err(refusal);
         }

@@ -7,7 +7,7 @@ use pullet::trust::proof::Claim;
 use serde_json::{Value, json};
 
 use super::{Client, Reply};
-use crate::testbed::{MacRule, Testbed};
+use crate::testbed::{MacRule, Proofs, Testbed};
 
 const ROTATE: &str = "/credentials/rotate";
 const PATH: &str = "/api/agent/credentials/rotate";
@@ -81,7 +81,7 @@ fn a_mac_key_is_given_with_each_bearer_and_wanted_from_then_on() {
 #[test]
 fn a_bearer_that_has_ended_rotates_with_a_proof_and_with_nothing_else() {
     let testbed = Testbed::start();
-    testbed.behave(|behaviour| behaviour.proofs = true);
+    testbed.behave(|behaviour| behaviour.proofs = Proofs::Taken);
     let text = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
     let keys = NodeKeys::parse(text, text, None).unwrap();
     let others = NodeKeys::parse(&"A".repeat(43), text, None).unwrap();
@@ -117,7 +117,7 @@ fn a_bearer_that_has_ended_rotates_with_a_proof_and_with_nothing_else() {
     assert_eq!(client.get("/jobs?cluster=c1&wait=0").status, 401, "it is for a rotation");
     assert_eq!(post(&client, &[("x-vworkspace-proof", &good)], "{}").status, 200);
     assert_eq!(post(&client, &[("x-vworkspace-proof", &good)], "{}").error(), "InvalidProof", "a nonce comes once");
-    testbed.behave(|behaviour| behaviour.proofs = false);
+    testbed.behave(|behaviour| behaviour.proofs = Proofs::Ignored);
     let again = Claim { nonce: &[8; 16], ..claim }.sign(&signer);
     assert_eq!(post(&client, &[("x-vworkspace-proof", &again)], "{}").error(), "Unauthenticated");
 }
