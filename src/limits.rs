@@ -24,6 +24,56 @@ pub const JOB_NODES: usize = 8_192;
 /// Nesting of arrays and objects in one job.
 pub const JOB_DEPTH: usize = 32;
 
+/// How many times longer than its text a canonical form can be: `1e15` has 4 bytes and is written with 16. Form and
+/// scratch are made with that room, each at most [`JOB_BYTES`], and 12 bytes note the place of each member that waits
+/// to be sorted: 96 kB for [`JOB_NODES`] of them.
+pub const CANONICAL_GROWTH: usize = 4;
+
+/// The header segment of a JWS: a job id of [`JOB_ID_BYTES`] written in escapes takes 1,536 bytes, the other thirteen
+/// members under 700, and base64url makes four characters of three bytes.
+pub const JWS_HEADER_BYTES: usize = 3_072;
+
+/// A signature as it stands in a job: header, two dots, 64 bytes in 86 characters.
+pub const SIGNATURE_BYTES: usize = JWS_HEADER_BYTES + 2 + 86;
+
+/// Keys of one keyring, and of the trust state.
+pub const KEYS: usize = 8;
+
+/// A keyring as a compact JWS: eight keys of 250 bytes are 2 kB.
+pub const KEYRING_BYTES: usize = 8 * 1024;
+
+/// Keyrings of one update: a node that missed so many rotations catches up, 128 KiB at the most.
+pub const KEYRING_CHAIN: usize = 16;
+
+/// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
+pub const SEQUENCE_STEP: u64 = 1 << 20;
+
+/// How far a job's `iat` may lie ahead of this node's clock.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// The header segment of an encrypted payload: 250 bytes as we write it.
+pub const ENVELOPE_HEADER_BYTES: usize = 1_024;
+
+/// A file with one job for `pullet check`: the job, and as much space between its tokens three times over.
+pub const CHECK_FILE_BYTES: usize = 4 * JOB_BYTES;
+
+/// The address of a chart; a longer one matches nothing.
+pub const CHART_URL_BYTES: usize = 2_048;
+
+/// The name or version of a chart, or an id of the catalog.
+pub const CHART_NAME_BYTES: usize = 253;
+
+/// How far behind `-----BEGIN ` of a PEM block `PRIVATE KEY` is looked for: the longest label in use, `ENCRYPTED PRIVATE
+/// KEY`, has 21 bytes; three times that.
+pub const PEM_LABEL_BYTES: usize = 64;
+
+/// Characters of a path into a job's values in a message: with what to do about it, the message stays below
+/// [`ERROR_BYTES`].
+pub const POLICY_PATH_CHARS: usize = 200;
+
+/// Characters of somebody else's name in a refusal.
+pub const POLICY_NAME_CHARS: usize = 128;
+
 /// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
 pub const JOB_ID_BYTES: usize = 256;
 

@@ -3,6 +3,7 @@
 //! What happens is decided in [`machine`], which does nothing; [`run`] does what it says and decides
 //! nothing; [`ledger`] remembers what was done.
 
+pub mod check;
 pub mod ledger;
 pub mod machine;
 pub mod run;

@@ -12,7 +12,7 @@ use super::ledger::{KeyHash, Known, Ledger};
 use super::machine::{self, Done, Effect, Facts, Fault, Input, Now, State, SucceedOn, Verdict};
 use crate::clock;
 use crate::journal::record::{Body, StoredJob};
-use crate::journal::{Outbox, cut};
+use crate::journal::{Ended, Outbox, cut};
 use crate::limits;
 use crate::link::backoff::{Backoff, draw};
 use crate::link::intake::{Worked, settle};
@@ -24,7 +24,7 @@ use crate::protocol::{
 };
 use crate::shutdown::Stop;
 use crate::target::{Observation, Target, TargetError};
-use crate::trust::policy::{NamespaceRule, Policy};
+use crate::trust::policy::{NamespaceRule, Policy, Provenance};
 
 /// What a runner stands on.
 pub struct Parts {
@@ -222,8 +222,9 @@ impl Runner {
             key: key.map(KeyHash::to_bytes),
             expires_at: expires_at.map(Timestamp::unix_seconds),
             body,
+            header: None,
         };
-        let number = self.on_disk(move |outbox| outbox.accept(job)).await.flatten();
+        let number = self.on_disk(move |outbox| outbox.accept(job, None)).await.flatten();
         if let Some(number) = number {
             self.book().ledger.number(id, number);
         }
@@ -393,8 +394,8 @@ impl Runner {
         }
         let (key, number) = self.book().ledger.of_open(id);
         let (had_effect, of, written) = (verdict.had_effect, id.clone(), result.clone());
-        let key = key.map(KeyHash::to_bytes);
-        self.on_disk(move |outbox| outbox.finish(number, key, had_effect, &of, written)).await;
+        let ended = Ended { key: key.map(KeyHash::to_bytes), header: None, had_effect };
+        self.on_disk(move |outbox| outbox.finish(number, ended, &of, written)).await;
         self.book().ledger.finish(id, &result, had_effect);
         self.freed.notify_one();
     }
@@ -492,7 +493,7 @@ fn read<'a>(arrival: &'a Arrival, policy: &Policy) -> Option<Task<'a>> {
     };
     let key = KeyHash::of(&job.idempotency_key);
     let instruction = job.instruction().map_err(Fault::Malformed).and_then(|mut instruction| {
-        let rule = policy.check(&instruction).map_err(Fault::Refused)?;
+        let rule = policy.check(&instruction, Provenance::default()).map_err(Fault::Refused)?;
         if let (Instruction::Apply(manifest), Some(key)) = (&mut instruction, key) {
             // Who looks at the object later, on this node or another, knows which job made it so.
             manifest.annotations.insert(KEY_HASH_ANNOTATION.to_owned(), key.stamp());

@@ -1,12 +1,12 @@
 //! What is known of earlier jobs, for when the journal has gone round: two slots, of which the older is overwritten.
 //!
 //! ```text
-//!    0  magic "PLTC", format version (2), reserved (2)
+//!    0  magic "PLTC", format version 2 (2 bytes), reserved (2)
 //!    8  generation                       8
 //!   16  length of what follows           4
 //!   20  CRC32C of what follows           4
 //!   24  CRC32C of the bytes before       4
-//!   28  postcard: Kept
+//!   28  postcard: Kept, then header hashes and the trust state
 //! ```
 
 use std::collections::VecDeque;
@@ -25,7 +25,11 @@ pub const SLOT: usize = 128 * 1024;
 /// Bytes of the file.
 pub const CHECKPOINT: u64 = 2 * SLOT as u64;
 
-const MAGIC: [u8; 8] = *b"PLTC\x01\x00\x00\x00";
+/// Magic and the format that this program writes.
+const MAGIC: [u8; 8] = *b"PLTC\x02\x00\x00\x00";
+
+/// The format before: no header hashes, no trust state.
+const MAGIC_1: [u8; 8] = *b"PLTC\x01\x00\x00\x00";
 const HEADER: usize = 28;
 
 /// What is kept of jobs that ended.
@@ -37,6 +41,17 @@ pub struct Kept {
     pub keys: VecDeque<[u8; 8]>,
     /// The last outcomes, oldest first.
     pub outcomes: VecDeque<StoredOutcome>,
+    /// The trust state that is on the disk, and the number of its record; none = nothing was trusted yet.
+    #[serde(skip)]
+    pub trust: Option<(u64, Vec<u8>)>,
+}
+
+/// What stands behind [`Kept`] since format 2.
+#[derive(Default, Serialize, Deserialize)]
+struct Signed {
+    /// Header hashes of the outcomes, in their order.
+    headers: Vec<Option<[u8; 8]>>,
+    trust: Option<(u64, Vec<u8>)>,
 }
 
 impl Kept {
@@ -89,7 +104,9 @@ impl<M: Medium> Checkpoint<M> {
     /// # Errors
     /// When it could not be made durable; the newer one is there still.
     pub fn write(&mut self, kept: &Kept) -> io::Result<()> {
-        let text = postcard::to_allocvec(kept).map_err(io::Error::other)?;
+        let headers = kept.outcomes.iter().map(|outcome| outcome.header).collect();
+        let signed = Signed { headers, trust: kept.trust.clone() };
+        let text = postcard::to_allocvec(&(kept, signed)).map_err(io::Error::other)?;
         if text.len() > SLOT.saturating_sub(HEADER) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -115,7 +132,7 @@ fn read<M: Medium>(medium: &M, slot: usize) -> Option<(u64, Kept)> {
     medium.read_at(at, &mut header).ok()?;
     let (body, crc) = header.split_last_chunk::<4>()?;
     let (magic, rest) = body.split_first_chunk::<8>()?;
-    if *magic != MAGIC || u32::from_le_bytes(*crc) != crc32c(body) {
+    if ![MAGIC, MAGIC_1].contains(magic) || u32::from_le_bytes(*crc) != crc32c(body) {
         return None;
     }
     let (generation, rest) = rest.split_first_chunk::<8>()?;
@@ -129,7 +146,16 @@ fn read<M: Medium>(medium: &M, slot: usize) -> Option<(u64, Kept)> {
     if crc32c(&text) != u32::from_le_bytes(*rest.first_chunk::<4>()?) {
         return None;
     }
-    Some((u64::from_le_bytes(*generation), postcard::from_bytes(&text).ok()?))
+    let (mut kept, signed): (Kept, Signed) = if *magic == MAGIC_1 {
+        (postcard::from_bytes(&text).ok()?, Signed::default())
+    } else {
+        postcard::from_bytes(&text).ok()?
+    };
+    for (outcome, header) in kept.outcomes.iter_mut().zip(signed.headers) {
+        outcome.header = header;
+    }
+    kept.trust = signed.trust;
+    Some((u64::from_le_bytes(*generation), kept))
 }
 
 #[cfg(test)]
@@ -145,7 +171,16 @@ mod tests {
 
     fn outcome(id: &str) -> StoredOutcome {
         let error = "e".repeat(limits::RECORD_BYTES);
-        StoredOutcome { id: id.into(), key: Some([7; 8]), had_effect: true, outcome: 3, error, applied: None, at: 1 }
+        StoredOutcome {
+            id: id.into(),
+            key: Some([7; 8]),
+            had_effect: true,
+            outcome: 3,
+            error,
+            applied: None,
+            at: 1,
+            header: None,
+        }
     }
 
     fn kept(jobs: u64) -> Kept {
@@ -169,6 +204,28 @@ mod tests {
         medium.spoil(|bytes| bytes.fill(0xa5));
         assert_eq!(Checkpoint::open(medium).unwrap().1, Kept::default());
         assert!(Checkpoint::open(Faulty::new(100)).is_none());
+    }
+
+    #[test]
+    fn what_belongs_to_signatures_comes_back_and_the_format_before_is_read() {
+        let medium = medium();
+        let (mut checkpoint, _) = Checkpoint::open(medium.clone()).unwrap();
+        let mut full = kept(2);
+        full.outcomes[1].header = Some([9; 8]);
+        full.trust = Some((5, vec![3; 192]));
+        checkpoint.write(&full).unwrap();
+        assert_eq!(Checkpoint::open(medium.clone()).unwrap().1, full);
+        // The same in format 1: what stands behind is not there.
+        let text = postcard::to_allocvec(&kept(2)).unwrap();
+        let mut bytes = super::MAGIC_1.to_vec();
+        bytes.extend_from_slice(&9_u64.to_le_bytes());
+        bytes.extend_from_slice(&u32::try_from(text.len()).unwrap().to_le_bytes());
+        bytes.extend_from_slice(&super::crc32c(&text).to_le_bytes());
+        let crc = super::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&text);
+        medium.spoil(|all| all[SLOT..SLOT + bytes.len()].copy_from_slice(&bytes));
+        assert_eq!(Checkpoint::open(medium).unwrap().1, kept(2));
     }
 
     #[test]

@@ -80,11 +80,12 @@ fn outcome(id: &str, key: [u8; 8]) -> StoredOutcome {
         error: "e".repeat(100),
         applied: None,
         at: 1,
+        header: None,
     }
 }
 
 fn job(id: &str, text: &str) -> StoredJob {
-    StoredJob { id: id.into(), key: None, expires_at: None, body: Body::Inline(text.into()) }
+    StoredJob { id: id.into(), key: None, expires_at: None, body: Body::Inline(text.into()), header: None }
 }
 
 impl Bench {
@@ -142,7 +143,7 @@ impl Bench {
                 flight.accepting = Some(text.clone());
                 let along: Vec<Frame> = self.model.stage.iter().cloned().collect();
                 flight.events.extend(along.iter().map(|frame| frame.number));
-                match self.store.accept(job(&id, &text), &along) {
+                match self.store.accept(job(&id, &text), None, &along) {
                     Ok((number, last)) => {
                         self.model.open.insert(number, text);
                         self.along(last);

@@ -190,7 +190,7 @@ impl Registration<'_> {
 
     /// Asks, and asks again without a member that the server does not know, once for each (P2.2).
     fn ask(&self, token: &Secret, keys: &NodeKeys) -> Result<(ClusterId, Issued), Fault> {
-        let payload = keys.payload_jwk();
+        let payload = keys.payload().present.public_jwk();
         let identity = keys.identity_jwk().unwrap_or_default();
         let raw = |text: &str| RawValue::from_string(text.to_owned()).ok();
         let (payload, identity) = (raw(&payload), raw(&identity));

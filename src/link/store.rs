@@ -319,8 +319,8 @@ impl KeyTexts {
         let text = |bytes: &[u8; 32]| Zeroizing::new(base64url::encode(bytes));
         Self {
             identity: text(keys.identity()),
-            payload: text(keys.payload()),
-            payload_before: keys.payload_before().map(|bytes| text(bytes)),
+            payload: text(&keys.payload().present.to_bytes()),
+            payload_before: keys.payload().previous.as_ref().map(|key| text(&key.to_bytes())),
         }
     }
 
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(loaded.current.issued_at, Some(Timestamp::from_unix_seconds(7)));
         assert_eq!(loaded.current.mac_key.unwrap().to_text().as_str(), base64url::encode(&[5; 32]));
         assert_eq!(loaded.machine, Some(Binding { id: Some("m".into()), serial: None }));
-        assert_eq!(loaded.keys.unwrap().payload().as_slice(), [2; 32]);
+        assert_eq!(*loaded.keys.unwrap().payload().present.to_bytes(), [2; 32]);
         let previous = loaded.previous.unwrap();
         assert_eq!((previous.token.expose(), previous.mac_key.is_none()), (TOKEN, true));
         assert_eq!((loaded.generation, loaded.endpoint.as_str()), (3, "https://a/base"));

@@ -1,7 +1,19 @@
 //! What may be done. Pure: values in, a value or a typed error out.
 
 pub mod base64url;
+pub mod canonical;
+pub mod envelope;
 pub mod identity;
+pub mod jws;
+pub mod key_id;
+pub mod keyring;
 pub mod mac;
+pub mod members;
 pub mod policy;
 pub mod proof;
+pub mod replay;
+pub mod sign;
+pub mod signature;
+mod verify;
+
+pub use verify::{Assurance, Context, Payload, Signatures, Signed, TrustError, Verified, verify};

@@ -11,6 +11,7 @@ mod agent_on_cluster;
 mod apiserver;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod check;
 mod command_line;
 mod contract;
 mod directory;
@@ -25,6 +26,7 @@ mod memory;
 mod memory_image;
 mod never_lose;
 mod offline;
+mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;

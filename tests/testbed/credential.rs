@@ -151,12 +151,14 @@ pub(crate) fn check_proof(post: &Post<'_>, identity: Option<&str>, once: &mut On
     Ok(())
 }
 
-/// The public key of a JWK of this curve, in base64url: three members and no other.
+/// The public key of a JWK of this curve, in base64url: four members and no other, named by its thumbprint (RFC 7638).
 pub(crate) fn public_key(value: &Value, curve: &str) -> Result<String, Refusal> {
     let x = value.get("x").and_then(Value::as_str).unwrap_or_default();
-    let is_key = value.as_object().is_some_and(|members| members.len() == 3)
+    let canonical = format!(r#"{{"crv":"{curve}","kty":"OKP","x":"{x}"}}"#);
+    let is_key = value.as_object().is_some_and(|members| members.len() == 4)
         && value["kty"] == "OKP"
         && value["crv"] == curve
+        && value["kid"] == encode(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref())
         && decode(x).is_some_and(|bytes| bytes.len() == 32);
     is_key.then(|| x.to_owned()).ok_or_else(|| Refusal::invalid(format!("{value} is no JWK of {curve}")))
 }

@@ -59,19 +59,23 @@ fn a_registration_is_read_strictly() {
     }
     assert_eq!(testbed.violations().len(), 7, "an agent may try whether a server knows an addition");
     testbed.behave(|behaviour| behaviour.additions = true);
+    // RFC 8037, appendix A.2 and A.3.
     let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let kid = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
     for (name, key) in [
         ("publicKey", json!({})),
-        ("publicKey", json!({"kty": "OKP", "crv": "Ed25519", "x": x})),
-        ("identityKey", json!({"kty": "OKP", "crv": "Ed25519", "x": &x[1..]})),
-        ("identityKey", json!({"kty": "OKP", "crv": "Ed25519", "x": x, "d": x})),
+        ("publicKey", json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x})),
+        ("identityKey", json!({"kty": "OKP", "crv": "Ed25519", "x": x})),
+        ("identityKey", json!({"kty": "OKP", "crv": "Ed25519", "kid": x, "x": x})),
+        ("identityKey", json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": &x[1..]})),
+        ("identityKey", json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x, "d": x})),
         ("agent", json!({"version": "1"})),
     ] {
         let answer = client.post("/register", &json!({"registrationToken": token, name: key}));
         assert_eq!(answer.error(), "Invalid", "{name}");
     }
-    let key = json!({"kty": "OKP", "crv": "X25519", "x": x});
-    assert_eq!(client.post("/register", &json!({"registrationToken": token, "publicKey": key})).status, 200);
+    let key = json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x});
+    assert_eq!(client.post("/register", &json!({"registrationToken": token, "identityKey": key})).status, 200);
 }
 
 #[test]
