@@ -9,6 +9,7 @@ use super::credential::{Credential, CredentialStore, StoreError};
 use super::rotation::{self, Chore};
 use super::{Account, Fault, LongPoll};
 use crate::clock;
+use crate::protocol::Timestamp;
 
 /// Rotates the credential, and finds one that works when the one in use is refused.
 pub struct Keeper {
@@ -42,6 +43,12 @@ impl Keeper {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.held().generation
+    }
+
+    /// When the credential ends; none = never.
+    #[must_use]
+    pub fn ends(&self) -> Option<Timestamp> {
+        self.held().current.expires_at
     }
 
     /// Rotates if nobody else did since the credential was of this generation.

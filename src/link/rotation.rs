@@ -107,6 +107,7 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
     let mut is_wanted = false;
     let mut pause = Duration::ZERO;
     while !stop.is_set() {
+        health.set_credential_end(keeper.ends());
         let now = clock::unix_seconds();
         let due = if is_wanted { Some((now, Chore::Rotate)) } else { keeper.next() };
         let left = due.map_or(limits::ROTATION_LOOK, |(at, _)| Duration::from_secs(at.saturating_sub(now)));
