@@ -5,7 +5,8 @@
 //!   ├─────────────┼────x────┼─────┤        x: anywhere between, the same for one credential at every start
 //!   ├── 1 h ──┤                            then the one before is no longer kept, if this one works
 //! ```
-//! `rotateAfter` of the server takes the place of x. Without both there is nothing to be ahead of.
+//! `rotateAfter` of the server takes the place of x. Without both there is nothing to be ahead of. A moment that lies
+//! before the issue is none: a clock that is wrong by years must not make a loop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +60,12 @@ pub fn rotate_at(bearer: &Bearer) -> Option<u64> {
         }
         (None, None) => return None,
     };
-    let earliest = issued_at.map_or(0, |at| at.saturating_add(limits::ROTATION_FLOOR.as_secs()));
-    Some(planned.max(earliest))
+    match issued_at {
+        Some(at) if planned < at.saturating_add(limits::ROTATION_FLOOR.as_secs()) => {
+            Some(at.saturating_add(limits::ROTATION_UNPLANNED.as_secs()))
+        }
+        _ => Some(planned),
+    }
 }
 
 /// A point between 70 % and 90 % of a life, drawn from the token itself: the same at every start, another for each.
@@ -212,10 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_now_makes_no_loop() {
-        let floor = ISSUED + limits::ROTATION_FLOOR.as_secs();
+    fn a_server_that_says_now_and_a_clock_that_is_years_ahead_make_no_loop() {
+        let day = Some(ISSUED + limits::ROTATION_UNPLANNED.as_secs());
+        let ended = Bearer { expires_at: Some(Timestamp::from_unix_seconds(1)), ..bearer(1, None, None) };
+        assert_eq!(rotate_at(&ended), day);
+        let soon = ISSUED + limits::ROTATION_FLOOR.as_secs();
+        assert_eq!(rotate_at(&bearer(1, None, Some(soon))), Some(soon));
+        assert_eq!(rotate_at(&bearer(1, None, Some(soon - 1))), day);
         for (life, rotate_after) in [(None, Some(0)), (Some(0), None), (Some(1), Some(ISSUED)), (Some(3), None)] {
-            assert_eq!(rotate_at(&bearer(1, life, rotate_after)), Some(floor), "{life:?} {rotate_after:?}");
+            assert_eq!(rotate_at(&bearer(1, life, rotate_after)), day, "{life:?} {rotate_after:?}");
         }
         let far = Bearer { expires_at: Some(Timestamp::from_unix_seconds(u64::MAX)), ..bearer(1, None, None) };
         assert!(rotate_at(&far).unwrap() > ISSUED + MONTH);
