@@ -52,7 +52,7 @@ fn operate(
     match input.byte() % 7 {
         0 if journal.has_room() => {
             let text = "x".repeat(usize::from(input.byte()) * 8);
-            let Ok((number, _)) = journal.accept(job("j", &text), &[]) else { return false };
+            let Ok((number, _)) = journal.accept(job("j", &text), None, &[]) else { return false };
             open.insert(number, text);
         }
         1 => {
