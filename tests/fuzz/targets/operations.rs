@@ -87,7 +87,7 @@ fn operate(
                 journal.applied(number, object(usize::from(input.byte())));
             }
         }
-        _ => return input.byte() % 8 != 0,
+        _ => return !input.byte().is_multiple_of(8),
     }
     true
 }
