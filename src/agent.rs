@@ -168,6 +168,7 @@ fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, A
     if link::is_another_machine(&credential) {
         return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
+    store.seal_what_is_open().map_err(AgentError::Store)?;
     if link::rebind(&mut credential) {
         info!("the marks of this machine have changed, but it is the same one; they are noted anew");
         store.save(&credential).map_err(AgentError::Store)?;
@@ -267,7 +268,7 @@ impl Agent {
             cluster: credential.cluster_id.to_string(),
             policy: self.config.policy.clone(),
             settings: KeySettings { signatures: self.config.signatures, pin: self.wanted.clone() },
-            payload_keys: credential.keys.as_ref().map(|keys| keys.payload_keys()),
+            keys: credential.keys.clone(),
             store: Arc::clone(&self.store) as Arc<dyn PinStore>,
             outbox: &opened.outbox,
             found: opened.restored.kept.trust.as_ref().map(|(_, state)| state.as_slice()),

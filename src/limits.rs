@@ -368,9 +368,12 @@ pub const ROTATE_FROM_PERCENT: u64 = 70;
 /// left for a line that is down.
 pub const ROTATE_TO_PERCENT: u64 = 90;
 
-/// No credential is rotated ahead of its end sooner after it was issued: a server that says `rotateAfter` now is not
-/// asked without a pause.
+/// A plan to rotate sooner after the issue than this is none: see [`ROTATION_UNPLANNED`].
 pub const ROTATION_FLOOR: Duration = Duration::from_secs(5);
+
+/// A credential that was to be rotated before it was issued is rotated this long after it: this node's clock is years
+/// ahead, or the server says "now" each time. Each would make a loop. If it ends before, a 401 finds a new one.
+pub const ROTATION_UNPLANNED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// First pause after a rotation ahead of expiry that failed.
 pub const ROTATION_BACKOFF_FIRST: Duration = Duration::from_secs(60);

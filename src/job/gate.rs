@@ -14,7 +14,7 @@ use crate::link::pinned::{PinError, pin_first};
 use crate::link::stream::{Arrival, Limit};
 use crate::link::{Pin, PinStore, StoreError, Wanted};
 use crate::protocol::{Job, JobError, JobId, Timestamp};
-use crate::trust::envelope::PayloadKeys;
+use crate::trust::identity::NodeKeys;
 use crate::trust::key_id::KeyId;
 use crate::trust::keyring::{Keyring, KeyringError};
 use crate::trust::policy::Policy;
@@ -40,7 +40,7 @@ pub struct Parts<'a> {
     /// What is set.
     pub settings: KeySettings,
     /// The keys that payloads are encrypted to.
-    pub payload_keys: Option<PayloadKeys>,
+    pub keys: Option<Arc<NodeKeys>>,
     /// Where the keyring is kept.
     pub store: Arc<dyn PinStore>,
     /// Where the trust state is kept.
@@ -54,7 +54,7 @@ pub struct Gate {
     cluster: String,
     policy: Policy,
     settings: KeySettings,
-    payload_keys: Option<PayloadKeys>,
+    keys: Option<Arc<NodeKeys>>,
     store: Arc<dyn PinStore>,
     held: Mutex<Held>,
 }
@@ -136,7 +136,7 @@ impl Gate {
     /// # Errors
     /// As [`PinError`] lists them.
     pub fn open(parts: Parts<'_>) -> Result<Self, PinError> {
-        let Parts { cluster, policy, settings, payload_keys, store, outbox, found } = parts;
+        let Parts { cluster, policy, settings, keys, store, outbox, found } = parts;
         let keyring = match pin_first(store.as_ref(), settings.pin.as_ref(), &[])? {
             Some(pinned) => Some(follow(pinned, &settings)?),
             None => None,
@@ -156,7 +156,7 @@ impl Gate {
             cluster,
             policy,
             settings,
-            payload_keys,
+            keys,
             store,
             held: Mutex::new(Held { keyring: None, is_behind: false, state, changes: 0, signed_at: None }),
         };
@@ -253,7 +253,7 @@ impl Gate {
         let context = Context {
             signatures: self.signatures(&held),
             keyring: held.keyring.as_ref().filter(|_| !held.is_behind),
-            payload_keys: self.payload_keys.as_ref(),
+            payload_keys: self.keys.as_deref().map(NodeKeys::payload),
             cluster: &self.cluster,
             now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed: true },
             known,

@@ -10,8 +10,11 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::medium::Medium;
@@ -38,8 +41,10 @@ pub struct Kept {
     /// All outcomes up to this number are in here.
     pub through: u64,
     /// Hashes of the last used keys, oldest first.
+    #[serde(deserialize_with = "at_most::<_, _, { limits::KNOWN_KEYS }>")]
     pub keys: VecDeque<[u8; 8]>,
     /// The last outcomes, oldest first.
+    #[serde(deserialize_with = "at_most::<_, _, { limits::KEPT_OUTCOMES }>")]
     pub outcomes: VecDeque<StoredOutcome>,
     /// The trust state that is on the disk, and the number of its record; none = nothing was trusted yet.
     #[serde(skip)]
@@ -50,7 +55,8 @@ pub struct Kept {
 #[derive(Default, Serialize, Deserialize)]
 struct Signed {
     /// Header hashes of the outcomes, in their order.
-    headers: Vec<Option<[u8; 8]>>,
+    #[serde(deserialize_with = "at_most::<_, _, { limits::KEPT_OUTCOMES }>")]
+    headers: VecDeque<Option<[u8; 8]>>,
     trust: Option<(u64, Vec<u8>)>,
 }
 
@@ -74,6 +80,34 @@ fn push<T>(ring: &mut VecDeque<T>, value: T, capacity: usize) {
         ring.pop_front();
     }
     ring.push_back(value);
+}
+
+/// Empty outcomes take seven bytes each on the disk and thirty times that in memory: no more are read than are kept.
+fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
+    deserializer: D,
+) -> Result<VecDeque<T>, D::Error> {
+    struct Bounded<T, const MOST: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Bounded<T, MOST> {
+        type Value = VecDeque<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut values = VecDeque::new();
+            while let Some(value) = list.next_element()? {
+                if values.len() >= MOST {
+                    return Err(A::Error::invalid_length(MOST.saturating_add(1), &self));
+                }
+                values.push_back(value);
+            }
+            Ok(values)
+        }
+    }
+
+    deserializer.deserialize_seq(Bounded::<T, MOST>(PhantomData))
 }
 
 /// The file.
@@ -232,6 +266,24 @@ mod tests {
     fn no_more_is_kept_than_the_limits_say() {
         let kept = kept(2_000);
         assert_eq!((kept.keys.len(), kept.outcomes.len()), (limits::KNOWN_KEYS, limits::KEPT_OUTCOMES));
+    }
+
+    #[test]
+    fn one_outcome_or_key_more_than_are_kept_is_no_checkpoint() {
+        let read = |keys: usize, outcomes: usize| {
+            let medium = medium();
+            let kept = Kept {
+                through: 9,
+                keys: std::iter::repeat_n([1; 8], keys).collect(),
+                outcomes: std::iter::repeat_n(outcome("a"), outcomes).collect(),
+                trust: None,
+            };
+            Checkpoint::open(medium.clone()).unwrap().0.write(&kept).unwrap();
+            Checkpoint::open(medium).unwrap().1.through
+        };
+        assert_eq!(read(limits::KNOWN_KEYS, limits::KEPT_OUTCOMES), 9);
+        assert_eq!(read(limits::KNOWN_KEYS + 1, limits::KEPT_OUTCOMES), 0);
+        assert_eq!(read(limits::KNOWN_KEYS, limits::KEPT_OUTCOMES + 1), 0);
     }
 
     #[test]

@@ -162,6 +162,22 @@ fn a_full_disk_costs_nothing_once_it_has_room_again() {
     assert_eq!((names(&restored), restored.unsent.len()), (vec!["c"], 2));
 }
 
+/// The page that closes the job drops what is owed of it.
+#[test]
+fn what_is_owed_of_a_job_that_ended_on_a_full_disk_is_written_or_dropped_once_there_is_room() {
+    let medium = filled();
+    let (mut journal, restored) = started(&medium);
+    let a = restored.open[0].number;
+    journal.applied(a, StoredRef::of(&ObjectRef { name: "object".into(), ..ObjectRef::default() }));
+    medium.set(Faults { full: true, ..Faults::default() });
+    assert!(journal.finish(a, outcome("a"), &[]).1.is_err());
+    medium.set(Faults::default());
+    let events = [event(&journal, 1)];
+    assert_eq!(journal.flush(&events).unwrap(), 1);
+    let (_, restored) = started(&medium);
+    assert_eq!((names(&restored), restored.unsent.len()), (vec!["c"], 2));
+}
+
 #[test]
 fn a_disk_that_cannot_be_read_is_an_error_and_not_an_end() {
     let medium = filled();

@@ -445,12 +445,17 @@ impl<M: Medium> Journal<M> {
 
     /// One page of what is owed and of `frames`; gives how many of `frames` are in it.
     fn write_page(&mut self, frames: &[Frame]) -> Result<usize, RingError> {
-        let mut all = self.owed.clone();
+        // Out of `owed` meanwhile: a job that is closed by the page takes its records out of it.
+        let mut all = std::mem::take(&mut self.owed);
         let owed = all.len();
         all.extend_from_slice(frames);
-        let written = self.write_bare(&all)?;
-        self.owed.drain(..written.min(owed));
-        Ok(written.saturating_sub(owed))
+        let written = self.write_bare(&all);
+        all.truncate(owed);
+        self.owed = match &written {
+            Ok(written) => all.split_off(owed.min(*written)),
+            Err(_) => all,
+        };
+        written.map(|written| written.saturating_sub(owed))
     }
 
     fn write_bare(&mut self, frames: &[Frame]) -> Result<usize, RingError> {
@@ -518,6 +523,12 @@ impl<M: Medium> Journal<M> {
         {
             self.checkpointed = self.kept.through;
         }
+    }
+
+    /// Every record, for a test that has to see them all.
+    #[cfg(test)]
+    pub(super) fn each_record(&self, mut each: impl FnMut(Frame)) {
+        self.ring.read_all(|_, frame| each(frame));
     }
 
     /// The epoch of this start.

@@ -9,6 +9,7 @@ use super::credential::{Credential, CredentialStore, StoreError};
 use super::rotation::{self, Chore};
 use super::{Account, Fault, LongPoll};
 use crate::clock;
+use crate::protocol::Timestamp;
 
 /// Is told of each new credential, with the keyrings that came along.
 pub type Rotated = Box<dyn Fn(&[String]) + Send + Sync>;
@@ -34,6 +35,27 @@ impl Keeper {
     #[must_use]
     pub fn next(&self) -> Option<(u64, Chore)> {
         rotation::next(&self.held())
+    }
+
+    /// Counts the rotations.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.held().generation
+    }
+
+    /// When the credential ends; none = never.
+    #[must_use]
+    pub fn ends(&self) -> Option<Timestamp> {
+        self.held().current.expires_at
+    }
+
+    /// Rotates if nobody else did since the credential was of this generation.
+    ///
+    /// # Errors
+    /// A [`Fault`]; the credential in use stays.
+    pub fn rotate_from(&self, generation: u64) -> Result<(), Fault> {
+        let mut held = self.held();
+        if held.generation == generation { self.rotate_held(&mut held) } else { Ok(()) }
     }
 
     /// Waits until there is another credential.

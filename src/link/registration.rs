@@ -13,7 +13,7 @@ use super::longpoll::{self, Issued, LongPoll};
 use super::machine::Machine;
 use super::pinned::{PinError, Wanted, pin_first};
 use super::secret_file::observed_token;
-use super::{Endpoint, Fault};
+use super::{Endpoint, Fault, is_another_machine};
 use crate::net::Profile;
 use crate::protocol::{AgentInfo, ClusterId, ErrorBody, RegisterRequest};
 use crate::secret::Secret;
@@ -176,7 +176,7 @@ impl Registration<'_> {
         store: &dyn CredentialStore,
         before: Option<&Credential>,
     ) -> Result<Credential, RegistrationError> {
-        let keys = self.keys(store, before).map_err(RegistrationError::Store)?;
+        let keys = keys_for(store, before).map_err(RegistrationError::Store)?;
         // A keyring that is no use is found before a token is used up.
         pin_first(store, self.pin, &[]).map_err(RegistrationError::Pin)?;
         let (cluster_id, issued) = self.ask(token, &keys).map_err(RegistrationError::Fault)?;
@@ -198,31 +198,9 @@ impl Registration<'_> {
         Ok(credential)
     }
 
-    /// The keys of a registration whose answer got lost, or new ones, durable in either case. Keys of another machine go
-    /// nowhere.
-    fn keys(&self, store: &dyn CredentialStore, before: Option<&Credential>) -> Result<NodeKeys, StoreError> {
-        match store.pending_keys() {
-            Ok(Some(keys)) => return Ok(keys),
-            Ok(None) => {}
-            Err(error @ (StoreError::Malformed(_) | StoreError::Sealed(_))) => {
-                warn!(%error, "the keys of a registration without an answer are lost; new ones are made");
-            }
-            Err(error) => return Err(error),
-        }
-        let mut keys = NodeKeys::generate(&SystemRandom::new()).map_err(|_| StoreError::NoRandomness)?;
-        if let Some(before) = before
-            && let Some(known) = &before.keys
-            && !super::is_another_machine(before)
-        {
-            keys = keys.after(known);
-        }
-        store.keep_keys(&keys)?;
-        Ok(keys)
-    }
-
     /// Asks, and asks again without a member that the server does not know, once for each (P2.2).
     fn ask(&self, token: &Secret, keys: &NodeKeys) -> Result<(ClusterId, Issued), Fault> {
-        let payload = keys.payload_jwk();
+        let payload = keys.payload().present.public_jwk();
         let identity = keys.identity_jwk().unwrap_or_default();
         let raw = |text: &str| RawValue::from_string(text.to_owned()).ok();
         let (payload, identity) = (raw(&payload), raw(&identity));
@@ -262,6 +240,28 @@ impl Registration<'_> {
             sent.retain(|addition| *addition != unknown);
         }
     }
+}
+
+/// The keys of a registration whose answer got lost, or new ones, durable in either case. Keys of another machine go
+/// nowhere.
+fn keys_for(store: &dyn CredentialStore, before: Option<&Credential>) -> Result<NodeKeys, StoreError> {
+    match store.pending_keys() {
+        Ok(Some(keys)) => return Ok(keys),
+        Ok(None) => {}
+        Err(error @ (StoreError::Malformed(_) | StoreError::Sealed(_))) => {
+            warn!(%error, "the keys of a registration without an answer are lost; new ones are made");
+        }
+        Err(error) => return Err(error),
+    }
+    let mut keys = NodeKeys::generate(&SystemRandom::new()).map_err(|_| StoreError::NoRandomness)?;
+    if let Some(before) = before
+        && let Some(known) = &before.keys
+        && !is_another_machine(before)
+    {
+        keys = keys.after(known);
+    }
+    store.keep_keys(&keys)?;
+    Ok(keys)
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ mod contract;
 mod directory;
 mod fake_api;
 mod faults;
+mod fuzz_corpus;
+#[path = "../fuzz/targets/mod.rs"]
+mod fuzz_targets;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
