@@ -6,7 +6,8 @@ use pullet::limits;
 use pullet::link::backoff::retry_after;
 use pullet::link::stream::{self, Arrival};
 use pullet::link::{Bearer, Fault};
-use pullet::protocol::{ClusterId, ErrorBody, GroupKind, Instruction, Job, RegisterResponse, RotateResponse};
+use pullet::protocol::{ClusterId, CredentialAnswer, ErrorBody, GroupKind, Instruction, Job};
+use pullet::trust::mac::MacKey;
 use pullet::trust::policy::{NamespacePattern, Policy};
 
 pub(crate) fn stream(data: &[u8]) {
@@ -63,11 +64,10 @@ pub(crate) fn answer(data: &[u8]) {
         let told = Fault::Unauthorized(body).to_string();
         assert!(told.chars().count() < 1_000 && !told.chars().any(char::is_control), "{told:?}");
     }
-    if let Ok(answer) = serde_json::from_slice::<RegisterResponse>(data) {
-        let _ = (ClusterId::parse(&answer.cluster_id), Bearer::new(&answer.token, answer.expires_at));
-    }
-    if let Ok(answer) = serde_json::from_slice::<RotateResponse>(data) {
-        let _ = Bearer::new(&answer.token, answer.expires_at);
+    if let Ok(answer) = serde_json::from_slice::<CredentialAnswer>(data) {
+        assert!(answer.signing_keys.len() <= limits::SIGNING_KEYS);
+        let _ = (answer.cluster_id.as_deref().map(ClusterId::parse), Bearer::new(&answer.token, answer.expires_at));
+        let _ = answer.mac_key.as_ref().and_then(|text| MacKey::given(text));
     }
     if let Ok(text) = std::str::from_utf8(data) {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
