@@ -7,8 +7,8 @@ use pullet::link::backoff::retry_after;
 use pullet::link::stream::{self, Arrival};
 use pullet::link::{Bearer, Fault};
 use pullet::protocol::{ClusterId, CredentialAnswer, ErrorBody, GroupKind, Instruction, Job};
-use pullet::trust::mac::MacKey;
-use pullet::trust::policy::{NamespacePattern, Policy};
+use pullet::trust::keyring::Keyring;
+use pullet::trust::policy::{NamespacePattern, Policy, Provenance};
 
 pub(crate) fn stream(data: &[u8]) {
     let answer = stream::read(data);
@@ -47,7 +47,7 @@ fn check(text: &str) {
             vec![NamespacePattern::parse("clinic-*").unwrap()],
         ),
     ] {
-        if let Err(refusal) = policy.check(&instruction) {
+        if let Err(refusal) = policy.check(&instruction, Provenance::default()) {
             assert!(!refusal.to_string().is_empty());
         }
     }
@@ -65,9 +65,9 @@ pub(crate) fn answer(data: &[u8]) {
         assert!(told.chars().count() < 1_000 && !told.chars().any(char::is_control), "{told:?}");
     }
     if let Ok(answer) = serde_json::from_slice::<CredentialAnswer>(data) {
-        assert!(answer.signing_keys.len() <= limits::SIGNING_KEYS);
-        let _ = (answer.cluster_id.as_deref().map(ClusterId::parse), Bearer::new(&answer.token, answer.expires_at));
-        let _ = answer.mac_key.as_ref().and_then(|text| MacKey::given(text));
+        let _ = answer.cluster_id.as_deref().map(ClusterId::parse);
+        let _ = Bearer::new(&answer.token, answer.expires_at);
+        let _ = Keyring::pin(&answer.signing_keys);
     }
     if let Ok(text) = std::str::from_utf8(data) {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
