@@ -34,6 +34,7 @@ mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;
+mod signed;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]
