@@ -14,6 +14,8 @@ pub mod proof;
 pub mod replay;
 pub mod sign;
 pub mod signature;
+#[cfg(test)]
+mod vectors;
 mod verify;
 
 pub use verify::{Assurance, Context, Payload, Signatures, Signed, TrustError, Verified, verify};
