@@ -16,6 +16,7 @@ mod contract;
 mod directory;
 mod fake_api;
 mod faults;
+mod interop;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
