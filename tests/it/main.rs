@@ -9,6 +9,7 @@
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod command_line;
