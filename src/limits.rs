@@ -45,6 +45,9 @@ pub const KEYRING_BYTES: usize = 8 * 1024;
 /// Keyrings of one update: a node that missed so many rotations catches up, 128 KiB at the most.
 pub const KEYRING_CHAIN: usize = 16;
 
+/// The owner's file with keyrings: [`KEYRING_CHAIN`] of [`KEYRING_BYTES`], and the ends of their lines.
+pub const KEYRING_FILE_BYTES: u64 = (KEYRING_CHAIN * (KEYRING_BYTES + 2)) as u64;
+
 /// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
 pub const SEQUENCE_STEP: u64 = 1 << 20;
 
@@ -53,6 +56,26 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// The header segment of an encrypted payload: 250 bytes as we write it.
 pub const ENVELOPE_HEADER_BYTES: usize = 1_024;
+
+/// A file with one job for `pullet check`: the job, and as much space between its tokens three times over.
+pub const CHECK_FILE_BYTES: usize = 4 * JOB_BYTES;
+
+/// The address of a chart; a longer one matches nothing.
+pub const CHART_URL_BYTES: usize = 2_048;
+
+/// The name or version of a chart, or an id of the catalog.
+pub const CHART_NAME_BYTES: usize = 253;
+
+/// How far behind `-----BEGIN ` of a PEM block `PRIVATE KEY` is looked for: the longest label in use, `ENCRYPTED PRIVATE
+/// KEY`, has 21 bytes; three times that.
+pub const PEM_LABEL_BYTES: usize = 64;
+
+/// Characters of a path into a job's values in a message: with what to do about it, the message stays below
+/// [`ERROR_BYTES`].
+pub const POLICY_PATH_CHARS: usize = 200;
+
+/// Characters of somebody else's name in a refusal.
+pub const POLICY_NAME_CHARS: usize = 128;
 
 /// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
 pub const JOB_ID_BYTES: usize = 256;
@@ -345,9 +368,12 @@ pub const ROTATE_FROM_PERCENT: u64 = 70;
 /// left for a line that is down.
 pub const ROTATE_TO_PERCENT: u64 = 90;
 
-/// No credential is rotated ahead of its end sooner after it was issued: a server that says `rotateAfter` now is not
-/// asked without a pause.
+/// A plan to rotate sooner after the issue than this is none: see [`ROTATION_UNPLANNED`].
 pub const ROTATION_FLOOR: Duration = Duration::from_secs(5);
+
+/// A credential that was to be rotated before it was issued is rotated this long after it: this node's clock is years
+/// ahead, or the server says "now" each time. Each would make a loop. If it ends before, a 401 finds a new one.
+pub const ROTATION_UNPLANNED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// First pause after a rotation ahead of expiry that failed.
 pub const ROTATION_BACKOFF_FIRST: Duration = Duration::from_secs(60);

@@ -6,25 +6,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
+use super::gate::{self, Gate, Task};
 use super::ledger::{KeyHash, Known, Ledger};
 use super::machine::{self, Done, Effect, Facts, Fault, Input, Now, State, SucceedOn, Verdict};
 use crate::clock;
 use crate::journal::record::{Body, StoredJob};
-use crate::journal::{Outbox, cut};
+use crate::journal::{Ended, Outbox, cut};
 use crate::limits;
 use crate::link::backoff::{Backoff, draw};
 use crate::link::intake::{Worked, settle};
 use crate::link::stream::{Answer, Arrival};
-use crate::link::{self, Account, Acknowledged, JobSource};
+use crate::link::{self, Account, Acknowledged, JobSource, events};
 use crate::protocol::{
-    Condition, Event, EventKind, Instruction, Job, JobId, JobResult, KEY_HASH_ANNOTATION, OPERATION, StatusUpdate,
+    ClusterId, Condition, Event, EventKind, Instruction, JobId, JobResult, OPERATION, OutcomeKind, StatusUpdate,
     Timestamp,
 };
 use crate::shutdown::Stop;
 use crate::target::{Observation, Target, TargetError};
-use crate::trust::policy::{NamespaceRule, Policy};
+use crate::trust::{Payload, Permitted, TrustError, Verified, permit};
 
 /// What a runner stands on.
 pub struct Parts {
@@ -36,8 +37,10 @@ pub struct Parts {
     pub target: Arc<dyn Target>,
     /// Where reports go.
     pub outbox: Arc<Outbox>,
-    /// What jobs may do.
-    pub policy: Policy,
+    /// What jobs have to pass.
+    pub gate: Arc<Gate>,
+    /// Who we are, for events about jobs.
+    pub cluster: ClusterId,
     /// When a job counts as succeeded.
     pub succeed_on: SucceedOn,
     /// How long an object may take to be ready.
@@ -81,14 +84,6 @@ enum Taken {
     Left,
 }
 
-/// A job that can be answered, with what is to be done or why not.
-struct Task<'a> {
-    id: JobId,
-    key: Option<KeyHash>,
-    expires_at: Option<Timestamp>,
-    instruction: Result<(Instruction<'a>, NamespaceRule), Fault>,
-}
-
 impl Runner {
     /// Nothing is open yet.
     #[must_use]
@@ -118,7 +113,7 @@ impl Runner {
             if !self.room().await {
                 return Worked::Partly;
             }
-            match read(&arrival, &self.parts.policy) {
+            match self.open_job(&arrival) {
                 Some(task) => match self.work_one(task, &arrival).await {
                     Taken::Done => is_new = true,
                     Taken::Known => {}
@@ -152,13 +147,28 @@ impl Runner {
         }
     }
 
-    async fn work_one(&self, task: Task<'_>, arrival: &Arrival) -> Taken {
+    fn open_job(&self, arrival: &Arrival) -> Option<Task> {
+        self.parts.gate.open_job(arrival, |id| self.book().ledger.header(id))
+    }
+
+    async fn work_one(&self, task: Task, arrival: &Arrival) -> Taken {
         let known = self.book().ledger.look_up(&task.id, task.key);
         let id = task.id.clone();
-        let (fault, act) = match task.instruction {
-            Ok(act) => (None, Some(act)),
-            Err(fault) => (Some(fault), None),
-        };
+        if let Err(gate::Fault::Untrusted(error)) = &task.content {
+            return match known {
+                _ if error.waits() => {
+                    warn!(job = %id, %error, "the job is left, and comes again");
+                    Taken::Left
+                }
+                // What claims to be a job that is known is no reason to touch that one.
+                Known::Open | Known::Finished(_) => {
+                    self.audit(&id, error);
+                    Taken::Known
+                }
+                Known::Duplicate | Known::New => self.refuse(&task, error).await,
+            };
+        }
+        let (act, fault) = self.judge(&task.content, task.key.map(KeyHash::stamp));
         let mut facts = self.facts(task.expires_at, known == Known::Duplicate, fault);
         match known {
             // A redelivery: it goes on, or its outcome is posted again.
@@ -172,8 +182,21 @@ impl Runner {
                 _ => Taken::Known,
             },
             Known::Duplicate | Known::New => {
-                self.book().ledger.open(&id, task.key);
-                facts.is_kept = self.write_down(&id, task.key, task.expires_at, arrival).await;
+                self.book().ledger.open(&id, task.key, task.header);
+                facts.is_kept = self.write_down(&task, arrival).await;
+                if let Some(next) = task.next {
+                    // TRUST.md, Replay: committed before the ack. A number that nobody remembers could come again.
+                    if !facts.is_kept {
+                        error!(job = %id, "the job is left: its number cannot be written down, and it could be played again");
+                        self.forget(&id).await;
+                        return Taken::Left;
+                    }
+                    if !self.parts.gate.commit(&next) {
+                        warn!(job = %id, "the job is left: a new keyring was pinned just now");
+                        self.forget(&id).await;
+                        return Taken::Left;
+                    }
+                }
                 let (state, effect) = self.take(&id, &facts).await;
                 match effect {
                     Effect::Keep => Taken::Left,
@@ -194,6 +217,60 @@ impl Runner {
         }
     }
 
+    /// What may be carried out of a job, or why not.
+    fn judge<'a>(
+        &self,
+        content: &'a Result<Verified<Payload>, gate::Fault>,
+        key: Option<String>,
+    ) -> (Option<Permitted<'a>>, Option<Fault>) {
+        let fault = match content {
+            Ok(payload) => match permit(payload, self.parts.gate.policy(), key) {
+                Ok(permitted) => return (Some(permitted), None),
+                Err(denied) => Fault::Denied(denied),
+            },
+            Err(gate::Fault::Limit(limit)) => Fault::Limit(limit.name(), limit.to_string()),
+            Err(gate::Fault::Malformed(error)) => Fault::Malformed(error.clone()),
+            Err(gate::Fault::Untrusted(error)) => Fault::Untrusted(error.clone()),
+        };
+        (None, Some(fault))
+    }
+
+    /// Answers a job that is not trusted. Nothing is written down of it: whoever can send such jobs could wear out the
+    /// flash, and push out of the memory what is kept of others. It comes again after a power cut, and is refused again.
+    async fn refuse(&self, task: &Task, error: &TrustError) -> Taken {
+        let id = &task.id;
+        let facts = self.facts(task.expires_at, false, Some(Fault::Untrusted(error.clone())));
+        match self.take(id, &facts).await.1 {
+            Effect::End(verdict) => {
+                if verdict.outcome == OutcomeKind::Failed {
+                    self.audit(id, error);
+                }
+                let result = JobResult {
+                    outcome: verdict.outcome,
+                    error: verdict.error,
+                    applied_ref: None,
+                    timestamp: self.now().wall,
+                };
+                self.parts.outbox.push_result(id, result);
+                Taken::Done
+            }
+            Effect::Leave => Taken::Left,
+            _ => Taken::Known,
+        }
+    }
+
+    /// Says that a job was refused for what it is, not for what it asks: enough to act on, and nothing of its content.
+    fn audit(&self, id: &JobId, error: &TrustError) {
+        let detail = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        warn!(job = %id, reason = error.reason(), %error, detail, "the job is refused");
+        let kind = match error {
+            TrustError::Envelope(_) | TrustError::NoPayloadKey => EventKind::JobPayloadDecryptionFailed,
+            _ => EventKind::JobPayloadSignatureInvalid,
+        };
+        let message = format!("job {id}: {error}");
+        events::push_refused(&self.parts.outbox, &self.parts.cluster, kind, error.reason(), message);
+    }
+
     fn facts(&self, expires_at: Option<Timestamp>, duplicate: bool, fault: Option<Fault>) -> Facts {
         Facts {
             expires_at,
@@ -205,27 +282,23 @@ impl Runner {
         }
     }
 
-    /// Before the ack. Whether the job is on the disk.
-    async fn write_down(
-        &self,
-        id: &JobId,
-        key: Option<KeyHash>,
-        expires_at: Option<Timestamp>,
-        arrival: &Arrival,
-    ) -> bool {
+    /// Before the ack. Whether the job is on the disk, with the trust state that it leads to.
+    async fn write_down(&self, task: &Task, arrival: &Arrival) -> bool {
         let body = match arrival {
             Arrival::Job(text) => Body::Inline(text.to_string()),
             Arrival::Skipped { limit, .. } => Body::Skipped(limit.name().to_owned()),
         };
         let job = StoredJob {
-            id: id.as_str().to_owned(),
-            key: key.map(KeyHash::to_bytes),
-            expires_at: expires_at.map(Timestamp::unix_seconds),
+            id: task.id.as_str().to_owned(),
+            key: task.key.map(KeyHash::to_bytes),
+            expires_at: task.expires_at.map(Timestamp::unix_seconds),
             body,
+            header: task.header,
         };
-        let number = self.on_disk(move |outbox| outbox.accept(job)).await.flatten();
+        let trust = task.next.map(|next| next.bytes());
+        let number = self.on_disk(move |outbox| outbox.accept(job, trust.as_deref())).await.flatten();
         if let Some(number) = number {
-            self.book().ledger.number(id, number);
+            self.book().ledger.number(&task.id, number);
         }
         number.is_some()
     }
@@ -298,7 +371,7 @@ impl Runner {
         facts: Facts,
         mut state: State,
         mut effect: Effect,
-        act: Option<&(Instruction<'_>, NamespaceRule)>,
+        act: Option<&Permitted<'_>>,
     ) {
         let mut backoff = Backoff::between(limits::BACKOFF_FLOOR, limits::ACT_PAUSE_MAX);
         loop {
@@ -331,11 +404,11 @@ impl Runner {
                 // Not possible behind an ack, and nothing to be done.
                 Effect::AckAgain | Effect::Drop | Effect::Leave | Effect::Nothing => return self.forget(&id).await,
             }
-            let Some((instruction, rule)) = act else {
+            let Some(permitted) = act else {
                 return self.forget(&id).await;
             };
             let input = tokio::select! {
-                input = self.act(&id, instruction, *rule) => input,
+                input = self.act(&id, permitted) => input,
                 () = self.out_of_patience() => Input::Stopped,
             };
             (state, effect) = machine::step(state, input, &facts, self.now());
@@ -348,9 +421,10 @@ impl Runner {
         tokio::time::sleep(limits::STOP_ACT).await;
     }
 
-    async fn act(&self, id: &JobId, instruction: &Instruction<'_>, rule: NamespaceRule) -> Input<'static> {
-        let target = &self.parts.target;
-        let done = match instruction {
+    /// The only way to the target, and only for what was permitted.
+    async fn act(&self, id: &JobId, permitted: &Permitted<'_>) -> Input<'static> {
+        let (target, rule) = (&self.parts.target, permitted.rule());
+        let done = match permitted.instruction() {
             Instruction::Apply(manifest) => {
                 target.apply(manifest, rule).await.map(|applied| Done::Applied(applied.reference, applied.readiness))
             }
@@ -393,8 +467,8 @@ impl Runner {
         }
         let (key, number) = self.book().ledger.of_open(id);
         let (had_effect, of, written) = (verdict.had_effect, id.clone(), result.clone());
-        let key = key.map(KeyHash::to_bytes);
-        self.on_disk(move |outbox| outbox.finish(number, key, had_effect, &of, written)).await;
+        let ended = Ended { key: key.map(KeyHash::to_bytes), header: self.book().ledger.header(id), had_effect };
+        self.on_disk(move |outbox| outbox.finish(number, ended, &of, written)).await;
         self.book().ledger.finish(id, &result, had_effect);
         self.freed.notify_one();
     }
@@ -475,31 +549,6 @@ fn machine_step(waiting: &mut Waiting, input: Input<'_>, now: Now) -> Effect {
     let (state, effect) = machine::step(state, input, &waiting.facts, now);
     waiting.state = state;
     effect
-}
-
-/// None for a job that nobody could answer.
-fn read<'a>(arrival: &'a Arrival, policy: &Policy) -> Option<Task<'a>> {
-    let refused = |id: JobId, fault| Task { id, key: None, expires_at: None, instruction: Err(fault) };
-    let text = match arrival {
-        Arrival::Job(text) => text,
-        Arrival::Skipped { id, limit } => {
-            return id.clone().map(|id| refused(id, Fault::Limit(limit.name(), limit.to_string())));
-        }
-    };
-    let job = match Job::parse(text) {
-        Ok(job) => job,
-        Err((id, error)) => return id.map(|id| refused(id, Fault::Malformed(error))),
-    };
-    let key = KeyHash::of(&job.idempotency_key);
-    let instruction = job.instruction().map_err(Fault::Malformed).and_then(|mut instruction| {
-        let rule = policy.check(&instruction).map_err(Fault::Refused)?;
-        if let (Instruction::Apply(manifest), Some(key)) = (&mut instruction, key) {
-            // Who looks at the object later, on this node or another, knows which job made it so.
-            manifest.annotations.insert(KEY_HASH_ANNOTATION.to_owned(), key.stamp());
-        }
-        Ok((instruction, rule))
-    });
-    Some(Task { key, expires_at: job.expires_at, id: job.id, instruction })
 }
 
 /// P1.7: the key's known shape, made unique by the outbox.

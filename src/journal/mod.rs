@@ -25,4 +25,4 @@ pub mod spool;
 pub mod store;
 
 pub use bound::cut;
-pub use outbox::{Fill, Outbox, Report, keep};
+pub use outbox::{Ended, Fill, Outbox, Report, keep};

@@ -92,6 +92,23 @@ impl StateDirectory {
         Ok(Self { path: path.to_owned(), handle, seal, _lock: lock })
     }
 
+    /// Wraps a credential that was stored before there was a seal. What it was lies on in the free blocks of the disk.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn seal_what_is_open(&self) -> Result<(), StoreError> {
+        if self.seal.is_none() {
+            return Ok(());
+        }
+        let Some(text) = self.read(CREDENTIAL)? else { return Ok(()) };
+        match serde_json::from_str(&text) {
+            Ok(Wrapped { version: VERSION, sealed: None }) => {
+                self.wrap(CREDENTIAL, &Zeroizing::new(text.as_bytes().to_vec()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The directory itself, for the files of others in it.
     #[must_use]
     pub fn handle(&self) -> BorrowedFd<'_> {
@@ -99,7 +116,7 @@ impl StateDirectory {
     }
 
     /// Writes beside and renames: a power cut leaves the old file or the new one.
-    fn replace(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn replace(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
         self.write_new(text)?;
         fs::renameat(&self.handle, NEW, &self.handle, name).map_err(|error| self.io(name, error))?;
         fs::fsync(&self.handle).map_err(|error| self.io(name, error))
@@ -121,7 +138,7 @@ impl StateDirectory {
         }
     }
 
-    fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>, StoreError> {
+    pub(super) fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>, StoreError> {
         let path = self.path.join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = match fs::openat(&self.handle, name, flags, Mode::empty()) {
@@ -152,6 +169,10 @@ impl StateDirectory {
         let sealed = seal.seal(name, text, &SystemRandom::new()).ok_or(StoreError::NoRandomness)?;
         let wrapped = Wrapped { version: VERSION, sealed: Some(&sealed) };
         self.replace(name, &serde_json::to_vec(&wrapped).unwrap_or_default())
+    }
+
+    pub(super) fn malformed(&self, name: &str) -> StoreError {
+        StoreError::Malformed(self.path.join(name))
     }
 
     fn io(&self, name: &str, error: impl Into<io::Error>) -> StoreError {
@@ -302,8 +323,8 @@ impl KeyTexts {
         let text = |bytes: &[u8; 32]| Zeroizing::new(base64url::encode(bytes));
         Self {
             identity: text(keys.identity()),
-            payload: text(keys.payload()),
-            payload_before: keys.payload_before().map(|bytes| text(bytes)),
+            payload: text(&keys.payload().present.to_bytes()),
+            payload_before: keys.payload().previous.as_ref().map(|key| text(&key.to_bytes())),
         }
     }
 
@@ -439,7 +460,7 @@ mod tests {
         assert_eq!(loaded.current.issued_at, Some(Timestamp::from_unix_seconds(7)));
         assert_eq!(loaded.current.mac_key.unwrap().to_text().as_str(), base64url::encode(&[5; 32]));
         assert_eq!(loaded.machine, Some(Binding { id: Some("m".into()), serial: None }));
-        assert_eq!(loaded.keys.unwrap().payload().as_slice(), [2; 32]);
+        assert_eq!(*loaded.keys.unwrap().payload().present.to_bytes(), [2; 32]);
         let previous = loaded.previous.unwrap();
         assert_eq!((previous.token.expose(), previous.mac_key.is_none()), (TOKEN, true));
         assert_eq!((loaded.generation, loaded.endpoint.as_str()), (3, "https://a/base"));
@@ -548,10 +569,11 @@ mod tests {
         store(None).save(&credential("1234567890123456789012")).unwrap();
         let sealed = store(Some(1));
         assert_eq!(sealed.load().unwrap().unwrap().generation, 3, "one of before is read");
-        sealed.save(&credential("1234567890123456789012")).unwrap();
+        sealed.seal_what_is_open().unwrap();
+        sealed.seal_what_is_open().unwrap();
         assert_eq!(sealed.load().unwrap().unwrap().current.token.expose(), "1234567890123456789012");
         let text = std::fs::read_to_string(directory.path().join("credential.json")).unwrap();
-        assert!(!text.contains("1234567890123456789012") && !text.contains("c1"), "{text}");
+        assert!(!text.contains("1234567890123456789012") && !text.contains("clusterId"), "{text}");
         drop(sealed);
         for key in [None, Some(2)] {
             assert!(matches!(store(key).load(), Err(StoreError::Sealed(_))), "{key:?}");

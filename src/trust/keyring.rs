@@ -280,6 +280,12 @@ impl Keyring {
         &self.keys
     }
 
+    /// The thumbprints of its root keys.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<KeyId> {
+        self.keys.iter().filter(|key| key.usage == Use::Root).map(Key::kid).collect()
+    }
+
     /// The key of this name.
     #[must_use]
     pub fn key(&self, kid: KeyId) -> Option<&Key> {

@@ -9,6 +9,7 @@ pub mod key_id;
 pub mod keyring;
 pub mod mac;
 pub mod members;
+mod permit;
 pub mod policy;
 pub mod proof;
 pub mod replay;
@@ -18,4 +19,5 @@ pub mod signature;
 mod vectors;
 mod verify;
 
+pub use permit::{Denied, Permitted, permit};
 pub use verify::{Assurance, Context, Payload, Signatures, Signed, TrustError, Verified, verify};

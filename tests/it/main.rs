@@ -12,11 +12,15 @@ mod apiserver;
 mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod check;
 mod command_line;
 mod contract;
 mod directory;
 mod fake_api;
 mod faults;
+mod fuzz_corpus;
+#[path = "../fuzz/targets/mod.rs"]
+mod fuzz_targets;
 mod interop;
 mod kubernetes;
 mod kubernetes_access;
@@ -27,6 +31,7 @@ mod memory;
 mod memory_image;
 mod never_lose;
 mod offline;
+mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;

@@ -5,6 +5,7 @@ mod faults;
 mod form;
 mod line;
 mod polls;
+mod proofs;
 mod reports;
 
 use std::time::Duration;

@@ -16,6 +16,7 @@
 
 mod answer;
 mod check;
+mod credential;
 mod fault;
 pub(crate) mod job;
 pub(crate) mod owner;
@@ -39,6 +40,7 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 pub(crate) use answer::{Answer, MEDIA_TYPE};
+pub(crate) use credential::{MacRule, Proofs};
 pub(crate) use fault::{Fault, RetryAfter};
 pub(crate) use job::Job;
 pub(crate) use owner::Owner;
@@ -82,13 +84,19 @@ impl Default for Options {
 /// How a testbed behaves towards everybody; can be changed while it runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behaviour {
-    /// Lets the additions of chapter 2 pass in a registration. Without it the server is one that knows the
+    /// Knows the additions of chapter 2 in a registration. Without it the server is an old one that knows the
     /// fixed contract alone and refuses them with `UnknownField`.
     pub(crate) additions: bool,
     /// How long bearers live; none = for ever, and no `expiresAt`.
     pub(crate) bearer_life: Option<Duration>,
     /// How long the old bearer works after a rotation.
     pub(crate) bearer_overlap: Duration,
+    /// Which MACs it wants.
+    pub(crate) mac: MacRule,
+    /// Whether a bearer that has ended may be rotated with a proof of possession.
+    pub(crate) proofs: Proofs,
+    /// When it wishes bearers to be rotated, from their issue on: `rotateAfter`.
+    pub(crate) rotate_after: Option<Duration>,
     /// Most jobs of one answer; none = all there are.
     pub(crate) jobs_per_answer: Option<usize>,
     /// `"jobs": null` when there are none.
@@ -101,9 +109,12 @@ pub(crate) struct Behaviour {
 impl Default for Behaviour {
     fn default() -> Self {
         Self {
-            additions: false,
+            additions: true,
             bearer_life: None,
             bearer_overlap: Duration::from_mins(1),
+            mac: MacRule::default(),
+            proofs: Proofs::default(),
+            rotate_after: None,
             jobs_per_answer: None,
             null_jobs: false,
             odd: false,
@@ -203,6 +214,16 @@ impl Testbed {
     /// Ends every bearer of a cluster at once: 401 from now on.
     pub(crate) fn revoke(&self, cluster: &str) {
         self.shared.change(|state| state.end_bearers(cluster, Duration::ZERO));
+    }
+
+    /// The public X25519 key that a cluster's node registered, in base64url.
+    pub(crate) fn payload_key_of(&self, cluster: &str) -> Option<String> {
+        self.shared.read(|state| state.payload_key_of(cluster).map(str::to_owned))
+    }
+
+    /// The public Ed25519 key that a cluster's node registered, in base64url.
+    pub(crate) fn identity_of(&self, cluster: &str) -> Option<String> {
+        self.shared.read(|state| state.identity_of(cluster).map(str::to_owned))
     }
 
     /// Changes how the testbed behaves.
