@@ -64,16 +64,15 @@ fn main() {
 
 /// A ConfigMap as one is applied: names, short texts, out of order.
 fn payload(size: usize) -> String {
-    let mut data = String::new();
-    let mut number = 0_u32;
-    while data.len() + 120 < size {
-        data += &format!(
-            "{}\"key-{:05}\": \"value \\u00e9 {number}\"",
-            if number == 0 { "" } else { ", " },
-            number * 7919 % 10_007
-        );
-        number += 1;
+    let member = |number: u32| format!("\"key-{:05}\": \"value \\u00e9 {number}\"", number * 7919 % 10_007);
+    let mut members = vec![member(0)];
+    let mut length = 120;
+    while length < size {
+        let next = member(u32::try_from(members.len()).unwrap());
+        length += next.len() + 2;
+        members.push(next);
     }
+    let data = members.join(", ");
     format!(
         r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"namespace":"shop","name":"settings"}},"data":{{{data}}}}}"#
     )
