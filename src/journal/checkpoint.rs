@@ -55,7 +55,8 @@ pub struct Kept {
 #[derive(Default, Serialize, Deserialize)]
 struct Signed {
     /// Header hashes of the outcomes, in their order.
-    headers: Vec<Option<[u8; 8]>>,
+    #[serde(deserialize_with = "at_most::<_, _, { limits::KEPT_OUTCOMES }>")]
+    headers: VecDeque<Option<[u8; 8]>>,
     trust: Option<(u64, Vec<u8>)>,
 }
 
@@ -275,6 +276,7 @@ mod tests {
                 through: 9,
                 keys: std::iter::repeat_n([1; 8], keys).collect(),
                 outcomes: std::iter::repeat_n(outcome("a"), outcomes).collect(),
+                trust: None,
             };
             Checkpoint::open(medium.clone()).unwrap().0.write(&kept).unwrap();
             Checkpoint::open(medium).unwrap().1.through

@@ -22,6 +22,7 @@ pub mod page;
 pub mod record;
 pub mod ring;
 pub mod spool;
+pub mod stamp;
 pub mod store;
 
 pub use bound::cut;

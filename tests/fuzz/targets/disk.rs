@@ -25,7 +25,7 @@ pub(crate) fn journal(data: &[u8]) {
     }
     let _ = (journal.events(50), journal.events_waiting(), journal.losses(), journal.is_idle());
     let started = journal.start();
-    let taken = journal.accept(job("new", "{}"), &[]);
+    let taken = journal.accept(job("new", "{}"), None, &[]);
     let Ok((number, _)) = taken else { return };
     let (_, finished) = journal.finish(number, outcome("new"), &[]);
     let stopped = journal.stop(&[]);
@@ -161,7 +161,7 @@ pub(crate) fn spool(data: &[u8]) {
 const SHA256_OF_A: [u8; 8] = [0xca, 0x97, 0x81, 0x12, 0xca, 0x1b, 0xbd, 0xca];
 
 pub(crate) fn job(id: &str, text: &str) -> StoredJob {
-    StoredJob { id: id.into(), key: None, expires_at: None, body: Body::Inline(text.into()) }
+    StoredJob { id: id.into(), key: None, expires_at: None, body: Body::Inline(text.into()), header: None }
 }
 
 pub(crate) fn outcome(id: &str) -> StoredOutcome {
@@ -173,5 +173,6 @@ pub(crate) fn outcome(id: &str) -> StoredOutcome {
         error: String::new(),
         applied: None,
         at: 1,
+        header: None,
     }
 }

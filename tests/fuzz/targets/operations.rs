@@ -52,7 +52,7 @@ fn operate(
     match input.byte() % 7 {
         0 if journal.has_room() => {
             let text = "x".repeat(usize::from(input.byte()) * 8);
-            let Ok((number, _)) = journal.accept(job("j", &text), &[]) else { return false };
+            let Ok((number, _)) = journal.accept(job("j", &text), None, &[]) else { return false };
             open.insert(number, text);
         }
         1 => {
@@ -87,7 +87,7 @@ fn operate(
                 journal.applied(number, object(usize::from(input.byte())));
             }
         }
-        _ => return input.byte() % 8 != 0,
+        _ => return !input.byte().is_multiple_of(8),
     }
     true
 }

@@ -6,8 +6,9 @@ use pullet::limits;
 use pullet::link::backoff::retry_after;
 use pullet::link::stream::{self, Arrival};
 use pullet::link::{Bearer, Fault};
-use pullet::protocol::{ClusterId, ErrorBody, GroupKind, Instruction, Job, RegisterResponse, RotateResponse};
-use pullet::trust::policy::{NamespacePattern, Policy};
+use pullet::protocol::{ClusterId, CredentialAnswer, ErrorBody, GroupKind, Instruction, Job};
+use pullet::trust::keyring::Keyring;
+use pullet::trust::policy::{NamespacePattern, Policy, Provenance};
 
 pub(crate) fn stream(data: &[u8]) {
     let answer = stream::read(data);
@@ -46,7 +47,7 @@ fn check(text: &str) {
             vec![NamespacePattern::parse("clinic-*").unwrap()],
         ),
     ] {
-        if let Err(refusal) = policy.check(&instruction) {
+        if let Err(refusal) = policy.check(&instruction, Provenance::default()) {
             assert!(!refusal.to_string().is_empty());
         }
     }
@@ -63,11 +64,10 @@ pub(crate) fn answer(data: &[u8]) {
         let told = Fault::Unauthorized(body).to_string();
         assert!(told.chars().count() < 1_000 && !told.chars().any(char::is_control), "{told:?}");
     }
-    if let Ok(answer) = serde_json::from_slice::<RegisterResponse>(data) {
-        let _ = (ClusterId::parse(&answer.cluster_id), Bearer::new(&answer.token, answer.expires_at));
-    }
-    if let Ok(answer) = serde_json::from_slice::<RotateResponse>(data) {
+    if let Ok(answer) = serde_json::from_slice::<CredentialAnswer>(data) {
+        let _ = answer.cluster_id.as_deref().map(ClusterId::parse);
         let _ = Bearer::new(&answer.token, answer.expires_at);
+        let _ = Keyring::pin(&answer.signing_keys);
     }
     if let Ok(text) = std::str::from_utf8(data) {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
