@@ -1,7 +1,9 @@
 //! Does what [`machine`] says.
 
 mod resume;
+mod stamp;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +59,8 @@ pub struct Runner {
     waits: Notify,
     /// The jobs of the last run go on, or are over.
     resumed: Stop,
+    /// The journal does not know all that was done before.
+    is_incomplete: AtomicBool,
 }
 
 #[derive(Default)]
@@ -100,6 +104,7 @@ impl Runner {
             freed: Notify::new(),
             waits: Notify::new(),
             resumed: Stop::default(),
+            is_incomplete: AtomicBool::new(false),
         }
     }
 
@@ -351,9 +356,13 @@ impl Runner {
     async fn act(&self, id: &JobId, instruction: &Instruction<'_>, rule: NamespaceRule) -> Input<'static> {
         let target = &self.parts.target;
         let done = match instruction {
-            Instruction::Apply(manifest) => {
-                target.apply(manifest, rule).await.map(|applied| Done::Applied(applied.reference, applied.readiness))
-            }
+            Instruction::Apply(manifest) => match self.done_before(id, manifest).await {
+                Ok(Some(done)) => Ok(done),
+                Ok(None) => {
+                    target.apply(manifest, rule).await.map(|done| Done::Applied(done.reference, done.readiness))
+                }
+                Err(error) => Err(error),
+            },
             Instruction::Delete(object) => target.delete(object, rule).await.map(|deleted| Done::Deleted(deleted.note)),
             Instruction::RotateCredentials => return self.rotate().await,
         };
