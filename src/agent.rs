@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::config::{Config, ConfigError, TargetChoice};
+use crate::job::gate::{self, Gate, KeySettings};
 use crate::job::run::{Parts, Runner};
 use crate::journal::open::Opened;
 use crate::journal::ring::RingError;
@@ -20,15 +21,18 @@ use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
+use crate::link::pinned::PinError;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
     self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
-    LongPoll, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, events,
+    LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted,
+    events,
 };
 use crate::metrics::{Meter, Traffic};
-use crate::net::Profile;
-use crate::net::tls::{self, Roots, TlsFileError};
+use crate::net::renewal::TlsFiles;
+use crate::net::tls::TlsFileError;
+use crate::net::{Profile, Tls};
 use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
@@ -45,6 +49,8 @@ pub struct Agent {
     /// The one-time token, where there is no credential yet.
     token: Option<Arc<Secret>>,
     profile: Profile,
+    /// What the owner gave to pin.
+    wanted: Option<Wanted>,
 }
 
 /// What signals ask for.
@@ -69,6 +75,8 @@ pub enum AgentError {
     OtherMachine(PathBuf),
     /// The stored credential was issued by another server.
     OtherServer(String, String),
+    /// The keyring that is pinned, or that is to be pinned.
+    Pin(PinError),
     /// The control plane does not register this node.
     Registration(RegistrationError),
     /// Something of the operating system.
@@ -98,6 +106,7 @@ impl fmt::Display for AgentError {
                 "the credential was issued by {issued} and is sent nowhere else, but the endpoint is {configured}: set the \
                  endpoint back, or register there with a new one-time token (pullet register --force)"
             ),
+            Self::Pin(error) => error.fmt(f),
             Self::Registration(error) => error.fmt(f),
             Self::Runtime(_) => f.write_str("the operating system refused what an agent needs"),
             Self::Store(error) => error.fmt(f),
@@ -114,6 +123,7 @@ impl std::error::Error for AgentError {
             Self::Directory(error) => error.source(),
             Self::Journal(error) => error.source(),
             Self::OtherMachine(_) | Self::OtherServer(..) => None,
+            Self::Pin(error) => error.source(),
             Self::Registration(error) => error.source(),
             Self::Runtime(error) => Some(error),
             Self::Store(error) => error.source(),
@@ -127,14 +137,7 @@ impl std::error::Error for AgentError {
 /// # Errors
 /// When a CA file cannot be used.
 pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
-    let mut roots = Roots::system();
-    if let Some(path) = &config.ca_file {
-        roots.add_file(path)?;
-    }
-    if let Some(path) = Provided::find().and_then(|provided| provided.ca()) {
-        roots.add_file(&path)?;
-    }
-    let tls = tls::client_config(roots, None)?;
+    let tls = Tls::open(TlsFiles { authorities: config.ca_file.clone(), client: config.client_certificate.clone() })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
@@ -150,12 +153,22 @@ pub fn open_store(config: &Config) -> Result<StateDirectory, StoreError> {
     StateDirectory::open_sealed(&config.state_dir, seal)
 }
 
+/// What the owner gave to pin, by the configuration or as a credential of systemd.
+///
+/// # Errors
+/// As [`Wanted::read`].
+pub fn wanted(config: &Config) -> Result<Option<Wanted>, StoreError> {
+    let file = config.keyring.clone().or_else(|| Provided::find().and_then(|provided| provided.keyring()));
+    file.map(|file| Wanted::read(&file)).transpose()
+}
+
 /// What is stored, if it belongs to this machine.
 fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, AgentError> {
     let Some(mut credential) = store.load().map_err(AgentError::Store)? else { return Ok(None) };
     if link::is_another_machine(&credential) {
         return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
+    store.seal_what_is_open().map_err(AgentError::Store)?;
     if link::rebind(&mut credential) {
         info!("the marks of this machine have changed, but it is the same one; they are noted anew");
         store.save(&credential).map_err(AgentError::Store)?;
@@ -170,6 +183,9 @@ impl Agent {
     /// As [`AgentError`] lists them.
     pub fn open(config: Config) -> Result<Self, AgentError> {
         let store = Arc::new(open_store(&config).map_err(AgentError::Store)?);
+        if let Err(error) = clock::keep_in(&config.state_dir) {
+            warn!(%error, "the floor of the clock cannot be read");
+        }
         let credential = load(&store, &config)?;
         if credential.is_none() && (config.endpoint.is_none() || config.token_file.is_none()) {
             return Err(AgentError::Config(ConfigError::Missing(
@@ -185,7 +201,8 @@ impl Agent {
             }
             _ => None,
         };
-        Ok(Self { config, store, credential, token, profile })
+        let wanted = wanted(&config).map_err(AgentError::Store)?;
+        Ok(Self { config, store, credential, token, profile, wanted })
     }
 
     /// Runs until a signal.
@@ -221,6 +238,7 @@ impl Agent {
         let endpoint = self.endpoint_of(&credential)?;
         let target = open_target(&self.config, &credential.cluster_id)?;
         let opened = self.open_journal().await?;
+        let gate = self.open_gate(&credential, &opened)?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             cluster = %credential.cluster_id,
@@ -229,7 +247,7 @@ impl Agent {
             "ready"
         );
         boot_spread(&stop, &wake).await;
-        Box::pin(self.serve(credential, endpoint, target, opened, Signals { stop, wake, rotate })).await;
+        Box::pin(self.serve(credential, endpoint, target, opened, gate, Signals { stop, wake, rotate })).await;
         Ok(())
     }
 
@@ -243,6 +261,19 @@ impl Agent {
             error!(%trouble, "the journal is not as it should be");
         }
         Ok(opened)
+    }
+
+    fn open_gate(&self, credential: &Credential, opened: &Opened) -> Result<Gate, AgentError> {
+        Gate::open(gate::Parts {
+            cluster: credential.cluster_id.to_string(),
+            policy: self.config.policy.clone(),
+            settings: KeySettings { signatures: self.config.signatures, pin: self.wanted.clone() },
+            keys: credential.keys.clone(),
+            store: Arc::clone(&self.store) as Arc<dyn PinStore>,
+            outbox: &opened.outbox,
+            found: opened.restored.kept.trust.as_ref().map(|(_, state)| state.as_slice()),
+        })
+        .map_err(AgentError::Pin)
     }
 
     fn endpoint_of(&self, credential: &Credential) -> Result<Endpoint, AgentError> {
@@ -320,13 +351,16 @@ impl Agent {
         let store = Arc::clone(&self.store);
         let cluster_id = self.config.cluster_id.clone();
         let display_name = self.config.display_name.clone();
+        let demands_signatures = self.config.demands_signatures();
+        let wanted = self.wanted.clone();
         let exchanged = tokio::task::spawn_blocking(move || {
             let registration = Registration {
                 endpoint: &endpoint,
                 profile,
                 cluster_id: cluster_id.as_ref(),
                 display_name: display_name.as_deref(),
-                demands: Demands::default(),
+                demands: Demands { signatures: demands_signatures, ..Demands::default() },
+                pin: wanted.as_ref(),
                 certificate_request: None,
             };
             registration.exchange(&token, store.as_ref())
@@ -334,6 +368,7 @@ impl Agent {
         match exchanged.await {
             Ok(Ok(credential)) => Ok(Ok(credential)),
             Ok(Err(RegistrationError::Fault(fault) | RegistrationError::Unusable(fault))) => Ok(Err(fault)),
+            Ok(Err(RegistrationError::Pin(error))) => Err(AgentError::Pin(error)),
             Ok(Err(RegistrationError::Store(error))) => Err(AgentError::Store(error)),
             Err(interrupted) => Err(AgentError::Runtime(io::Error::other(interrupted))),
         }
@@ -345,6 +380,7 @@ impl Agent {
         endpoint: Endpoint,
         target: Arc<dyn Target>,
         opened: Opened,
+        gate: Gate,
         Signals { stop, wake, rotate }: Signals,
     ) {
         let Self { config, store, profile, .. } = self;
@@ -356,10 +392,14 @@ impl Agent {
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
         let Opened { outbox, restored, .. } = opened;
         let outbox = Arc::new(outbox);
+        let gate = Arc::new(gate);
         let health = Arc::new(Health::default());
         let rotated = {
-            let (outbox, cluster_id) = (Arc::clone(&outbox), cluster_id.clone());
-            Box::new(move || events::push_rotated(&outbox, &cluster_id))
+            let (outbox, cluster_id, gate) = (Arc::clone(&outbox), cluster_id.clone(), Arc::clone(&gate));
+            Box::new(move |keyrings: &[String]| {
+                events::push_rotated(&outbox, &cluster_id);
+                gate.offer(keyrings, &outbox);
+            })
         };
         let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
@@ -370,7 +410,8 @@ impl Agent {
             account: Arc::clone(&account),
             target: Arc::clone(&target),
             outbox: Arc::clone(&outbox),
-            policy: config.policy,
+            gate: Arc::clone(&gate),
+            cluster: cluster_id.clone(),
             succeed_on: config.succeed_on,
             ready_timeout: config.ready_timeout,
             stop: stop.clone(),

@@ -12,6 +12,15 @@ use crate::config::{KEYS, Settings, closest};
 /// What the user asked for.
 #[derive(Debug)]
 pub enum Command {
+    /// Say what would become of a job.
+    Check {
+        /// What the policy is.
+        settings: Settings,
+        /// The job; `-` is standard input.
+        file: String,
+        /// As JSON.
+        is_json: bool,
+    },
     /// Text for stdout.
     Help(String),
     /// Exchange the one-time token, over an existing credential where that is asked for.
@@ -59,10 +68,11 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 5] = [
+const COMMANDS: [(&str, &str); 6] = [
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
+    ("check", "say what would become of the job in a file, without doing it (--json)"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
 ];
@@ -76,7 +86,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register" | "status")) => Ok(Command::Help(help(command))),
+            Some(command @ ("run" | "register" | "status" | "check")) => Ok(Command::Help(help(command))),
             None | Some("help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
@@ -90,6 +100,15 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
             settings("register", &rest)
                 .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Register(settings, is_forced)))
         }
+        "check" => {
+            let (is_json, mut rest) = without(JSON, rest);
+            let file = take_file(&mut rest);
+            match (settings("check", &rest)?, file) {
+                (Err(help), _) => Ok(Command::Help(help)),
+                (Ok(settings), Some(file)) => Ok(Command::Check { settings, file, is_json }),
+                (Ok(_), None) => Err(UsageError::Value("check needs a file with one job; - is stdin".to_owned())),
+            }
+        }
         "status" => {
             let (is_json, rest) = without(JSON, rest);
             settings("status", &rest)
@@ -102,13 +121,26 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
 /// The flag of `register` that is no setting.
 const FORCE: &str = "--force";
 
-/// The flag of `status` that is no setting.
+/// The flag of `status` and `check` that is no setting.
 const JSON: &str = "--json";
 
 /// Whether a flag is there, and the arguments without it.
 fn without(flag: &str, rest: &[String]) -> (bool, Vec<String>) {
     let others: Vec<String> = rest.iter().filter(|argument| *argument != flag).cloned().collect();
     (others.len() < rest.len(), others)
+}
+
+/// The first argument that is neither a flag nor the value of one.
+fn take_file(rest: &mut Vec<String>) -> Option<String> {
+    let mut is_value = false;
+    let at = rest.iter().position(|argument| {
+        let is_flag = argument.starts_with("--") || argument == "-h";
+        let is_file = !is_flag && !is_value;
+        let stands_alone = SWITCHES.iter().any(|switch| argument.strip_prefix("--") == Some(switch));
+        is_value = is_flag && !is_value && !argument.contains('=') && argument != "-h" && !stands_alone;
+        is_file
+    })?;
+    Some(rest.remove(at))
 }
 
 fn unknown_command(name: &str) -> UsageError {
@@ -138,7 +170,7 @@ fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
             return Err(UsageError::Surplus(argument.chars().take(64).collect()));
         };
         let (name, value) = body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value)));
-        let is_switch = name == SWITCH;
+        let is_switch = SWITCHES.contains(&name);
         if name != CONFIG && !KEYS.iter().any(|key| key.replace('_', "-") == name) {
             let flag: String = name.chars().take(64).collect();
             let near = closest(&flag, KEYS.into_iter().chain([CONFIG]));
@@ -165,8 +197,8 @@ fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
 /// The flag that has no key in the file.
 const CONFIG: &str = "config";
 
-/// The one flag that needs no value.
-const SWITCH: &str = "allow-plain-http-loopback";
+/// The flags that need no value.
+const SWITCHES: [&str; 2] = ["allow-plain-http-loopback", "require-encrypted-secrets"];
 
 /// What `pullet help` shows.
 #[must_use]
@@ -196,6 +228,11 @@ fn help(command: &str) -> String {
              and --token-file; the other flags matter as far as they say how the control plane is reached. With --force\n\
              over the credential that is there: for a copied card, a lost or refused credential, another server."
         }
+        "check" => {
+            "Reads one job and says which clauses it passes on this node and which one stops it; nothing is applied and\n\
+             nobody is asked. FILE - is standard input; --json prints one JSON object. The flags and the configuration\n\
+             file say what jobs may do. Ends with 0 when the job is admitted, with 1 when it is refused."
+        }
         "status" => {
             "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\
              --status-file matter. Ends with 0 when it is connected, with 1 and a line that says why when it is not."
@@ -209,9 +246,10 @@ fn help(command: &str) -> String {
         Err(exit) => exit.output,
         Ok(_) => String::new(),
     };
+    let operand = if command == "check" { " FILE" } else { "" };
     let flags = printed.split_once("Options:").map_or("", |(_, flags)| flags);
     format!(
-        "Usage: pullet {command} [--flag value | --flag=value]…\n\n{purpose}\n\n\
+        "Usage: pullet {command}{operand} [--flag value | --flag=value]…\n\n{purpose}\n\n\
          Every flag is also a key of the configuration file: --state-dir is state_dir. A flag wins.\n\n\
          Flags:{}\n",
         flags.trim_end()
@@ -253,6 +291,7 @@ mod tests {
         assert_eq!(run("run --allow-plain-http-loopback").allow_plain_http_loopback, Some(true));
         assert_eq!(run("run --allow-plain-http-loopback=true").allow_plain_http_loopback, Some(true));
         assert_eq!(run("run --allow-plain-http-loopback=false").allow_plain_http_loopback, Some(false));
+        assert_eq!(run("run --require-encrypted-secrets --wait 5").require_encrypted_secrets, Some(true));
         assert!(error("run --allow-plain-http-loopback=maybe").contains("true or false"));
     }
 
@@ -282,6 +321,9 @@ mod tests {
             "register --wait 1 -h",
             "help status",
             "status --json -h",
+            "check -h",
+            "check --help --json x",
+            "help check",
         ] {
             let Ok(Command::Help(help)) = parse(&words(text)) else { panic!("{text}") };
             assert!(help.contains("Usage: pullet"), "{text}");
@@ -301,6 +343,27 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(error("run --json"), "there is no flag --json; --help lists them");
+    }
+
+    #[test]
+    fn a_job_to_check_stands_anywhere_among_the_flags() {
+        for text in [
+            "check job.json --json --wait 5",
+            "check --wait 5 job.json --json",
+            "check --json --require-encrypted-secrets job.json --wait=5",
+            "check --wait 5 --json job.json",
+        ] {
+            match parse(&words(text)) {
+                Ok(Command::Check { settings, file, is_json: true }) => {
+                    assert_eq!((file.as_str(), settings.wait), ("job.json", Some(5)), "{text}");
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        assert!(matches!(parse(&words("check -")), Ok(Command::Check { file, is_json: false, .. }) if file == "-"));
+        assert_eq!(error("check"), "check needs a file with one job; - is stdin");
+        assert_eq!(error("check a b"), "\"b\" does not belong here; --help shows how it goes");
+        assert_eq!(error("check a --wiat 5"), "there is no flag --wiat; did you mean --wait?");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::link::{Endpoint, Provided};
 use crate::logging::Format;
 use crate::net::{PlainHttp, ProxySetting};
 use crate::protocol::{ClusterId, GroupKind};
-use crate::trust::policy::{NamespacePattern, Policy};
+use crate::trust::Signatures;
+use crate::trust::policy::{ChartPattern, NamespacePattern, OperationType, Policy, Rules};
 
 /// What the agent goes by.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Config {
     pub display_name: Option<String>,
     /// Further authorities.
     pub ca_file: Option<PathBuf>,
+    /// What the control plane may ask for in TLS: a certificate, and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The way out.
     pub proxy: ProxySetting,
     /// How long a poll is held.
@@ -51,6 +54,10 @@ pub struct Config {
     pub plain_http: PlainHttp,
     /// What jobs may do.
     pub policy: Policy,
+    /// The owner's file that says which keys to pin.
+    pub keyring: Option<PathBuf>,
+    /// What is asked of a job's signature; none = it follows from whether a key is pinned.
+    pub signatures: Option<Signatures>,
     /// When a job counts as succeeded.
     pub succeed_on: SucceedOn,
     /// How long an object may take to be ready.
@@ -117,6 +124,14 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
+    /// Whether a control plane that does not take our keys is of no use.
+    #[must_use]
+    pub fn demands_signatures(&self) -> bool {
+        self.signatures == Some(Signatures::Require)
+            || self.policy.requires_signatures()
+            || self.keyring.is_some() && self.signatures.is_none()
+    }
+
     /// Says what the settings mean. `variable` gives environment variables.
     ///
     /// # Errors
@@ -144,8 +159,13 @@ impl Config {
         let is_metered =
             choose("profile", settings.profile, &[("standard", false), ("metered", true)])?.unwrap_or(false);
         let poll_interval = read_poll_interval(is_metered, settings.poll_interval, seconds)?;
-        let kinds = read_list("allow_kind", settings.allow_kind, GroupKind::parse)?;
-        let namespaces = read_list("allow_namespace", settings.allow_namespace, NamespacePattern::parse)?;
+        let policy = read_policy(
+            settings.allow_kind,
+            settings.allow_namespace,
+            settings.allow_chart,
+            settings.allow_operation,
+            settings.require_encrypted_secrets,
+        )?;
         let second = Duration::from_secs(1);
         Ok(Self {
             state_dir: settings.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE)),
@@ -154,6 +174,7 @@ impl Config {
             cluster_id,
             display_name: settings.display_name,
             ca_file: settings.ca_file,
+            client_certificate: both(settings.client_cert, settings.client_key)?,
             proxy,
             hold: match settings.wait {
                 // A poll an hour is to be over soon.
@@ -166,7 +187,13 @@ impl Config {
             status_file: status_file(settings.status_file),
             target: read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?,
             plain_http,
-            policy: Policy::new(kinds, namespaces),
+            policy,
+            keyring: settings.keyring,
+            signatures: choose(
+                "signatures",
+                settings.signatures,
+                &[("require", Signatures::Require), ("warn", Signatures::Warn), ("off", Signatures::Off)],
+            )?,
             succeed_on: choose(
                 "succeed_on",
                 settings.succeed_on,
@@ -204,6 +231,44 @@ impl Config {
             log_format: choose("log_format", settings.log_format, &[("text", Format::Text), ("json", Format::Json)])?
                 .unwrap_or_else(Format::for_stderr),
         })
+    }
+}
+
+/// What the node's owner lets jobs do. A list that is empty is one that was not given.
+fn read_policy(
+    kinds: Vec<String>,
+    namespaces: Vec<String>,
+    charts: Vec<String>,
+    operations: Vec<String>,
+    requires_encrypted_secrets: Option<bool>,
+) -> Result<Policy, ConfigError> {
+    let kinds = read_list("allow_kind", kinds, GroupKind::parse)?;
+    let namespaces = read_list("allow_namespace", namespaces, NamespacePattern::parse)?;
+    let operations = read_list("allow_operation", operations, OperationType::parse)?;
+    let charts = charts
+        .into_iter()
+        .map(|text| {
+            // A pattern that cannot be used may be an address with a password in it.
+            ChartPattern::parse(&text)
+                .map_err(|error| ConfigError::Value("allow_chart", without_password(text), error.to_string()))
+        })
+        .collect::<Result<_, _>>()?;
+    let rules = Rules {
+        charts: Some(charts),
+        operations: Some(operations).filter(|types| !types.is_empty()),
+        requires_encrypted_secrets: requires_encrypted_secrets == Some(true),
+        ..Rules::of_owner(kinds, namespaces)
+    };
+    Ok(rules.into())
+}
+
+/// A certificate is of no use without its key, nor the other way round.
+fn both(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::Missing("client_key", "a client certificate is used with its key")),
+        (None, Some(_)) => Err(ConfigError::Missing("client_cert", "a client's key is used with its certificate")),
     }
 }
 
@@ -427,6 +492,7 @@ mod tests {
             ("journal_size = 16781312", "from 65536"),
             ("heartbeat_interval = 86401", "from 60 to 86400 seconds"),
             ("profile = \"cheap\"", "one of standard, metered"),
+            ("signatures = \"yes\"", "one of require, warn, off"),
             ("poll_interval = 600", "profile = \"metered\""),
             ("monthly_budget = 5", "profile = \"metered\""),
             ("profile = \"metered\"\nmonthly_budget = 0", "from 1 to 1000000 MB"),

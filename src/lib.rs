@@ -31,7 +31,7 @@
 //! - a server that sends too much, too deep, too slowly, or without an end: `link::stream`, `net::body`;
 //! - something on the way that answers in the server's place: `link::fault`, `link::longpoll`;
 //! - a redirect or a proxy that wants the bearer: `net::connector`;
-//! - a job for a kind or a namespace that the owner did not open: `trust::policy`;
+//! - a job for a kind, a namespace, a chart or an operation that the owner did not open: `trust::policy`;
 //! - an API server or an object that is too large: `target::kubernetes`;
 //! - a name that would leave the directory, a link planted in it: `target::directory`;
 //! - a secret in a log: `secret`, `logging`;

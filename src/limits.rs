@@ -26,7 +26,7 @@ pub const JOB_DEPTH: usize = 32;
 
 /// How many times longer than its text a canonical form can be: `1e15` has 4 bytes and is written with 16. Form and
 /// scratch are made with that room, each at most [`JOB_BYTES`], and 12 bytes note the place of each member that waits
-/// to be sorted: 96 kB for [`JOB_NODES`] of them.
+/// to be sorted: 98 kB for [`JOB_NODES`] of them, and twice that while their vector grows.
 pub const CANONICAL_GROWTH: usize = 4;
 
 /// The header segment of a JWS: a job id of [`JOB_ID_BYTES`] written in escapes takes 1,536 bytes, the other thirteen
@@ -45,6 +45,9 @@ pub const KEYRING_BYTES: usize = 8 * 1024;
 /// Keyrings of one update: a node that missed so many rotations catches up, 128 KiB at the most.
 pub const KEYRING_CHAIN: usize = 16;
 
+/// The owner's file with keyrings: [`KEYRING_CHAIN`] of [`KEYRING_BYTES`], and the ends of their lines.
+pub const KEYRING_FILE_BYTES: u64 = (KEYRING_CHAIN * (KEYRING_BYTES + 2)) as u64;
+
 /// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
 pub const SEQUENCE_STEP: u64 = 1 << 20;
 
@@ -53,6 +56,26 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// The header segment of an encrypted payload: 250 bytes as we write it.
 pub const ENVELOPE_HEADER_BYTES: usize = 1_024;
+
+/// A file with one job for `pullet check`: the job, and as much space between its tokens three times over.
+pub const CHECK_FILE_BYTES: usize = 4 * JOB_BYTES;
+
+/// The address of a chart; a longer one matches nothing.
+pub const CHART_URL_BYTES: usize = 2_048;
+
+/// The name or version of a chart, or an id of the catalog.
+pub const CHART_NAME_BYTES: usize = 253;
+
+/// How far behind `-----BEGIN ` of a PEM block `PRIVATE KEY` is looked for: the longest label in use, `ENCRYPTED PRIVATE
+/// KEY`, has 21 bytes; three times that.
+pub const PEM_LABEL_BYTES: usize = 64;
+
+/// Characters of a path into a job's values in a message: with what to do about it, the message stays below
+/// [`ERROR_BYTES`].
+pub const POLICY_PATH_CHARS: usize = 200;
+
+/// Characters of somebody else's name in a refusal.
+pub const POLICY_NAME_CHARS: usize = 128;
 
 /// A job id on the wire. Longer ids are refused: they become a path segment of a request line.
 pub const JOB_ID_BYTES: usize = 256;
@@ -345,9 +368,12 @@ pub const ROTATE_FROM_PERCENT: u64 = 70;
 /// left for a line that is down.
 pub const ROTATE_TO_PERCENT: u64 = 90;
 
-/// No credential is rotated ahead of its end sooner after it was issued: a server that says `rotateAfter` now is not
-/// asked without a pause.
+/// A plan to rotate sooner after the issue than this is none: see [`ROTATION_UNPLANNED`].
 pub const ROTATION_FLOOR: Duration = Duration::from_secs(5);
+
+/// A credential that was to be rotated before it was issued is rotated this long after it: this node's clock is years
+/// ahead, or the server says "now" each time. Each would make a loop. If it ends before, a 401 finds a new one.
+pub const ROTATION_UNPLANNED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// First pause after a rotation ahead of expiry that failed.
 pub const ROTATION_BACKOFF_FIRST: Duration = Duration::from_secs(60);
@@ -440,3 +466,21 @@ pub const KUBECONFIG_NODES: usize = 8_192;
 
 /// Nesting in a kubeconfig: `exec` has six levels.
 pub const KUBECONFIG_DEPTH: usize = 16;
+/// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
+pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
+
+/// A changed certificate that did not work is tried again after this: the server's side may not have changed yet.
+pub const CERTIFICATE_RETRY: Duration = Duration::from_secs(30);
+
+/// How far a date of the control plane and the system clock may lie apart and still agree: `Date` has whole seconds, and
+/// an answer may be on its way for as long as [`RESPONSE_TIMEOUT`].
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Two dates that agree and lie this far apart were not both replayed from one recording.
+pub const CLOCK_WITNESSES_APART: Duration = Duration::from_secs(10 * 60);
+
+/// The floor is written this often at most: 365 small writes a year.
+pub const CLOCK_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `{"version":1,"confirmed":<20 digits>}` is 46 bytes.
+pub const CLOCK_FILE_BYTES: u64 = 256;

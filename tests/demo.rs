@@ -34,6 +34,9 @@ const CLUSTER: &str = "demo";
 /// The namespace everything lives in.
 const NAMESPACE: &str = "pullet-demo";
 
+/// Where this node's owner lets charts come from.
+const CHARTS: &str = "https://charts.example.org";
+
 /// How long a step may take. Each takes less than a second when all is well.
 const STEP: Duration = Duration::from_secs(15);
 
@@ -151,7 +154,7 @@ fn work(testbed: &Testbed, options: &Options, story: &mut Story) -> Result<(), F
     story.order(testbed, "job-1", "apply the ConfigMap greeting", greeting.with("idempotencyKey", "greeting-v1"));
     story.await_result(testbed, "job-1", Expected::Succeeded, STEP)?;
 
-    let wiki = json!({"applicationInstance": application_instance(NAMESPACE, "wiki")});
+    let wiki = json!({"applicationInstance": from(CHARTS, "wiki")});
     story.order(testbed, "job-2", "have the application wiki", Job::intent("ensure-application-instance", wiki));
     story.await_result(testbed, "job-2", ours, STEP)?;
 
@@ -162,6 +165,13 @@ fn work(testbed: &Testbed, options: &Options, story: &mut Story) -> Result<(), F
     let rotate = Job::intent("rotate-operator-credentials", Value::Null);
     story.order(testbed, "job-4", "fetch a new credential", rotate);
     story.await_result(testbed, "job-4", Expected::Succeeded, STEP)
+}
+
+/// An application with the chart that it is installed from.
+fn from(charts: &str, name: &str) -> Value {
+    let mut instance = application_instance(NAMESPACE, name);
+    instance["spec"]["chart"] = json!({"sourceType": "helm", "url": charts, "name": name, "version": "1.2.3"});
+    instance
 }
 
 fn refuse(testbed: &Testbed, story: &mut Story) -> Result<(), Failure> {
@@ -185,7 +195,12 @@ fn refuse(testbed: &Testbed, story: &mut Story) -> Result<(), Failure> {
 
     let again = Job::apply(config_map(NAMESPACE, "greeting", "hello")).with("idempotencyKey", "greeting-v1");
     story.order(testbed, "job-7", "the same as job-1 (same idempotency key)", again);
-    story.await_result(testbed, "job-7", Expected::Noop, STEP)
+    story.await_result(testbed, "job-7", Expected::Noop, STEP)?;
+
+    let elsewhere = json!({"applicationInstance": from("https://elsewhere.example", "miner")});
+    let elsewhere = Job::intent("ensure-application-instance", elsewhere);
+    story.order(testbed, "job-8", "have an application whose chart comes from elsewhere", elsewhere);
+    story.await_result(testbed, "job-8", Expected::Failed, STEP)
 }
 
 fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure> {
@@ -194,7 +209,7 @@ fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure
     story.mark("the line is down: connections are cut, new ones refused");
     story.order(
         testbed,
-        "job-8",
+        "job-9",
         "apply the ConfigMap meanwhile",
         Job::apply(config_map(NAMESPACE, "meanwhile", "sent while the line was down")),
     );
@@ -203,13 +218,13 @@ fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure
     testbed.up();
     story.mark("the line is up again");
     story.expect_poll();
-    story.await_result(testbed, "job-8", Expected::Succeeded, RETURN)
+    story.await_result(testbed, "job-9", Expected::Succeeded, RETURN)
 }
 
 fn delete(testbed: &Testbed, options: &Options, story: &mut Story) -> Result<(), Failure> {
     let meanwhile = Job::delete("v1", "ConfigMap", NAMESPACE, "meanwhile");
-    story.order(testbed, "job-9", "delete the ConfigMap meanwhile", meanwhile);
-    story.await_result(testbed, "job-9", Expected::Succeeded, STEP)?;
+    story.order(testbed, "job-10", "delete the ConfigMap meanwhile", meanwhile);
+    story.await_result(testbed, "job-10", Expected::Succeeded, STEP)?;
     if options.cluster.is_none() {
         story.note("its file has no object now, from which k3s learns to delete it; the file itself goes later");
     }

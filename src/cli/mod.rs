@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod check;
 mod register;
 mod run;
 mod status;
@@ -9,6 +10,7 @@ mod status;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::args::{self, Command, UsageError};
@@ -37,6 +39,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             say(concat!("pullet ", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
+        Command::Check { settings, file, is_json } => read_config(settings)
+            .map_err(Failure::from)
+            .and_then(|config| check::check(&config, Path::new(&file), is_json)),
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),
         Command::Status(settings, is_json) => status::status(settings, is_json),
@@ -70,9 +75,13 @@ impl From<ConfigError> for Failure {
 }
 
 fn configure(settings: Settings) -> Result<Config, Failure> {
-    let config = Config::new(settings.with_file()?, |name| std::env::var(name).ok())?;
+    let config = read_config(settings)?;
     logging::start(config.log_level, config.log_format);
     Ok(config)
+}
+
+fn read_config(settings: Settings) -> Result<Config, ConfigError> {
+    Config::new(settings.with_file()?, |name| std::env::var(name).ok())
 }
 
 /// A line for the person or script that called us. Nobody reading any more is no error.

@@ -6,7 +6,8 @@ use super::{Failure, say};
 use crate::agent;
 use crate::config::{Config, ConfigError};
 use crate::link::secret_file::read_one_time_token;
-use crate::link::{CredentialStore as _, Demands, Registration};
+use crate::link::{CredentialStore as _, Demands, PinStore as _, Registration, StateDirectory};
+use crate::trust::keyring::Keyring;
 
 /// Registers once, with `force` over a credential that is there. A failure leaves everything as it was, except for a
 /// one-time token that the server took before it failed, and for keys that the next try will use.
@@ -28,6 +29,7 @@ pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
     }
     let token = read_one_time_token(token_file, io::stdin()).map_err(Failure::failed)?;
     let profile = agent::profile(config).map_err(Failure::usage)?;
+    let wanted = agent::wanted(config).map_err(Failure::usage)?;
     store.rehearse().map_err(Failure::failed)?;
     say(&format!("registering at {endpoint} …"));
     let registration = Registration {
@@ -35,12 +37,37 @@ pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
         profile,
         cluster_id: config.cluster_id.as_ref(),
         display_name: config.display_name.as_deref(),
-        demands: Demands::default(),
+        demands: Demands { signatures: config.demands_signatures(), ..Demands::default() },
+        pin: wanted.as_ref(),
         certificate_request: None,
     };
     let registered = if force { registration.force(&token, &store) } else { registration.exchange(&token, &store) };
     let credential = registered.map_err(Failure::failed)?;
     say(&format!("registered as {}; the credential is in {}", credential.cluster_id, config.state_dir.display()));
+    say(&keys_of(&store, wanted.is_some())?);
     say("next: pullet run");
     Ok(())
+}
+
+/// Which key this node obeys from now on, and what to do about it.
+fn keys_of(store: &StateDirectory, was_given: bool) -> Result<String, Failure> {
+    let pin = store.load_pin().map_err(Failure::failed)?;
+    let Some(ring) = pin.and_then(|pin| Keyring::restore(&pin.keyring).ok()) else {
+        return Ok(if was_given {
+            "no keyring came that belongs to the given fingerprint; no job is done until one does".to_owned()
+        } else {
+            "no key is pinned: whoever controls the control plane decides what this node does, within its limits"
+                .to_owned()
+        });
+    };
+    let fingerprints: Vec<String> = ring.fingerprints().iter().map(ToString::to_string).collect();
+    let advice = if was_given {
+        ""
+    } else {
+        "\ncompare it with the owner's: it came from the control plane, and is obeyed from now on"
+    };
+    Ok(format!(
+        "only jobs signed by the owner are done; fingerprint of the pinned key: {}{advice}",
+        fingerprints.join(" ")
+    ))
 }

@@ -54,6 +54,14 @@ pub struct Settings {
     #[argh(option, arg_name = "file")]
     pub ca_file: Option<PathBuf>,
 
+    /// certificate to show to a control plane that asks for one, PEM, with its chain
+    #[argh(option, arg_name = "file")]
+    pub client_cert: Option<PathBuf>,
+
+    /// key of the client certificate, PEM, readable by this user alone
+    #[argh(option, arg_name = "file")]
+    pub client_key: Option<PathBuf>,
+
     #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// HTTP proxy to the control plane, or none (default: HTTPS_PROXY, ALL_PROXY, NO_PROXY)
     #[argh(option, arg_name = "url")]
@@ -88,10 +96,35 @@ pub struct Settings {
     #[argh(option, arg_name = "group/kind")]
     pub allow_kind: Vec<String>,
 
+    /// the owner's keyrings, one a line, or the fingerprint of the root key: pinned here, so that only signed jobs are done
+    #[argh(option, arg_name = "file")]
+    pub keyring: Option<PathBuf>,
+
+    /// what is asked of a job's signature (default: require where a key is pinned, else warn)
+    #[argh(option, arg_name = "require|warn|off")]
+    pub signatures: Option<String>,
+
     /// a namespace, or PREFIX*, that jobs may use (repeat for more; default: all that are labelled
     /// managed-by=vworkspace or not there yet, but no system namespace)
     #[argh(option, arg_name = "name")]
     pub allow_namespace: Vec<String>,
+
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
+    /// charts that jobs may have installed: https://HOST/PATH or oci://HOST/PATH, with /* at its end for all
+    /// below, with #NAME or #NAME@VERSION for one chart; catalog:ID; or * for everything (repeat for more;
+    /// default: none)
+    #[argh(option, arg_name = "chart")]
+    pub allow_chart: Vec<String>,
+
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
+    /// a type of operations that jobs may request: Backup, Migration, Restore, RunCommand, Runbook or Upgrade
+    /// (repeat for more; default: all)
+    #[argh(option, arg_name = "type")]
+    pub allow_operation: Vec<String>,
+
+    /// take a Secret only in an encrypted payload (default false)
+    #[argh(option, arg_name = "true|false")]
+    pub require_encrypted_secrets: Option<bool>,
 
     /// when a job counts as succeeded: ready (default) or applied
     #[argh(option, arg_name = "ready|applied")]
@@ -137,11 +170,15 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 25] = [
+pub const KEYS: [&str; 32] = [
+    "allow_chart",
     "allow_kind",
     "allow_namespace",
+    "allow_operation",
     "allow_plain_http_loopback",
     "ca_file",
+    "client_cert",
+    "client_key",
     "cluster_id",
     "context",
     "directory",
@@ -149,6 +186,7 @@ pub const KEYS: [&str; 25] = [
     "endpoint",
     "heartbeat_interval",
     "journal_size",
+    "keyring",
     "kubeconfig",
     "log_format",
     "log_level",
@@ -157,6 +195,8 @@ pub const KEYS: [&str; 25] = [
     "profile",
     "proxy",
     "ready_timeout",
+    "require_encrypted_secrets",
+    "signatures",
     "state_dir",
     "status_file",
     "succeed_on",
@@ -189,6 +229,8 @@ impl Settings {
             cluster_id: self.cluster_id.or(file.cluster_id),
             display_name: self.display_name.or(file.display_name),
             ca_file: self.ca_file.or(file.ca_file),
+            client_cert: self.client_cert.or(file.client_cert),
+            client_key: self.client_key.or(file.client_key),
             proxy: self.proxy.or(file.proxy),
             wait: self.wait.or(file.wait),
             target: self.target.or(file.target),
@@ -197,7 +239,12 @@ impl Settings {
             context: self.context.or(file.context),
             allow_plain_http_loopback: self.allow_plain_http_loopback.or(file.allow_plain_http_loopback),
             allow_kind: list(self.allow_kind, file.allow_kind),
+            keyring: self.keyring.or(file.keyring),
+            signatures: self.signatures.or(file.signatures),
             allow_namespace: list(self.allow_namespace, file.allow_namespace),
+            allow_chart: list(self.allow_chart, file.allow_chart),
+            allow_operation: list(self.allow_operation, file.allow_operation),
+            require_encrypted_secrets: self.require_encrypted_secrets.or(file.require_encrypted_secrets),
             succeed_on: self.succeed_on.or(file.succeed_on),
             profile: self.profile.or(file.profile),
             poll_interval: self.poll_interval.or(file.poll_interval),

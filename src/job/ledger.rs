@@ -49,14 +49,23 @@ impl KeyHash {
 #[derive(Debug, Default)]
 pub struct Ledger {
     open: Vec<OpenJob>,
-    finished: VecDeque<(JobId, JobResult)>,
+    finished: VecDeque<Finished>,
     keys: VecDeque<KeyHash>,
+}
+
+#[derive(Debug)]
+struct Finished {
+    id: JobId,
+    result: JobResult,
+    header: Option<[u8; 8]>,
 }
 
 #[derive(Debug)]
 struct OpenJob {
     id: JobId,
     key: Option<KeyHash>,
+    /// Hash of the header of its signature.
+    header: Option<[u8; 8]>,
     /// Its number in the journal; 0 = it is not there.
     number: u64,
 }
@@ -81,16 +90,23 @@ impl Ledger {
         if self.open.iter().any(|open| open.id == *id) {
             return Known::Open;
         }
-        if let Some((_, result)) = self.finished.iter().find(|(finished, _)| finished == id) {
-            return Known::Finished(result.clone());
+        if let Some(finished) = self.finished.iter().find(|finished| finished.id == *id) {
+            return Known::Finished(finished.result.clone());
         }
         let is_used = |key| self.keys.contains(&key) || self.open.iter().any(|open| open.key == Some(key));
         if key.is_some_and(is_used) { Known::Duplicate } else { Known::New }
     }
 
     /// A job is being worked from now on.
-    pub fn open(&mut self, id: &JobId, key: Option<KeyHash>) {
-        self.open.push(OpenJob { id: id.clone(), key, number: 0 });
+    pub fn open(&mut self, id: &JobId, key: Option<KeyHash>, header: Option<[u8; 8]>) {
+        self.open.push(OpenJob { id: id.clone(), key, header, number: 0 });
+    }
+
+    /// The hash of the header of a known job's signature.
+    #[must_use]
+    pub fn header(&self, id: &JobId) -> Option<[u8; 8]> {
+        let open = self.open.iter().find(|open| open.id == *id).map(|open| open.header);
+        open.or_else(|| self.finished.iter().find(|finished| finished.id == *id).map(|finished| finished.header))?
     }
 
     /// An open job is in the journal.
@@ -112,8 +128,8 @@ impl Ledger {
     }
 
     /// A job that ended before the start.
-    pub fn restore_outcome(&mut self, id: JobId, result: JobResult) {
-        push(&mut self.finished, (id, result), limits::KEPT_OUTCOMES);
+    pub fn restore_outcome(&mut self, id: JobId, result: JobResult, header: Option<[u8; 8]>) {
+        push(&mut self.finished, Finished { id, result, header }, limits::KEPT_OUTCOMES);
     }
 
     /// Whether a job that ended, or an open one that was taken before the one of this number, used this key.
@@ -130,10 +146,10 @@ impl Ledger {
 
     /// A job ended. Its key counts as used when it had an effect.
     pub fn finish(&mut self, id: &JobId, result: &JobResult, had_effect: bool) {
-        let key = self.of_open(id).0;
+        let (key, header) = (self.of_open(id).0, self.header(id));
         self.forget(id);
-        self.finished.retain(|(finished, _)| finished != id);
-        push(&mut self.finished, (id.clone(), result.clone()), limits::KEPT_OUTCOMES);
+        self.finished.retain(|finished| finished.id != *id);
+        push(&mut self.finished, Finished { id: id.clone(), result: result.clone(), header }, limits::KEPT_OUTCOMES);
         if let Some(key) = key.filter(|_| had_effect) {
             push(&mut self.keys, key, limits::KNOWN_KEYS);
         }
@@ -177,7 +193,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let key = KeyHash::of("k");
         assert_eq!(ledger.look_up(&id("a"), key), Known::New);
-        ledger.open(&id("a"), key);
+        ledger.open(&id("a"), key, None);
         assert_eq!(ledger.look_up(&id("a"), key), Known::Open);
         assert_eq!(ledger.look_up(&id("b"), key), Known::Duplicate);
         ledger.finish(&id("a"), &result(), true);
@@ -190,7 +206,7 @@ mod tests {
     fn an_empty_key_is_never_a_duplicate() {
         assert_eq!(KeyHash::of(""), None);
         let mut ledger = Ledger::default();
-        ledger.open(&id("a"), None);
+        ledger.open(&id("a"), None, None);
         ledger.finish(&id("a"), &result(), true);
         assert_eq!(ledger.look_up(&id("b"), None), Known::New);
     }
@@ -200,7 +216,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let key = KeyHash::of("k");
         for (name, number) in [("a", 5), ("b", 9)] {
-            ledger.open(&id(name), key);
+            ledger.open(&id(name), key, None);
             ledger.number(&id(name), number);
         }
         assert!(!ledger.is_used_before(key, 5) && ledger.is_used_before(key, 9));
@@ -222,10 +238,10 @@ mod tests {
     fn a_job_without_effect_leaves_its_key_unused() {
         let mut ledger = Ledger::default();
         let key = KeyHash::of("k");
-        ledger.open(&id("a"), key);
+        ledger.open(&id("a"), key, None);
         ledger.finish(&id("a"), &result(), false);
         assert_eq!(ledger.look_up(&id("b"), key), Known::New);
-        ledger.open(&id("b"), key);
+        ledger.open(&id("b"), key, None);
         ledger.forget(&id("b"));
         assert_eq!(ledger.look_up(&id("c"), key), Known::New);
     }
@@ -235,7 +251,7 @@ mod tests {
         let mut ledger = Ledger::default();
         for number in 0..=limits::KNOWN_KEYS {
             let id = id(&format!("j{number}"));
-            ledger.open(&id, KeyHash::of(&format!("k{number}")));
+            ledger.open(&id, KeyHash::of(&format!("k{number}")), None);
             ledger.finish(&id, &result(), true);
         }
         assert_eq!(ledger.finished.len(), limits::KEPT_OUTCOMES);

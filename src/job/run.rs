@@ -2,6 +2,7 @@
 
 mod resume;
 mod stamp;
+mod take;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,23 +11,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use super::ledger::{KeyHash, Known, Ledger};
+use super::gate::Gate;
+use super::ledger::{KeyHash, Ledger};
 use super::machine::{self, Done, Effect, Facts, Fault, Input, Now, State, SucceedOn, Verdict};
 use crate::clock;
-use crate::journal::record::{Body, StoredJob};
-use crate::journal::{Outbox, cut};
+use crate::journal::{Ended, Outbox, cut};
 use crate::limits;
 use crate::link::backoff::{Backoff, draw};
 use crate::link::intake::{Worked, settle};
-use crate::link::stream::{Answer, Arrival};
+use crate::link::stream::Answer;
 use crate::link::{self, Account, Acknowledged, JobSource};
 use crate::protocol::{
-    Condition, Event, EventKind, Instruction, Job, JobId, JobResult, KEY_HASH_ANNOTATION, OPERATION, StatusUpdate,
-    Timestamp,
+    ClusterId, Condition, Event, EventKind, Instruction, JobId, JobResult, OPERATION, StatusUpdate, Timestamp,
 };
 use crate::shutdown::Stop;
 use crate::target::{Observation, Target, TargetError};
-use crate::trust::policy::{NamespaceRule, Policy};
+use crate::trust::Permitted;
 
 /// What a runner stands on.
 pub struct Parts {
@@ -38,8 +38,10 @@ pub struct Parts {
     pub target: Arc<dyn Target>,
     /// Where reports go.
     pub outbox: Arc<Outbox>,
-    /// What jobs may do.
-    pub policy: Policy,
+    /// What jobs have to pass.
+    pub gate: Arc<Gate>,
+    /// Who we are, for events about jobs.
+    pub cluster: ClusterId,
     /// When a job counts as succeeded.
     pub succeed_on: SucceedOn,
     /// How long an object may take to be ready.
@@ -85,14 +87,6 @@ enum Taken {
     Left,
 }
 
-/// A job that can be answered, with what is to be done or why not.
-struct Task<'a> {
-    id: JobId,
-    key: Option<KeyHash>,
-    expires_at: Option<Timestamp>,
-    instruction: Result<(Instruction<'a>, NamespaceRule), Fault>,
-}
-
 impl Runner {
     /// Nothing is open yet.
     #[must_use]
@@ -123,7 +117,7 @@ impl Runner {
             if !self.room().await {
                 return Worked::Partly;
             }
-            match read(&arrival, &self.parts.policy) {
+            match self.open_job(&arrival) {
                 Some(task) => match self.work_one(task, &arrival).await {
                     Taken::Done => is_new = true,
                     Taken::Known => {}
@@ -157,48 +151,6 @@ impl Runner {
         }
     }
 
-    async fn work_one(&self, task: Task<'_>, arrival: &Arrival) -> Taken {
-        let known = self.book().ledger.look_up(&task.id, task.key);
-        let id = task.id.clone();
-        let (fault, act) = match task.instruction {
-            Ok(act) => (None, Some(act)),
-            Err(fault) => (Some(fault), None),
-        };
-        let mut facts = self.facts(task.expires_at, known == Known::Duplicate, fault);
-        match known {
-            // A redelivery: it goes on, or its outcome is posted again.
-            Known::Open | Known::Finished(_) => match (self.take(&id, &facts).await.1, known) {
-                (Effect::Leave, _) => Taken::Left,
-                (effect, Known::Finished(result)) if effect != Effect::Drop => {
-                    info!(job = %id, "the job came again; its outcome is posted again");
-                    self.parts.outbox.push_result(&id, result);
-                    Taken::Known
-                }
-                _ => Taken::Known,
-            },
-            Known::Duplicate | Known::New => {
-                self.book().ledger.open(&id, task.key);
-                facts.is_kept = self.write_down(&id, task.key, task.expires_at, arrival).await;
-                let (state, effect) = self.take(&id, &facts).await;
-                match effect {
-                    Effect::Keep => Taken::Left,
-                    Effect::Drop => {
-                        self.forget(&id).await;
-                        Taken::Known
-                    }
-                    Effect::Leave => {
-                        self.forget(&id).await;
-                        Taken::Left
-                    }
-                    effect => {
-                        self.carry_out(id, facts, state, effect, act.as_ref()).await;
-                        Taken::Done
-                    }
-                }
-            }
-        }
-    }
-
     fn facts(&self, expires_at: Option<Timestamp>, duplicate: bool, fault: Option<Fault>) -> Facts {
         Facts {
             expires_at,
@@ -208,31 +160,6 @@ impl Runner {
             succeed_on: self.parts.succeed_on,
             ready_timeout: self.parts.ready_timeout,
         }
-    }
-
-    /// Before the ack. Whether the job is on the disk.
-    async fn write_down(
-        &self,
-        id: &JobId,
-        key: Option<KeyHash>,
-        expires_at: Option<Timestamp>,
-        arrival: &Arrival,
-    ) -> bool {
-        let body = match arrival {
-            Arrival::Job(text) => Body::Inline(text.to_string()),
-            Arrival::Skipped { limit, .. } => Body::Skipped(limit.name().to_owned()),
-        };
-        let job = StoredJob {
-            id: id.as_str().to_owned(),
-            key: key.map(KeyHash::to_bytes),
-            expires_at: expires_at.map(Timestamp::unix_seconds),
-            body,
-        };
-        let number = self.on_disk(move |outbox| outbox.accept(job)).await.flatten();
-        if let Some(number) = number {
-            self.book().ledger.number(id, number);
-        }
-        number.is_some()
     }
 
     /// Does something that may wait for the disk; none when the thread ended early.
@@ -303,7 +230,7 @@ impl Runner {
         facts: Facts,
         mut state: State,
         mut effect: Effect,
-        act: Option<&(Instruction<'_>, NamespaceRule)>,
+        act: Option<&Permitted<'_>>,
     ) {
         let mut backoff = Backoff::between(limits::BACKOFF_FLOOR, limits::ACT_PAUSE_MAX);
         loop {
@@ -336,11 +263,11 @@ impl Runner {
                 // Not possible behind an ack, and nothing to be done.
                 Effect::AckAgain | Effect::Drop | Effect::Leave | Effect::Nothing => return self.forget(&id).await,
             }
-            let Some((instruction, rule)) = act else {
+            let Some(permitted) = act else {
                 return self.forget(&id).await;
             };
             let input = tokio::select! {
-                input = self.act(&id, instruction, *rule) => input,
+                input = self.act(&id, permitted) => input,
                 () = self.out_of_patience() => Input::Stopped,
             };
             (state, effect) = machine::step(state, input, &facts, self.now());
@@ -353,9 +280,10 @@ impl Runner {
         tokio::time::sleep(limits::STOP_ACT).await;
     }
 
-    async fn act(&self, id: &JobId, instruction: &Instruction<'_>, rule: NamespaceRule) -> Input<'static> {
-        let target = &self.parts.target;
-        let done = match instruction {
+    /// The only way to the target, and only for what was permitted.
+    async fn act(&self, id: &JobId, permitted: &Permitted<'_>) -> Input<'static> {
+        let (target, rule) = (&self.parts.target, permitted.rule());
+        let done = match permitted.instruction() {
             Instruction::Apply(manifest) => match self.done_before(id, manifest).await {
                 Ok(Some(done)) => Ok(done),
                 Ok(None) => {
@@ -402,8 +330,8 @@ impl Runner {
         }
         let (key, number) = self.book().ledger.of_open(id);
         let (had_effect, of, written) = (verdict.had_effect, id.clone(), result.clone());
-        let key = key.map(KeyHash::to_bytes);
-        self.on_disk(move |outbox| outbox.finish(number, key, had_effect, &of, written)).await;
+        let ended = Ended { key: key.map(KeyHash::to_bytes), header: self.book().ledger.header(id), had_effect };
+        self.on_disk(move |outbox| outbox.finish(number, ended, &of, written)).await;
         self.book().ledger.finish(id, &result, had_effect);
         self.freed.notify_one();
     }
@@ -484,31 +412,6 @@ fn machine_step(waiting: &mut Waiting, input: Input<'_>, now: Now) -> Effect {
     let (state, effect) = machine::step(state, input, &waiting.facts, now);
     waiting.state = state;
     effect
-}
-
-/// None for a job that nobody could answer.
-fn read<'a>(arrival: &'a Arrival, policy: &Policy) -> Option<Task<'a>> {
-    let refused = |id: JobId, fault| Task { id, key: None, expires_at: None, instruction: Err(fault) };
-    let text = match arrival {
-        Arrival::Job(text) => text,
-        Arrival::Skipped { id, limit } => {
-            return id.clone().map(|id| refused(id, Fault::Limit(limit.name(), limit.to_string())));
-        }
-    };
-    let job = match Job::parse(text) {
-        Ok(job) => job,
-        Err((id, error)) => return id.map(|id| refused(id, Fault::Malformed(error))),
-    };
-    let key = KeyHash::of(&job.idempotency_key);
-    let instruction = job.instruction().map_err(Fault::Malformed).and_then(|mut instruction| {
-        let rule = policy.check(&instruction).map_err(Fault::Refused)?;
-        if let (Instruction::Apply(manifest), Some(key)) = (&mut instruction, key) {
-            // Who looks at the object later, on this node or another, knows which job made it so.
-            manifest.annotations.insert(KEY_HASH_ANNOTATION.to_owned(), key.stamp());
-        }
-        Ok((instruction, rule))
-    });
-    Some(Task { key, expires_at: job.expires_at, id: job.id, instruction })
 }
 
 /// P1.7: the key's known shape, made unique by the outbox.

@@ -22,7 +22,8 @@ pub mod page;
 pub mod record;
 pub mod ring;
 pub mod spool;
+pub mod stamp;
 pub mod store;
 
 pub use bound::cut;
-pub use outbox::{Fill, Outbox, Report, keep};
+pub use outbox::{Ended, Fill, Outbox, Report, keep};

@@ -128,6 +128,17 @@ impl Stage {
     }
 }
 
+/// What is to be known of a job that ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Hash of its idempotency key.
+    pub key: Option<[u8; 8]>,
+    /// Hash of the header of its signature.
+    pub header: Option<[u8; 8]>,
+    /// Whether the key is used from now on.
+    pub had_effect: bool,
+}
+
 /// What the outbox holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fill {
@@ -231,16 +242,22 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Writes a job down before it is acked, and gives its number; none when there is no disk to write to. Blocks.
+    /// Writes a job down before it is acked, with the trust state that it leads to, and gives its number; none when there is no disk to write to. Blocks.
     #[must_use]
-    pub fn accept(&self, job: StoredJob) -> Option<u64> {
+    pub fn accept(&self, job: StoredJob, trust: Option<&[u8]>) -> Option<u64> {
         let accepted = self.with_disk(|journal, staged| {
-            let (number, last) = journal.accept(job, staged)?;
+            let (number, last) = journal.accept(job, trust, staged)?;
             Ok((number, last))
         });
         let (number, last) = accepted?;
         self.drop_staged(last);
         Some(number)
+    }
+
+    /// Writes the trust state down; false when it is not on the disk. Blocks.
+    #[must_use]
+    pub fn commit_trust(&self, trust: &[u8]) -> bool {
+        self.with_disk(|journal, _| journal.commit_trust(trust)).is_some()
     }
 
     /// The object of a job is there: written down before the next job is acked.
@@ -258,9 +275,10 @@ impl Outbox {
     }
 
     /// Writes an outcome down, and only then lets it be posted. `job` is 0 for a job that is not written down. Blocks.
-    pub fn finish(&self, job: u64, key: Option<[u8; 8]>, had_effect: bool, id: &JobId, result: JobResult) {
+    pub fn finish(&self, job: u64, known: Ended, id: &JobId, result: JobResult) {
         let mut number = None;
-        let outcome = StoredOutcome::of(id, key, had_effect, &result);
+        let outcome =
+            StoredOutcome { header: known.header, ..StoredOutcome::of(id, known.key, known.had_effect, &result) };
         let last = self.with_disk(|journal, staged| {
             let (outcome_number, written) = journal.finish(job, outcome, staged);
             number = Some(outcome_number);

@@ -2,6 +2,8 @@
 //!
 //! The order of variants and members is the format. New variants go to the end.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::cut;
@@ -33,6 +35,40 @@ pub enum Record {
     },
     /// A job ended, and its result waits to be posted.
     Outcome(StoredOutcome),
+    /// As it is written: [`Record::Accepted`] of a job whose header hash is known. Since format 2.
+    AcceptedSigned([u8; 8], StoredJob),
+    /// As it is written: [`Record::Outcome`] of such a job. Since format 2.
+    OutcomeSigned([u8; 8], StoredOutcome),
+    /// The trust state from here on, as whoever made it writes it. Since format 2.
+    Trust(Vec<u8>),
+}
+
+impl Record {
+    /// As it is written.
+    #[must_use]
+    pub fn packed(&self) -> Cow<'_, Self> {
+        match self {
+            Self::Accepted(job) => match job.header {
+                Some(header) => Cow::Owned(Self::AcceptedSigned(header, job.clone())),
+                None => Cow::Borrowed(self),
+            },
+            Self::Outcome(outcome) => match outcome.header {
+                Some(header) => Cow::Owned(Self::OutcomeSigned(header, outcome.clone())),
+                None => Cow::Borrowed(self),
+            },
+            _ => Cow::Borrowed(self),
+        }
+    }
+
+    /// As it was before it was written.
+    #[must_use]
+    pub fn unpacked(self) -> Self {
+        match self {
+            Self::AcceptedSigned(header, job) => Self::Accepted(StoredJob { header: Some(header), ..job }),
+            Self::OutcomeSigned(header, outcome) => Self::Outcome(StoredOutcome { header: Some(header), ..outcome }),
+            record => record,
+        }
+    }
 }
 
 /// A job as it was taken.
@@ -46,6 +82,9 @@ pub struct StoredJob {
     pub expires_at: Option<i64>,
     /// Its text.
     pub body: Body,
+    /// Hash of the header of its signature; none = it was not signed.
+    #[serde(skip)]
+    pub header: Option<[u8; 8]>,
 }
 
 /// Where the text of a job is.
@@ -76,6 +115,9 @@ pub struct StoredOutcome {
     pub applied: Option<StoredRef>,
     /// Unix seconds.
     pub at: i64,
+    /// Hash of the header of the job's signature; none = it was not signed.
+    #[serde(skip)]
+    pub header: Option<[u8; 8]>,
 }
 
 /// An object.
@@ -206,6 +248,7 @@ impl StoredOutcome {
             error,
             applied,
             at: result.timestamp.unix_seconds(),
+            header: None,
         }
     }
 

@@ -195,12 +195,6 @@ impl<M: Medium> Ring<M> {
         }
     }
 
-    fn forget(&mut self, at: usize) {
-        if let Some(slot) = self.slots.get_mut(at) {
-            *slot = Slot::default();
-        }
-    }
-
     /// How many pages there is room for.
     #[must_use]
     pub fn pages(&self) -> usize {
@@ -325,8 +319,11 @@ impl<M: Medium> Ring<M> {
         let records = builder.records();
         let mark = mark(count);
         let bytes = builder.finish(self.first, &mark);
-        // Whatever becomes of the write: what was there is not counted on any more.
-        self.forget(target);
+        // Whatever becomes of the write: what was there is not counted on any more. But when it fails, the next one
+        // still has to see that the outcomes there are in a checkpoint.
+        if let Some(slot) = self.slots.get_mut(target) {
+            *slot = Slot { last_outcome: slot.last_outcome, ..Slot::default() };
+        }
         self.medium
             .write_at((target as u64).saturating_mul(PAGE as u64), bytes.as_slice())
             .and_then(|()| self.medium.sync())

@@ -63,7 +63,7 @@ pub struct Restored {
     pub open: Vec<OpenJob>,
     /// Results that were not posted, oldest first, with their numbers.
     pub unsent: Vec<(u64, StoredOutcome)>,
-    /// What is known of jobs that ended.
+    /// What is known of jobs that ended, and the trust state.
     pub kept: Kept,
     /// Jobs that were open and cannot be read any more.
     pub jobs_lost: u64,
@@ -125,6 +125,10 @@ impl<M: Medium> Journal<M> {
             }
             Record::Outcome(outcome) if frame.number > kept.through.min(mark.results_through) => {
                 outcomes.insert(frame.number, outcome);
+            }
+            // Where the newest page is spoilt, the checkpoint may know better.
+            Record::Trust(state) if kept.trust.as_ref().is_none_or(|(number, _)| frame.number > *number) => {
+                kept.trust = Some((frame.number, state));
             }
             _ => {}
         });
@@ -215,12 +219,17 @@ impl<M: Medium> Journal<M> {
         self.open.len() < limits::OPEN_JOBS && self.open.len().saturating_add(self.unsent.len()) < most
     }
 
-    /// Writes a job down before it is acked, and gives its number. `along` are events that may go with it; the last
+    /// Writes a job down before it is acked, with the trust state that it leads to, and gives its number. `along` are events that may go with it; the last
     /// number of those that did is given as well.
     ///
     /// # Errors
     /// When it is not on the disk.
-    pub fn accept(&mut self, mut job: StoredJob, along: &[Frame]) -> Result<(u64, Option<u64>), RingError> {
+    pub fn accept(
+        &mut self,
+        mut job: StoredJob,
+        trust: Option<&[u8]>,
+        along: &[Frame],
+    ) -> Result<(u64, Option<u64>), RingError> {
         let number = self.next_number();
         let mut slot = None;
         if let Body::Inline(text) = &job.body
@@ -236,14 +245,26 @@ impl<M: Medium> Journal<M> {
             job.body = Body::Spooled(put);
         }
         self.open.push(Open { number, slot });
-        match self.write_with(vec![Frame { number, record: Record::Accepted(job) }], along) {
+        let mut frames = vec![Frame { number, record: Record::Accepted(job) }];
+        // Behind the job: a cut between two pages leaves a job that goes on, and never a number that is used up.
+        frames.extend(trust.map(|trust| self.frame(Record::Trust(trust.to_vec()))));
+        match self.write_with(frames, along) {
             Ok(last) => Ok((number, last)),
             Err(error) => {
-                self.owed.retain(|frame| frame.number != number);
+                self.owed.retain(|frame| frame.number != number && !matches!(frame.record, Record::Trust(_)));
                 self.close(number);
                 Err(error)
             }
         }
+    }
+
+    /// Writes the trust state down.
+    ///
+    /// # Errors
+    /// When it is not on the disk.
+    pub fn commit_trust(&mut self, trust: &[u8]) -> Result<(), RingError> {
+        let frame = self.frame(Record::Trust(trust.to_vec()));
+        self.write_all(vec![frame]).inspect_err(|_| self.owed.retain(|frame| !matches!(frame.record, Record::Trust(_))))
     }
 
     /// The object of a job is there. Goes along with the next page, which is written before the next job is acked.
@@ -432,12 +453,17 @@ impl<M: Medium> Journal<M> {
 
     /// One page of what is owed and of `frames`; gives how many of `frames` are in it.
     fn write_page(&mut self, frames: &[Frame]) -> Result<usize, RingError> {
-        let mut all = self.owed.clone();
+        // Out of `owed` meanwhile: a job that is closed by the page takes its records out of it.
+        let mut all = std::mem::take(&mut self.owed);
         let owed = all.len();
         all.extend_from_slice(frames);
-        let written = self.write_bare(&all)?;
-        self.owed.drain(..written.min(owed));
-        Ok(written.saturating_sub(owed))
+        let written = self.write_bare(&all);
+        all.truncate(owed);
+        self.owed = match &written {
+            Ok(written) => all.split_off(owed.min(*written)),
+            Err(_) => all,
+        };
+        written.map(|written| written.saturating_sub(owed))
     }
 
     fn write_bare(&mut self, frames: &[Frame]) -> Result<usize, RingError> {
@@ -455,12 +481,14 @@ impl<M: Medium> Journal<M> {
         // Room is for jobs first: beyond three quarters the oldest events make it, and are counted.
         let (through, keeps_events) = (self.mark.events_through, !self.is_full_of_events());
         let (open, unsent, closing) = (&self.open, &self.unsent, &self.closing);
+        let trust = self.kept.trust.as_ref().map(|(number, _)| *number);
         let keep = |frame: &Frame| match frame.record {
             Record::Accepted(_) => open.iter().any(|open| open.number == frame.number),
             Record::Applied { job, .. } => open.iter().any(|open| open.number == job),
             Record::Outcome(_) => unsent.contains(&frame.number),
             Record::Event(_) => keeps_events && frame.number > through,
-            Record::Lost { .. } | Record::Started => false,
+            Record::Trust(_) => Some(frame.number) == trust,
+            Record::AcceptedSigned(..) | Record::Lost { .. } | Record::OutcomeSigned(..) | Record::Started => false,
         };
         let mut mark = self.mark;
         let written = self.ring.write(self.mark.epoch, frames, keep, |count| {
@@ -473,6 +501,12 @@ impl<M: Medium> Journal<M> {
             mark.open = std::array::from_fn(|_| numbers.next().unwrap_or_default());
             mark
         })?;
+        for frame in frames.iter().take(written) {
+            if let Record::Trust(state) = &frame.record {
+                // Only now: a checkpoint that knew of a number before its job is on the disk would lose the job.
+                self.kept.trust = Some((frame.number, state.clone()));
+            }
+        }
         let over: Vec<u64> = frames.iter().take(written).map(|frame| frame.number).collect();
         let closed: Vec<u64> =
             self.closing.iter().filter(|(outcome, _)| over.contains(outcome)).map(|(_, job)| *job).collect();
@@ -497,6 +531,12 @@ impl<M: Medium> Journal<M> {
         {
             self.checkpointed = self.kept.through;
         }
+    }
+
+    /// Every record, for a test that has to see them all.
+    #[cfg(test)]
+    pub(super) fn each_record(&self, mut each: impl FnMut(Frame)) {
+        self.ring.read_all(|_, frame| each(frame));
     }
 
     /// The epoch of this start.

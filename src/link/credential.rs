@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::machine::Binding;
+use super::pinned::PinStore;
 use crate::limits;
 use crate::protocol::{ClusterId, Timestamp};
 use crate::secret::Secret;
@@ -49,7 +50,7 @@ pub struct Credential {
 }
 
 /// Where a credential is kept.
-pub trait CredentialStore: Send + Sync {
+pub trait CredentialStore: PinStore {
     /// Reads it; none = not registered.
     ///
     /// # Errors

@@ -31,7 +31,8 @@ pub async fn beat(
         let budget = reports.budget();
         if budget.is_used_up() {
             if Instant::now() >= due_of_day {
-                let mut conditions = conditions(connection, outbox.fill(), budget.this_month());
+                let mut conditions =
+                    conditions(connection, health.credential_ends(), outbox.fill(), budget.this_month());
                 conditions.push(condition("Budget", false, "UsedUp", USED_UP.to_owned()));
                 let (shape, mut event) = about_us(&cluster_id, EventKind::ClusterHeartbeat, conditions);
                 event.event_key = format!("{shape}#{:016x}.0", draw());
@@ -44,7 +45,7 @@ pub async fn beat(
         // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
         } else if connection.reachable == Some(true) && connection.access != Access::Refused {
             due_of_day = Instant::now();
-            push_heartbeat(&outbox, &cluster_id, connection, budget.this_month());
+            push_heartbeat(&outbox, &cluster_id, connection, health.credential_ends(), budget.this_month());
         }
         let pause = if budget.limit().is_some() { interval.min(limits::BUDGET_LOOK) } else { interval };
         let wake = Instant::now() + interval;
@@ -95,23 +96,35 @@ pub async fn watch_silence(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id:
 const LOOK: Duration = Duration::from_secs(5);
 
 /// A sign of life with what a person wants to see first.
-pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, connection: Connection, this_month: Bytes) {
+pub fn push_heartbeat(
+    outbox: &Outbox,
+    cluster_id: &ClusterId,
+    connection: Connection,
+    ends: Option<Timestamp>,
+    this_month: Bytes,
+) {
     if outbox.has_heartbeat() {
         return;
     }
-    let mut conditions = conditions(connection, outbox.fill(), this_month);
+    let mut conditions = conditions(connection, ends, outbox.fill(), this_month);
     conditions.extend(outbox.trouble().map(|trouble| condition("JournalHealthy", false, "JournalImpaired", trouble)));
+    conditions.extend(doubtful_clock(clock::standing()));
     push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
 }
 
-fn conditions(connection: Connection, fill: Fill, this_month: Bytes) -> Vec<Condition> {
-    vec![connected(connection), authenticated(connection), overflow(fill), counted(this_month)]
+fn conditions(connection: Connection, ends: Option<Timestamp>, fill: Fill, this_month: Bytes) -> Vec<Condition> {
+    vec![connected(connection), authenticated(connection, ends), overflow(fill), counted(this_month)]
 }
 
 /// A new credential is in use.
 pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
     let condition = condition("Authenticated", true, "CredentialRotated", String::new());
     push(outbox, cluster_id, EventKind::CredentialRotated, vec![condition]);
+}
+
+/// A job was refused because it is not trusted.
+pub fn push_refused(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, reason: &str, message: String) {
+    push(outbox, cluster_id, kind, vec![condition("JobVerified", false, reason, message)]);
 }
 
 fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) {
@@ -145,11 +158,12 @@ fn connected(connection: Connection) -> Condition {
     }
 }
 
-fn authenticated(connection: Connection) -> Condition {
+fn authenticated(connection: Connection, ends: Option<Timestamp>) -> Condition {
+    let ends = ends.map(|ends| format!("the credential ends {ends}")).unwrap_or_default();
     match connection.access {
-        Access::Accepted => condition("Authenticated", true, "CredentialAccepted", String::new()),
+        Access::Accepted => condition("Authenticated", true, "CredentialAccepted", ends),
         Access::Forbidden | Access::Refused => {
-            condition("Authenticated", false, "ControlPlaneAuthenticationFailed", String::new())
+            condition("Authenticated", false, "ControlPlaneAuthenticationFailed", ends)
         }
     }
 }
@@ -166,6 +180,17 @@ fn overflow(fill: Fill) -> Condition {
     } else {
         condition("BufferOverflow", true, "EventBufferFull", message)
     }
+}
+
+/// Only while there is something to be said: a heartbeat is small.
+fn doubtful_clock(standing: clock::Standing) -> Option<Condition> {
+    let (is_true, reason, offset) = match standing {
+        clock::Standing::Doubtful(offset) => (false, "ClockUnconfirmed", offset),
+        clock::Standing::Corrected(offset) => (true, "ClockCorrected", offset),
+        clock::Standing::Agreed | clock::Standing::Plausible | clock::Standing::Synchronised => return None,
+    };
+    let waits = if is_true { "" } else { "; jobs with an expiry wait" };
+    Some(condition("ClockConfirmed", is_true, reason, format!("the system clock is off by {offset} s{waits}")))
 }
 
 /// Bytes of this month, on the wire and to the control plane.
@@ -191,7 +216,7 @@ mod tests {
     use crate::journal::Outbox;
     use crate::link::health::{Access, Connection};
     use crate::metrics::Bytes;
-    use crate::protocol::ClusterId;
+    use crate::protocol::{ClusterId, Timestamp};
 
     #[test]
     fn a_heartbeat_says_how_the_agent_is_and_waits_only_once() {
@@ -199,12 +224,14 @@ mod tests {
         let cluster = ClusterId::parse("c1").unwrap();
         let connection = Connection { reachable: Some(true), access: Access::Accepted };
         let bytes = Bytes { sent: 7, received: 9 };
-        push_heartbeat(&outbox, &cluster, connection, bytes);
-        push_heartbeat(&outbox, &cluster, connection, bytes);
+        let ends = Some(Timestamp::from_unix_seconds(0));
+        push_heartbeat(&outbox, &cluster, connection, ends, bytes);
+        push_heartbeat(&outbox, &cluster, connection, ends, bytes);
         let (events, _) = outbox.first_events().unwrap();
         assert_eq!(events.len(), 1);
         let reasons: Vec<&str> = events[0].conditions.iter().map(|condition| condition.reason.as_str()).collect();
         assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained", "CountedThisMonth"]);
+        assert_eq!(events[0].conditions[1].message, "the credential ends 1970-01-01T00:00:00Z");
         assert_eq!(events[0].conditions[3].message, "7 bytes sent, 9 received");
         // Four an hour, with their requests and answers, are to stay below 5 kB.
         assert!(serde_json::to_vec(&events).unwrap().len() < 900);

@@ -64,6 +64,8 @@ struct Contact {
     is_long_outage: bool,
     /// Why the last call was not answered; empty after an answer.
     fault: String,
+    /// When the credential in use ends; none = never.
+    credential_ends: Option<Timestamp>,
 }
 
 /// How long may pass without a round trip before the agent counts as disconnected.
@@ -92,6 +94,7 @@ impl Default for Health {
             planned_gap: limits::WAIT_DEFAULT,
             is_long_outage: false,
             fault: String::new(),
+            credential_ends: None,
         };
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
@@ -172,6 +175,17 @@ impl Health {
     /// Why the last call was not answered as it should.
     pub fn note(&self, fault: String) {
         self.contact().fault = fault;
+    }
+
+    /// When the credential in use ends; none = never.
+    #[must_use]
+    pub fn credential_ends(&self) -> Option<Timestamp> {
+        self.contact().credential_ends
+    }
+
+    /// Another credential is in use, which ends then.
+    pub fn set_credential_end(&self, end: Option<Timestamp>) {
+        self.contact().credential_ends = end;
     }
 
     /// How long it takes until the agent counts as disconnected, if nothing is heard.

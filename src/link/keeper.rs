@@ -9,13 +9,17 @@ use super::credential::{Credential, CredentialStore, StoreError};
 use super::rotation::{self, Chore};
 use super::{Account, Fault, LongPoll};
 use crate::clock;
+use crate::protocol::Timestamp;
+
+/// Is told of each new credential, with the keyrings that came along.
+pub type Rotated = Box<dyn Fn(&[String]) + Send + Sync>;
 
 /// Rotates the credential, and finds one that works when the one in use is refused.
 pub struct Keeper {
     link: Arc<LongPoll>,
     store: Arc<dyn CredentialStore>,
     held: Mutex<Credential>,
-    rotated: Box<dyn Fn() + Send + Sync>,
+    rotated: Rotated,
     /// Tells the loop that rotates ahead of expiry.
     changed: Notify,
 }
@@ -23,12 +27,7 @@ pub struct Keeper {
 impl Keeper {
     /// Keeps this credential; `rotated` is told of each new one.
     #[must_use]
-    pub fn new(
-        link: Arc<LongPoll>,
-        store: Arc<dyn CredentialStore>,
-        credential: Credential,
-        rotated: Box<dyn Fn() + Send + Sync>,
-    ) -> Self {
+    pub fn new(link: Arc<LongPoll>, store: Arc<dyn CredentialStore>, credential: Credential, rotated: Rotated) -> Self {
         Self { link, store, held: Mutex::new(credential), rotated, changed: Notify::new() }
     }
 
@@ -36,6 +35,27 @@ impl Keeper {
     #[must_use]
     pub fn next(&self) -> Option<(u64, Chore)> {
         rotation::next(&self.held())
+    }
+
+    /// Counts the rotations.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.held().generation
+    }
+
+    /// When the credential ends; none = never.
+    #[must_use]
+    pub fn ends(&self) -> Option<Timestamp> {
+        self.held().current.expires_at
+    }
+
+    /// Rotates if nobody else did since the credential was of this generation.
+    ///
+    /// # Errors
+    /// A [`Fault`]; the credential in use stays.
+    pub fn rotate_from(&self, generation: u64) -> Result<(), Fault> {
+        let mut held = self.held();
+        if held.generation == generation { self.rotate_held(&mut held) } else { Ok(()) }
     }
 
     /// Waits until there is another credential.
@@ -66,7 +86,7 @@ impl Keeper {
         let rotated = Credential {
             generation: held.generation.saturating_add(1),
             previous: Some(held.current.clone()),
-            current: issued.bearer,
+            current: issued.bearer.clone(),
             ..duplicate(held)
         };
         if let Err(error) = self.store.save(&rotated) {
@@ -84,7 +104,7 @@ impl Keeper {
         }
         self.link.set_bearer(held.current.clone());
         info!(generation = held.generation, "a new credential is in use");
-        (self.rotated)();
+        (self.rotated)(&issued.signing_keys);
         Ok(())
     }
 

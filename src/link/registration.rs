@@ -11,8 +11,9 @@ use tracing::{info, warn};
 use super::credential::{Credential, CredentialStore, StoreError};
 use super::longpoll::{self, Issued, LongPoll};
 use super::machine::Machine;
+use super::pinned::{PinError, Wanted, pin_first};
 use super::secret_file::observed_token;
-use super::{Endpoint, Fault};
+use super::{Endpoint, Fault, is_another_machine};
 use crate::net::Profile;
 use crate::protocol::{AgentInfo, ClusterId, ErrorBody, RegisterRequest};
 use crate::secret::Secret;
@@ -30,6 +31,8 @@ pub struct Registration<'a> {
     pub display_name: Option<&'a str>,
     /// What may not be left out for a server that does not know it.
     pub demands: Demands,
+    /// What the owner gave to pin.
+    pub pin: Option<&'a Wanted>,
     /// A certificate request in PEM, where a client certificate is wanted.
     pub certificate_request: Option<&'a str>,
 }
@@ -48,6 +51,8 @@ pub struct Demands {
 pub enum RegistrationError {
     /// The server did not register us.
     Fault(Fault),
+    /// The owner's keyring cannot be used.
+    Pin(PinError),
     /// The keys, or the credential that came, could not be stored.
     Store(StoreError),
     /// The new credential was refused at once; the one before is in its place again.
@@ -62,6 +67,7 @@ impl fmt::Display for RegistrationError {
             ),
             Self::Fault(Fault::NotFound) => f.write_str("there is no agent API at this endpoint: check --endpoint"),
             Self::Fault(_) => f.write_str("not registered"),
+            Self::Pin(error) => error.fmt(f),
             Self::Store(_) => f.write_str(
                 "what belongs to a registration could not be stored; make room, and get a new one-time token if this one is used up",
             ),
@@ -76,6 +82,7 @@ impl std::error::Error for RegistrationError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Fault(error) | Self::Unusable(error) => Some(error),
+            Self::Pin(error) => error.source(),
             Self::Store(error) => Some(error),
         }
     }
@@ -169,8 +176,11 @@ impl Registration<'_> {
         store: &dyn CredentialStore,
         before: Option<&Credential>,
     ) -> Result<Credential, RegistrationError> {
-        let keys = self.keys(store, before).map_err(RegistrationError::Store)?;
+        let keys = keys_for(store, before).map_err(RegistrationError::Store)?;
+        // A keyring that is no use is found before a token is used up.
+        pin_first(store, self.pin, &[]).map_err(RegistrationError::Pin)?;
         let (cluster_id, issued) = self.ask(token, &keys).map_err(RegistrationError::Fault)?;
+        pin_first(store, self.pin, &issued.signing_keys).map_err(RegistrationError::Pin)?;
         let endpoint = self.endpoint.to_string();
         // A bearer goes to the origin that issued it, and as the cluster that it is for.
         let previous = before.filter(|before| before.endpoint == endpoint && before.cluster_id == cluster_id);
@@ -188,31 +198,9 @@ impl Registration<'_> {
         Ok(credential)
     }
 
-    /// The keys of a registration whose answer got lost, or new ones, durable in either case. Keys of another machine go
-    /// nowhere.
-    fn keys(&self, store: &dyn CredentialStore, before: Option<&Credential>) -> Result<NodeKeys, StoreError> {
-        match store.pending_keys() {
-            Ok(Some(keys)) => return Ok(keys),
-            Ok(None) => {}
-            Err(error @ (StoreError::Malformed(_) | StoreError::Sealed(_))) => {
-                warn!(%error, "the keys of a registration without an answer are lost; new ones are made");
-            }
-            Err(error) => return Err(error),
-        }
-        let mut keys = NodeKeys::generate(&SystemRandom::new()).map_err(|_| StoreError::NoRandomness)?;
-        if let Some(before) = before
-            && let Some(known) = &before.keys
-            && !super::is_another_machine(before)
-        {
-            keys = keys.after(known);
-        }
-        store.keep_keys(&keys)?;
-        Ok(keys)
-    }
-
     /// Asks, and asks again without a member that the server does not know, once for each (P2.2).
     fn ask(&self, token: &Secret, keys: &NodeKeys) -> Result<(ClusterId, Issued), Fault> {
-        let payload = keys.payload_jwk();
+        let payload = keys.payload().present.public_jwk();
         let identity = keys.identity_jwk().unwrap_or_default();
         let raw = |text: &str| RawValue::from_string(text.to_owned()).ok();
         let (payload, identity) = (raw(&payload), raw(&identity));
@@ -252,6 +240,28 @@ impl Registration<'_> {
             sent.retain(|addition| *addition != unknown);
         }
     }
+}
+
+/// The keys of a registration whose answer got lost, or new ones, durable in either case. Keys of another machine go
+/// nowhere.
+fn keys_for(store: &dyn CredentialStore, before: Option<&Credential>) -> Result<NodeKeys, StoreError> {
+    match store.pending_keys() {
+        Ok(Some(keys)) => return Ok(keys),
+        Ok(None) => {}
+        Err(error @ (StoreError::Malformed(_) | StoreError::Sealed(_))) => {
+            warn!(%error, "the keys of a registration without an answer are lost; new ones are made");
+        }
+        Err(error) => return Err(error),
+    }
+    let mut keys = NodeKeys::generate(&SystemRandom::new()).map_err(|_| StoreError::NoRandomness)?;
+    if let Some(before) = before
+        && let Some(known) = &before.keys
+        && !is_another_machine(before)
+    {
+        keys = keys.after(known);
+    }
+    store.keep_keys(&keys)?;
+    Ok(keys)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //!   ├─────────────┼────x────┼─────┤        x: anywhere between, the same for one credential at every start
 //!   ├── 1 h ──┤                            then the one before is no longer kept, if this one works
 //! ```
-//! `rotateAfter` of the server takes the place of x. Without both there is nothing to be ahead of.
+//! `rotateAfter` of the server takes the place of x. Without both there is nothing to be ahead of. A moment that lies
+//! before the issue is none: a clock that is wrong by years must not make a loop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +60,12 @@ pub fn rotate_at(bearer: &Bearer) -> Option<u64> {
         }
         (None, None) => return None,
     };
-    let earliest = issued_at.map_or(0, |at| at.saturating_add(limits::ROTATION_FLOOR.as_secs()));
-    Some(planned.max(earliest))
+    match issued_at {
+        Some(at) if planned < at.saturating_add(limits::ROTATION_FLOOR.as_secs()) => {
+            Some(at.saturating_add(limits::ROTATION_UNPLANNED.as_secs()))
+        }
+        _ => Some(planned),
+    }
 }
 
 /// A point between 70 % and 90 % of a life, drawn from the token itself: the same at every start, another for each.
@@ -79,17 +84,14 @@ fn seconds(timestamp: Timestamp) -> u64 {
     u64::try_from(timestamp.unix_seconds()).unwrap_or(0)
 }
 
-/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause; while
-/// nobody can be reached for long, the loop that polls finds out first that the line is back.
+/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause.
 pub async fn keep(keeper: Arc<Keeper>, health: Arc<Health>, wake: Wake, stop: Stop) {
-    let confirming = async {
-        confirm(&keeper, &health).await;
-        std::future::pending().await
-    };
+    let mut turning = std::pin::pin!(turn(&keeper, &health, &wake, &stop));
     tokio::select! {
-        () = turn(&keeper, &health, &wake, &stop) => {}
-        () = confirming => {}
+        () = &mut turning => return,
+        () = confirm(&keeper, &health) => {}
     }
+    turning.await;
 }
 
 /// The credential of a registration over another one is accepted: what it replaced is not needed any more.
@@ -110,6 +112,7 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
     let mut is_wanted = false;
     let mut pause = Duration::ZERO;
     while !stop.is_set() {
+        health.set_credential_end(keeper.ends());
         let now = clock::unix_seconds();
         let due = if is_wanted { Some((now, Chore::Rotate)) } else { keeper.next() };
         let left = due.map_or(limits::ROTATION_LOOK, |(at, _)| Duration::from_secs(at.saturating_sub(now)));
@@ -127,7 +130,8 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
         let chore =
             if is_wanted { Some(Chore::Rotate) } else { keeper.next().filter(|(at, _)| *at <= now).map(|due| due.1) };
         let Some(chore) = chore else { continue };
-        if health.is_long_outage() {
+        // Whoever is not let in is probed for rarely, by the loop that polls; that one also finds out that the line is back.
+        if health.is_long_outage() || !is_wanted && health.now().access != Access::Accepted {
             pause = limits::ROTATION_BACKOFF_FIRST;
             continue;
         }
@@ -144,7 +148,7 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
                 let next_s = pause.as_secs();
                 match chore {
                     Chore::ForgetPrevious => {
-                        debug!(error = %fault, cause, detail, next_s, "the credential before is kept on")
+                        debug!(error = %fault, cause, detail, next_s, "the credential before is kept on");
                     }
                     Chore::Rotate => warn!(
                         error = %fault,
@@ -160,12 +164,12 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
 }
 
 async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
-    let keeper = Arc::clone(keeper);
+    let (keeper, generation) = (Arc::clone(keeper), keeper.generation());
     let done = tokio::task::spawn_blocking(move || match chore {
         Chore::ForgetPrevious => keeper.forget_previous(),
         Chore::Rotate => {
             info!("the credential is rotated");
-            match keeper.rotate() {
+            match keeper.rotate_from(generation) {
                 Err(Fault::Unauthorized(_)) => keeper.recover(),
                 rotated => rotated,
             }
@@ -213,10 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_now_makes_no_loop() {
-        let floor = ISSUED + limits::ROTATION_FLOOR.as_secs();
+    fn a_server_that_says_now_and_a_clock_that_is_years_ahead_make_no_loop() {
+        let day = Some(ISSUED + limits::ROTATION_UNPLANNED.as_secs());
+        let ended = Bearer { expires_at: Some(Timestamp::from_unix_seconds(1)), ..bearer(1, None, None) };
+        assert_eq!(rotate_at(&ended), day);
+        let soon = ISSUED + limits::ROTATION_FLOOR.as_secs();
+        assert_eq!(rotate_at(&bearer(1, None, Some(soon))), Some(soon));
+        assert_eq!(rotate_at(&bearer(1, None, Some(soon - 1))), day);
         for (life, rotate_after) in [(None, Some(0)), (Some(0), None), (Some(1), Some(ISSUED)), (Some(3), None)] {
-            assert_eq!(rotate_at(&bearer(1, life, rotate_after)), Some(floor), "{life:?} {rotate_after:?}");
+            assert_eq!(rotate_at(&bearer(1, life, rotate_after)), day, "{life:?} {rotate_after:?}");
         }
         let far = Bearer { expires_at: Some(Timestamp::from_unix_seconds(u64::MAX)), ..bearer(1, None, None) };
         assert!(rotate_at(&far).unwrap() > ISSUED + MONTH);

@@ -49,8 +49,10 @@ pub struct Job<'a> {
     pub kind: Cow<'a, str>,
     /// What is to be done; `null` is none.
     pub payload: Option<&'a RawValue>,
-    /// The same, encrypted.
-    pub encrypted_payload: Option<&'a RawValue>,
+    /// The same, encrypted (P2.5); `null` is none.
+    pub encrypted_payload: Option<Cow<'a, str>>,
+    /// The owner's signature (P2.4); `null` and empty are none.
+    pub signature: Option<Cow<'a, str>>,
     /// Empty = never a duplicate.
     pub idempotency_key: Cow<'a, str>,
     /// When it was made.
@@ -73,8 +75,6 @@ pub enum Instruction<'a> {
 /// Why a text is no job that could be worked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobError {
-    /// The payload is encrypted, and this build does not decrypt.
-    Encrypted,
     /// The payload's object cannot be used.
     Manifest(ManifestError),
     /// A member is missing or of the wrong type.
@@ -92,7 +92,6 @@ impl JobError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Encrypted => "EncryptedPayload",
             Self::Manifest(_) => "InvalidManifest",
             Self::Malformed(_) => "MalformedJob",
             Self::NoPayload => "NoPayload",
@@ -105,7 +104,6 @@ impl JobError {
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Encrypted => f.write_str("the payload is encrypted, and this agent has no key to decrypt it"),
             Self::Manifest(error) => error.fmt(f),
             Self::Malformed(member) => write!(f, "{member} is missing or of the wrong type"),
             Self::NoPayload => f.write_str("the job has no payload"),
@@ -139,26 +137,37 @@ impl<'a> Job<'a> {
             id,
             kind: kind.0,
             payload: wire.payload,
-            encrypted_payload: wire.encrypted_payload,
+            encrypted_payload: wire.encrypted_payload.map(|text| text.0),
+            signature: wire.signature.map(|text| text.0).filter(|text| !text.is_empty()),
             idempotency_key: wire.idempotency_key.map(|key| key.0).unwrap_or_default(),
             created_at: wire.created_at,
             expires_at: wire.expires_at,
         })
     }
 
-    /// Reads what the job asks for.
+    /// What the job asks for as it came, for somebody who judges it and does not carry it out.
     ///
     /// # Errors
     /// As [`JobError`] lists them.
     pub fn instruction(&self) -> Result<Instruction<'a>, JobError> {
-        if !matches!(&*self.kind, "apply" | "delete" | "intent") {
-            return Err(JobError::UnknownKind(bounded(&self.kind)));
+        Instruction::parse(&self.kind, self.payload.map_or("null", RawValue::get))
+    }
+}
+
+impl<'a> Instruction<'a> {
+    /// Reads what a job of this kind asks for with this payload.
+    ///
+    /// # Errors
+    /// As [`JobError`] lists them.
+    pub fn parse(kind: &str, payload: &'a str) -> Result<Self, JobError> {
+        if !matches!(kind, "apply" | "delete" | "intent") {
+            return Err(JobError::UnknownKind(bounded(kind)));
         }
-        if self.encrypted_payload.is_some() {
-            return Err(JobError::Encrypted);
+        if payload == "null" {
+            return Err(JobError::NoPayload);
         }
-        let payload = self.payload.ok_or(JobError::NoPayload)?;
-        match &*self.kind {
+        let payload: &RawValue = serde_json::from_str(payload).map_err(|_| JobError::Malformed("the payload"))?;
+        match kind {
             "apply" => Manifest::parse(payload, None).map(Instruction::Apply).map_err(JobError::Manifest),
             "delete" => read_delete(payload).map(Instruction::Delete),
             _ => read_intent(payload),
@@ -254,6 +263,10 @@ fn apply_intent<'a>(
 }
 
 fn read<'a, T: Deserialize<'a>>(text: &'a RawValue, what: &'static str) -> Result<T, JobError> {
+    // serde would take a list for an object, too.
+    if !text.get().starts_with('{') {
+        return Err(JobError::Malformed(what));
+    }
     serde_json::from_str(text.get()).map_err(|_| JobError::Malformed(what))
 }
 
@@ -270,7 +283,9 @@ struct Wire<'a> {
     #[serde(borrow, default)]
     payload: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    encrypted_payload: Option<&'a RawValue>,
+    encrypted_payload: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    signature: Option<Text<'a>>,
     #[serde(borrow, default)]
     idempotency_key: Option<Text<'a>>,
     #[serde(default, deserialize_with = "Timestamp::optional")]
@@ -287,9 +302,11 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 mod tests {
     use super::{Instruction, Job, JobError, JobId};
     use crate::limits;
+    use serde_json::value::RawValue;
 
     fn error(text: &str) -> JobError {
-        Job::parse(text).unwrap().instruction().unwrap_err()
+        let job = Job::parse(text).unwrap();
+        Instruction::parse(&job.kind, job.payload.map_or("null", RawValue::get)).unwrap_err()
     }
 
     #[test]
@@ -372,7 +389,7 @@ mod tests {
 
     #[test]
     fn an_encrypted_payload_is_refused_and_not_ignored() {
-        assert_eq!(error(r#"{"id":"a","kind":"apply","payload":null,"encryptedPayload":"x"}"#), JobError::Encrypted);
+        assert_eq!(error(r#"{"id":"a","kind":"apply","payload":null,"encryptedPayload":"x"}"#), JobError::NoPayload);
     }
 
     #[test]

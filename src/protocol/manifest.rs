@@ -84,6 +84,10 @@ impl<'a> Manifest<'a> {
             kind = Some(expected_kind.to_owned());
         }
         let metadata = take(&mut members, "metadata").ok_or(ManifestError::Missing("metadata"))?;
+        // serde would take a list for it, too.
+        if !metadata.get().starts_with('{') {
+            return Err(ManifestError::Malformed("metadata is no object".to_owned()));
+        }
         let metadata: Metadata = read(metadata)?;
         if let Some(refused) = metadata.refused() {
             return Err(ManifestError::Refused(refused));
@@ -442,6 +446,7 @@ mod tests {
             r#"{"kind":"A","kind":"B"}"#,
             r#"{"apiVersion":1}"#,
             r#"{"apiVersion":"v1","kind":"A","metadata":{"name":7}}"#,
+            r#"{"apiVersion":"v1","kind":"A","metadata":["a","shop"]}"#,
             r#"{"apiVersion":"v1","kind":"A","metadata":{"name":"a","name":"b"}}"#,
         ] {
             assert!(matches!(refusal(text), ManifestError::Malformed(_)), "{text}");

@@ -37,7 +37,8 @@ pub const CLUSTER_ID_LABEL: &str = "app.vworkspace.io/cluster-id";
 /// SHA-256, base64url.
 pub const KEY_HASH_ANNOTATION: &str = "app.vworkspace.io/idempotency-key-hash";
 
-/// Annotation with the place of the signed job that applied an object last: `<epoch>.<seq>`.
+/// Annotation with epoch and number (`7.42`) of the signed job that applied an object last: an older one of the same epoch
+/// is refused.
 pub const SIGNED_SEQ_ANNOTATION: &str = "app.vworkspace.io/signed-seq";
 
 /// P1.6: label of a namespace that was made by us, or that an admin opened for us.

@@ -17,6 +17,7 @@ use crate::metrics::Meter;
 pub use crate::protocol::GroupKind;
 use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
 pub use crate::trust::policy::NamespaceRule;
+use crate::trust::policy::Refusal;
 pub use stamp::Stamp;
 
 /// A future that a [`Target`] gives back.
@@ -104,6 +105,8 @@ pub enum TargetError {
     Invalid(String),
     /// A namespace that is there, but not for us.
     NamespaceNotManaged(String),
+    /// What the target knows of the namespace stops it.
+    Refused(Refusal),
     /// This object cannot be done now, while others can: the same may work soon, and need not be waited for.
     Stuck(String),
     /// The target answered something that is no answer, or one beyond a bound.
@@ -137,6 +140,7 @@ impl TargetError {
             Self::Forbidden(_) => "Forbidden",
             Self::Invalid(_) => "Invalid",
             Self::NamespaceNotManaged(_) => "NamespaceNotManaged",
+            Self::Refused(refusal) => refusal.reason(),
             Self::Stuck(_) => "ObjectUnavailable",
             Self::Unusable(_) => "UnusableAnswer",
             Self::UnknownKind { .. } => "UnknownKind",
@@ -167,6 +171,7 @@ impl fmt::Display for TargetError {
                 f,
                 "the namespace {namespace} is there and not ours: label it managed-by=vworkspace, or name it with --allow-namespace"
             ),
+            Self::Refused(refusal) => refusal.fmt(f),
             Self::Stuck(message) => {
                 write!(f, "this object cannot be done now: {message}. See to that, and send a new job")
             }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::options::Options;
 use crate::testbed::Testbed;
-use crate::{CLUSTER, Failure, NAMESPACE};
+use crate::{CHARTS, CLUSTER, Failure, NAMESPACE};
 
 /// The first argument that makes this program the agent.
 pub(crate) const ARGUMENT: &str = "agent";
@@ -51,6 +51,7 @@ impl Agent {
             "--proxy=none".to_owned(),
             "--allow-kind=/ConfigMap".to_owned(),
             format!("--allow-namespace={NAMESPACE}"),
+            format!("--allow-chart={CHARTS}"),
             format!("--log-level={}", if options.verbose { "debug" } else { "info" }),
             "--log-format=text".to_owned(),
             format!("--status-file={}", text(&home.join("status.json"))),

@@ -337,3 +337,42 @@ async fn what_our_account_may_not_do_is_said_in_the_server_s_words() {
         apply(&target, &config_map(&namespace("no"), "a", &json!({})), NamespaceRule::Managed).await.unwrap_err();
     assert!(matches!(&error, TargetError::Forbidden(text) if text.contains("namespaces")), "{error:?}");
 }
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+async fn a_namespace_says_which_operations_it_does() {
+    let (server, target) = admin();
+    server.apply_crds();
+    let namespace = namespace("operations");
+    server.create_namespace(&namespace, &json!({"managed-by": "vworkspace"}));
+    let operation = |kind: &str| {
+        json!({
+            "apiVersion": "ops.vworkspace.io/v1alpha1", "kind": "Operation",
+            "metadata": {"name": kind.to_lowercase(), "namespace": namespace}, "spec": {"type": kind},
+        })
+    };
+    let annotate = |list: &Value| {
+        let path = format!("/api/v1/namespaces/{namespace}");
+        let patch = json!({"metadata": {"annotations": {"ops.vworkspace.io/allowed-types": list}}});
+        let (code, answer) = server.request(Method::PATCH, &path, Some(&patch));
+        assert_eq!(code, 200, "{answer}");
+    };
+    apply(&target, &operation("RunCommand"), NamespaceRule::Managed).await.unwrap();
+    annotate(&json!("Restore, backup"));
+    for rule in [NamespaceRule::Managed, NamespaceRule::Listed] {
+        apply(&target, &operation("Backup"), rule).await.unwrap();
+        let error = apply(&target, &operation("Runbook"), rule).await.unwrap_err();
+        assert_eq!(error.reason(), "OperationNotAllowed");
+        assert!(error.to_string().contains("ops.vworkspace.io/allowed-types"), "{error}");
+    }
+    let path = format!("/apis/ops.vworkspace.io/v1alpha1/namespaces/{namespace}/operations/runbook");
+    assert_eq!(server.request(Method::GET, &path, None).0, 404);
+    // Whatever the list, other kinds are applied and what is there can be deleted.
+    apply(&target, &config_map(&namespace, "a", &json!({})), NamespaceRule::Managed).await.unwrap();
+    let there = reference("ops.vworkspace.io/v1alpha1", "Operation", &namespace, "runcommand");
+    target.delete(&there, NamespaceRule::Managed).await.unwrap();
+    annotate(&json!(""));
+    assert!(apply(&target, &operation("Backup"), NamespaceRule::Managed).await.is_err());
+    annotate(&Value::Null);
+    apply(&target, &operation("Runbook"), NamespaceRule::Managed).await.unwrap();
+}

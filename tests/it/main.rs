@@ -9,13 +9,19 @@
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod check;
 mod command_line;
 mod contract;
 mod directory;
 mod fake_api;
 mod faults;
+mod fuzz_corpus;
+#[path = "../fuzz/targets/mod.rs"]
+mod fuzz_targets;
+mod interop;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
@@ -24,11 +30,14 @@ mod layers;
 mod lost_disk;
 mod memory;
 mod memory_image;
+mod mtls;
 mod never_lose;
 mod offline;
+mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;
+mod signed;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]

@@ -31,6 +31,10 @@ impl Secrets {
         let stored: Value = serde_json::from_str(&text).unwrap();
         for bearer in ["current", "previous"] {
             self.add(stored[bearer]["token"].as_str().unwrap_or_default());
+            self.add(stored[bearer]["macKey"].as_str().unwrap_or_default());
+        }
+        for key in ["identity", "payload"] {
+            self.add(stored["keys"][key].as_str().expect("the node has keys"));
         }
     }
 

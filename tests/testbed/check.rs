@@ -4,6 +4,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::answer::{MEDIA_TYPE, Refusal};
+use super::credential;
 use super::route::Call;
 
 /// Longest `wait` of a poll, in seconds.
@@ -31,7 +32,7 @@ const EVENT_KINDS: [&str; 10] = [
 ];
 
 /// Members of a registration that a server may know beyond the fixed contract.
-const REGISTER_ADDITIONS: [&str; 4] = ["publicKey", "identityKey", "certificateRequest", "agent"];
+pub(crate) const REGISTER_ADDITIONS: [&str; 4] = ["publicKey", "identityKey", "certificateRequest", "agent"];
 
 /// Checks the headers of a call and gives the bearer.
 ///
@@ -118,21 +119,32 @@ pub(crate) struct Registration {
     pub(crate) cluster: Option<String>,
     /// What a person reads.
     pub(crate) display_name: Option<String>,
+    /// The node's public identity key, in base64url.
+    pub(crate) identity: Option<String>,
+    /// The node's public payload key, in base64url.
+    pub(crate) payload_key: Option<String>,
 }
 
 /// Reads a `RegisterRequest`; `additions` lets the members of chapter 2 pass.
 pub(crate) fn registration(body: &[u8], additions: bool) -> Result<Registration, Refusal> {
     let body = parse(body)?;
     let mut members = Members::of(&body, "")?;
-    let registration = Registration {
+    let mut registration = Registration {
         token: members.text("registrationToken")?,
         cluster: members.optional_text("clusterId")?,
         display_name: members.optional_text("displayName")?,
+        identity: None,
+        payload_key: None,
     };
     if additions {
-        for name in REGISTER_ADDITIONS {
-            members.0.remove(name);
+        let mut key =
+            |name: &str, curve: &str| members.take(name).map(|key| credential::public_key(&key, curve)).transpose();
+        registration.identity = key("identityKey", "Ed25519")?;
+        registration.payload_key = key("publicKey", "X25519")?;
+        if let Some(agent) = members.take("agent") {
+            credential::agent(&agent)?;
         }
+        members.optional_text("certificateRequest")?;
     }
     members.end()?;
     Ok(registration)
@@ -340,7 +352,7 @@ fn missing(at: &str, name: &str) -> Refusal {
 }
 
 /// A header that is there once, or not at all.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let first = values.next().map(|value| value.to_str().map_err(|_| Refusal::invalid(format!("{name} is no text"))));
     if values.next().is_some() {

@@ -2,6 +2,7 @@
 //! and with nothing of the agent's own.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -25,6 +26,16 @@ pub(crate) enum MacRule {
     V1,
     /// Each post has one, with a key that was given with the bearer, once.
     V2,
+}
+
+/// What a server does with a proof of possession.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Proofs {
+    /// It looks at none: a bearer that has ended has ended.
+    #[default]
+    Ignored,
+    /// With a good one a bearer that has ended is rotated.
+    Taken,
 }
 
 /// MACs and proofs that were seen: none is taken twice.
@@ -127,9 +138,10 @@ pub(crate) fn check_proof(post: &Post<'_>, identity: Option<&str>, once: &mut On
             return Err(refuse(&format!("{name} is {:?} and not {expected:?}", text(name))));
         }
     }
-    let is_now = payload.get("iat").and_then(Value::as_u64).is_some_and(|iat| {
-        pullet::clock::unix_seconds().abs_diff(iat) <= SKEW
-    });
+    let is_now = payload
+        .get("iat")
+        .and_then(Value::as_u64)
+        .is_some_and(|iat| pullet::clock::unix_seconds().abs_diff(iat) <= SKEW);
     if payload.len() != 6 || !is_now {
         return Err(refuse("iat is too far from now, or there are other members"));
     }
@@ -139,12 +151,14 @@ pub(crate) fn check_proof(post: &Post<'_>, identity: Option<&str>, once: &mut On
     Ok(())
 }
 
-/// The public key of a JWK of this curve, in base64url: three members and no other.
+/// The public key of a JWK of this curve, in base64url: four members and no other, named by its thumbprint (RFC 7638).
 pub(crate) fn public_key(value: &Value, curve: &str) -> Result<String, Refusal> {
     let x = value.get("x").and_then(Value::as_str).unwrap_or_default();
-    let is_key = value.as_object().is_some_and(|members| members.len() == 3)
+    let canonical = format!(r#"{{"crv":"{curve}","kty":"OKP","x":"{x}"}}"#);
+    let is_key = value.as_object().is_some_and(|members| members.len() == 4)
         && value["kty"] == "OKP"
         && value["crv"] == curve
+        && value["kid"] == encode(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref())
         && decode(x).is_some_and(|bytes| bytes.len() == 32);
     is_key.then(|| x.to_owned()).ok_or_else(|| Refusal::invalid(format!("{value} is no JWK of {curve}")))
 }
@@ -172,7 +186,10 @@ fn derived(cluster: &str, bearer: &str) -> [u8; 32] {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 pub(crate) fn encode(bytes: &[u8]) -> String {

@@ -109,13 +109,13 @@ pub(crate) fn application_instance(namespace: &str, name: &str) -> Value {
     })
 }
 
-/// An `Operation` on an application.
+/// An `Operation` on an application, of a type that every node does by default.
 pub(crate) fn operation(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "ops.vworkspace.io/v1alpha1",
         "kind": "Operation",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"operation": name},
+        "spec": {"operation": name, "type": "Backup"},
     })
 }
 

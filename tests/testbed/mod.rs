@@ -16,6 +16,7 @@
 
 mod answer;
 mod check;
+mod credential;
 mod fault;
 pub(crate) mod job;
 pub(crate) mod owner;
@@ -39,13 +40,14 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 pub(crate) use answer::{Answer, MEDIA_TYPE};
+pub(crate) use credential::{MacRule, Proofs};
 pub(crate) use fault::{Fault, RetryAfter};
 pub(crate) use job::Job;
 pub(crate) use owner::Owner;
 pub(crate) use proxy::Proxy;
 pub(crate) use route::Call;
 pub(crate) use state::{Counts, EventRecord, JobRecord, Seen, State};
-pub(crate) use tls::Certificate;
+pub(crate) use tls::{Certificate, Clients};
 
 use server::{Server, Shared};
 
@@ -58,6 +60,8 @@ pub(crate) struct Options {
     pub(crate) behaviour: Behaviour,
     /// The certificate it shows.
     pub(crate) certificate: Certificate,
+    /// Whose certificates a client must show; none = it is not asked for one.
+    pub(crate) clients: Option<Arc<Clients>>,
     /// Whether it speaks `http://` instead of `https://`.
     pub(crate) plain_http: bool,
     /// The versions of TLS it speaks.
@@ -72,6 +76,7 @@ impl Default for Options {
             base: String::new(),
             behaviour: Behaviour::default(),
             certificate: Certificate::Good,
+            clients: None,
             plain_http: false,
             tls_versions: rustls::ALL_VERSIONS,
             port: 0,
@@ -82,13 +87,19 @@ impl Default for Options {
 /// How a testbed behaves towards everybody; can be changed while it runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behaviour {
-    /// Lets the additions of chapter 2 pass in a registration. Without it the server is one that knows the
+    /// Knows the additions of chapter 2 in a registration. Without it the server is an old one that knows the
     /// fixed contract alone and refuses them with `UnknownField`.
     pub(crate) additions: bool,
     /// How long bearers live; none = for ever, and no `expiresAt`.
     pub(crate) bearer_life: Option<Duration>,
     /// How long the old bearer works after a rotation.
     pub(crate) bearer_overlap: Duration,
+    /// Which MACs it wants.
+    pub(crate) mac: MacRule,
+    /// Whether a bearer that has ended may be rotated with a proof of possession.
+    pub(crate) proofs: Proofs,
+    /// When it wishes bearers to be rotated, from their issue on: `rotateAfter`.
+    pub(crate) rotate_after: Option<Duration>,
     /// Most jobs of one answer; none = all there are.
     pub(crate) jobs_per_answer: Option<usize>,
     /// `"jobs": null` when there are none.
@@ -101,9 +112,12 @@ pub(crate) struct Behaviour {
 impl Default for Behaviour {
     fn default() -> Self {
         Self {
-            additions: false,
+            additions: true,
             bearer_life: None,
             bearer_overlap: Duration::from_mins(1),
+            mac: MacRule::default(),
+            proofs: Proofs::default(),
+            rotate_after: None,
             jobs_per_answer: None,
             null_jobs: false,
             odd: false,
@@ -144,7 +158,7 @@ impl Testbed {
 
     /// Starts.
     pub(crate) fn with(options: Options) -> Self {
-        let (ca_pem, tls) = tls::make(options.certificate, options.tls_versions);
+        let (ca_pem, tls) = tls::make(options.certificate, options.tls_versions, options.clients.as_deref());
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(directory.path().join("ca.pem"), &ca_pem).expect("the CA file can be written");
         let held = server::hold_port(options.port).expect("the port is free");
@@ -156,6 +170,15 @@ impl Testbed {
         let mut testbed = Self { shared, tls, ca_pem, directory, base: options.base, port, _held: held, line };
         testbed.up();
         testbed
+    }
+
+    /// Shows another certificate, by another authority, to everybody who connects from now on. Gives the authority.
+    pub(crate) fn change_authority(&mut self, clients: Option<&Clients>) -> String {
+        let (ca_pem, tls) = tls::make(Certificate::Good, rustls::ALL_VERSIONS, clients);
+        self.down();
+        self.tls = Some(tls);
+        self.up();
+        ca_pem
     }
 
     /// The base URL by address.
@@ -203,6 +226,16 @@ impl Testbed {
     /// Ends every bearer of a cluster at once: 401 from now on.
     pub(crate) fn revoke(&self, cluster: &str) {
         self.shared.change(|state| state.end_bearers(cluster, Duration::ZERO));
+    }
+
+    /// The public X25519 key that a cluster's node registered, in base64url.
+    pub(crate) fn payload_key_of(&self, cluster: &str) -> Option<String> {
+        self.shared.read(|state| state.payload_key_of(cluster).map(str::to_owned))
+    }
+
+    /// The public Ed25519 key that a cluster's node registered, in base64url.
+    pub(crate) fn identity_of(&self, cluster: &str) -> Option<String> {
+        self.shared.read(|state| state.identity_of(cluster).map(str::to_owned))
     }
 
     /// Changes how the testbed behaves.

@@ -4,6 +4,13 @@ use std::fmt::Write as _;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+/// 32 random bytes.
+pub(crate) fn bytes() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
+    bytes
+}
+
 /// `bytes` random bytes as twice as many hex digits.
 pub(crate) fn hex(bytes: usize) -> String {
     let mut buffer = vec![0; bytes];

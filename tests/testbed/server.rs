@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, Refusal};
 use super::check;
+use super::credential::{self, Post, Proofs};
 use super::fault::Fault;
 use super::route::{Call, Route};
 use super::state::{Counts, Seen, State};
@@ -280,7 +281,7 @@ async fn respond(route: &Route, head: &Parts, body: &Bytes, shared: &Shared) -> 
         let wish = check::registration(body, additions)?;
         return shared.change(|state| state.register(&bearer, &wish));
     }
-    let cluster = shared.read(|state| state.authenticate(&bearer))?;
+    let cluster = shared.change(|state| admit(state, route.call, &bearer, head, body))?;
     if route.call == Call::Jobs {
         let query = check::poll_query(head.uri.query())?;
         if query.cluster != cluster {
@@ -309,6 +310,24 @@ async fn respond(route: &Route, head: &Parts, body: &Bytes, shared: &Shared) -> 
         }
         Call::Any | Call::Jobs | Call::Register => Err(Refusal::new(404, "UnknownPath", "no such call")),
     }
+}
+
+/// Whose request this is: a bearer that lives, or for a rotation a proof, and for each post a MAC.
+fn admit(state: &mut State, call: Call, bearer: &str, head: &Parts, body: &[u8]) -> Result<String, Refusal> {
+    let Some((cluster, mac_key)) = state.issued(bearer) else { return state.authenticate(bearer) };
+    let post = Post { head, body, bearer, cluster: &cluster, mac_key };
+    if let Err(refusal) = state.authenticate(bearer) {
+        let may_prove = call == Call::Rotate && state.behaviour.proofs == Proofs::Taken;
+        if !may_prove || credential::header(&head.headers, "x-vworkspace-proof").is_none() {
+            return Err(refusal);
+        }
+        let identity = state.identity_of(&cluster).map(str::to_owned);
+        credential::check_proof(&post, identity.as_deref(), &mut state.once)?;
+    }
+    if call != Call::Jobs {
+        post.check_mac(state.behaviour.mac, &mut state.once)?;
+    }
+    Ok(cluster)
 }
 
 /// Holds a poll until there are jobs or its time is over.
@@ -348,9 +367,13 @@ impl Drop for Held<'_> {
 }
 
 /// Writes down what breaks the contract: a status that says so is not among those that a sound agent can
-/// meet (401, 403, 404 for a job, 409).
+/// meet (401, 403, 404 for a job, 409, an addition that an old server does not know). It never sends a wrong MAC or a wrong
+/// proof.
 fn refuse(refusal: Refusal, head: &Parts, shared: &Shared) -> Answer {
-    if !matches!(refusal.status, 401 | 403 | 409) && refusal.error != "UnknownJob" {
+    let is_wrong = matches!(refusal.error, "InvalidMac" | "InvalidProof");
+    let is_addition = refusal.error == "UnknownField"
+        && check::REGISTER_ADDITIONS.iter().any(|name| refusal.message == format!("unknown member /{name}"));
+    if is_wrong || !matches!(refusal.status, 401 | 403 | 409) && refusal.error != "UnknownJob" && !is_addition {
         let violation = format!("{} {}: {} {}", head.method, head.uri.path(), refusal.status, refusal.message);
         shared.change(|state| state.violations.push(violation));
     }

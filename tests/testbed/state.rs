@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Refusal};
 use super::check::Registration;
+use super::credential::{self, MacRule, Once};
 use super::fault::{Fault, Faults};
 use super::route::Call;
 use super::{Behaviour, job, random};
@@ -30,8 +31,12 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     /// What was counted.
     pub(crate) counts: Counts,
+    /// MACs and proofs that were seen.
+    pub(crate) once: Once,
     tokens: BTreeMap<String, OneTimeToken>,
     bearers: BTreeMap<String, Bearer>,
+    /// The public keys that each cluster's node registered last: identity, payload.
+    node_keys: BTreeMap<String, (Option<String>, Option<String>)>,
     event_keys: BTreeSet<(String, String)>,
 }
 
@@ -125,6 +130,7 @@ struct OneTimeToken {
 struct Bearer {
     cluster: String,
     until: Option<Instant>,
+    mac_key: Option<[u8; 32]>,
 }
 
 impl State {
@@ -142,9 +148,13 @@ impl State {
 
     /// Makes a long-lived bearer without a registration.
     pub(crate) fn issue_bearer(&mut self, cluster: &str) -> String {
+        self.issue_bearer_with(cluster, None)
+    }
+
+    fn issue_bearer_with(&mut self, cluster: &str, mac_key: Option<[u8; 32]>) -> String {
         let bearer = random::hex(32);
         let until = self.behaviour.bearer_life.map(|life| Instant::now() + life);
-        self.bearers.insert(bearer.clone(), Bearer { cluster: cluster.to_owned(), until });
+        self.bearers.insert(bearer.clone(), Bearer { cluster: cluster.to_owned(), until, mac_key });
         bearer
     }
 
@@ -198,6 +208,7 @@ impl State {
             (None, None) => format!("cluster-{}", random::hex(4)),
         };
         token.used = true;
+        self.node_keys.insert(cluster.clone(), (wish.identity.clone(), wish.payload_key.clone()));
         Ok(Answer::json(&self.new_credential(&cluster, Some(&cluster))))
     }
 
@@ -208,7 +219,8 @@ impl State {
 
     fn new_credential(&mut self, cluster: &str, named: Option<&str>) -> Value {
         self.end_bearers(cluster, self.behaviour.bearer_overlap);
-        let bearer = self.issue_bearer(cluster);
+        let mac_key = (self.behaviour.mac == MacRule::V2).then(random::bytes);
+        let bearer = self.issue_bearer_with(cluster, mac_key);
         let odd = self.behaviour.odd;
         let dressed = |text: &str| if odd { format!(" {text}\n") } else { text.to_owned() };
         let mut answer = json!({"token": dressed(&bearer)});
@@ -218,6 +230,12 @@ impl State {
         if odd {
             answer["expiresAt"] = json!("0001-01-01T00:00:00Z");
             answer["x-tenant"] = json!({"token": "not this one", "clusterId": ["nor this"]});
+        }
+        if let Some(key) = mac_key {
+            answer["macKey"] = json!(credential::encode(&key));
+        }
+        if let Some(after) = self.behaviour.rotate_after {
+            answer["rotateAfter"] = json!(job::timestamp(after.as_secs().cast_signed()));
         }
         if let Some(life) = self.behaviour.bearer_life {
             answer["expiresAt"] = json!(job::timestamp(life.as_secs().cast_signed()));
@@ -232,6 +250,21 @@ impl State {
         bearer
             .map(|bearer| bearer.cluster.clone())
             .ok_or_else(|| Refusal::new(401, "Unauthenticated", "the bearer is unknown or has ended"))
+    }
+
+    /// Whose bearer this is or was, and the key for MACs that was given with it.
+    pub(crate) fn issued(&self, bearer: &str) -> Option<(String, Option<[u8; 32]>)> {
+        self.bearers.get(bearer).map(|bearer| (bearer.cluster.clone(), bearer.mac_key))
+    }
+
+    /// The public identity key that a cluster's node registered.
+    pub(crate) fn identity_of(&self, cluster: &str) -> Option<&str> {
+        self.node_keys.get(cluster)?.0.as_deref()
+    }
+
+    /// The public key that payloads for a cluster are encrypted to.
+    pub(crate) fn payload_key_of(&self, cluster: &str) -> Option<&str> {
+        self.node_keys.get(cluster)?.1.as_deref()
     }
 
     /// `GET /jobs`: the answer if there are jobs for the cluster now.

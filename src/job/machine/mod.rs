@@ -15,7 +15,7 @@ use crate::limits;
 use crate::link::Acknowledged;
 use crate::protocol::{Condition, JobError, ObjectRef, OutcomeKind, Timestamp};
 use crate::target::{Observation, Readiness, TargetError};
-use crate::trust::policy::Refusal;
+use crate::trust::{Denied, TrustError};
 
 pub use wait::Wait;
 
@@ -52,8 +52,10 @@ pub enum Fault {
     Limit(&'static str, String),
     /// It cannot be read.
     Malformed(JobError),
-    /// The policy stops it.
-    Refused(Refusal),
+    /// It cannot be read further, or the policy stops it.
+    Denied(Denied),
+    /// It is not trusted.
+    Untrusted(TrustError),
 }
 
 /// When a job counts as succeeded.
@@ -241,7 +243,8 @@ fn begin(facts: &Facts, now: Now) -> (State, Effect) {
     match &facts.fault {
         Some(Fault::Limit(name, message)) => end(Verdict::failed(name, message)),
         Some(Fault::Malformed(error)) => end(Verdict::failed(error.reason(), error)),
-        Some(Fault::Refused(refusal)) => end(Verdict::failed(refusal.reason(), refusal)),
+        Some(Fault::Denied(denied)) => end(Verdict::failed(denied.reason(), denied)),
+        Some(Fault::Untrusted(error)) => end(Verdict::failed(error.reason(), error)),
         None => (State::Acting(now.monotonic), Effect::Act),
     }
 }

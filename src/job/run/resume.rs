@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 
 use tracing::{info, warn};
 
+use super::super::gate::{self, Task};
 use super::super::ledger::KeyHash;
-use super::super::machine::{self, Effect, Fault, Input, State, Verdict, Wait};
-use super::{Runner, Waiting, read};
-use crate::journal::record::{Body, StoredOutcome, timestamp};
+use super::super::machine::{self, Effect, Input, State, Verdict, Wait};
+use super::{Runner, Waiting};
+use crate::journal::record::{Body, timestamp};
 use crate::journal::store::{OpenJob, Restored};
 use crate::limits;
 use crate::link::backoff::{Backoff, draw};
@@ -19,6 +20,7 @@ use crate::link::intake::settle;
 use crate::link::stream::{Arrival, Limit};
 use crate::link::{self, Acknowledged};
 use crate::protocol::JobId;
+use crate::trust::TrustError;
 
 impl Runner {
     /// Remembers what is known of earlier jobs. Gives those that are to be resumed.
@@ -28,13 +30,15 @@ impl Runner {
         for key in restored.kept.keys {
             book.ledger.restore_key(KeyHash::from_bytes(key));
         }
-        for (id, result) in restored.kept.outcomes.iter().filter_map(StoredOutcome::to_result) {
-            book.ledger.restore_outcome(id, result);
+        for outcome in &restored.kept.outcomes {
+            if let Some((id, result)) = outcome.to_result() {
+                book.ledger.restore_outcome(id, result, outcome.header);
+            }
         }
         let (mut acting, mut count) = (Vec::new(), 0_usize);
         for open in restored.open {
             let Some(id) = JobId::parse(&open.job.id) else { continue };
-            book.ledger.open(&id, open.job.key.map(KeyHash::from_bytes));
+            book.ledger.open(&id, open.job.key.map(KeyHash::from_bytes), open.job.header);
             book.ledger.number(&id, open.number);
             count += 1;
             match &open.applied {
@@ -87,17 +91,32 @@ impl Runner {
             warn!(job = %id, "the text of the job cannot be read any more");
             return self.end(&id, Verdict::failed(UNREADABLE, "the journal is damaged; send a new job")).await;
         };
-        let Some(task) = read(&arrival, &self.parts.policy) else { return self.forget(&id).await };
-        let (fault, act): (Option<Fault>, _) = match task.instruction {
-            Ok(act) => (None, Some(act)),
-            Err(fault) => (Some(fault), None),
-        };
+        let Some(task) = self.open_again(&arrival).await else { return self.forget(&id).await };
+        let stamp = task.key.map(KeyHash::stamp);
+        let (act, fault) = self.judge(&task.content, stamp);
         let is_used = self.book().ledger.is_used_before(key, open.number);
         let mut facts = self.facts(task.expires_at, is_used, fault);
         facts.is_kept = true;
         let (state, effect) = machine::step(State::Taking, Input::Acked(Acknowledged::Ours), &facts, self.now());
         debug_assert!(effect != Effect::Nothing);
         self.carry_out(id, facts, state, effect, act.as_ref()).await;
+    }
+
+    /// It was verified when it was taken. Its number may have got lost on the way to the disk, and is counted then; one
+    /// that was counted is known by the header it came with.
+    async fn open_again(&self, arrival: &Arrival) -> Option<Task> {
+        let task = self.parts.gate.open_job(arrival, |_| None)?;
+        match (&task.content, &task.next) {
+            (Ok(_), Some(next)) => {
+                let (bytes, next) = (next.bytes(), *next);
+                if self.on_disk(move |outbox| outbox.commit_trust(&bytes)).await == Some(true) {
+                    let _ = self.parts.gate.commit(&next);
+                }
+                Some(task)
+            }
+            (Err(gate::Fault::Untrusted(TrustError::Replay(_))), _) => self.open_job(arrival),
+            _ => Some(task),
+        }
     }
 
     /// None when it is time to stop. Until there is an answer the job may be ours, even when it has expired.

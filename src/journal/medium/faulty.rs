@@ -107,7 +107,9 @@ impl Faulty {
     /// The power goes: each write that was not synced is lost, there, or there in part, in any order.
     pub(crate) fn cut_power(&self, random: &mut Random) {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         let mut pending = std::mem::take(&mut inner.pending);
+        let written: Vec<_> = pending.iter().map(|(offset, bytes)| *offset..*offset + bytes.len()).collect();
         while !pending.is_empty() {
             let (offset, bytes) = pending.remove(usize::try_from(random.below(pending.len() as u64)).unwrap());
             let range = match random.below(4) {
@@ -120,7 +122,9 @@ impl Faulty {
             let part = &bytes[range.clone()];
             inner.durable[offset + range.start..offset + range.end].copy_from_slice(part);
         }
-        inner.seen = inner.durable.clone();
+        for range in written {
+            inner.seen[range.clone()].copy_from_slice(&inner.durable[range]);
+        }
         inner.faults = Faults::default();
         *self.1.lock().unwrap() = None;
     }

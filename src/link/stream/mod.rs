@@ -153,6 +153,12 @@ pub fn read(source: impl Source) -> Answer {
     Answer { jobs, end }
 }
 
+/// Reads one job and nothing beside it, as from a file, by the bounds of one that arrives; none when it is no JSON value,
+/// or when something follows it.
+pub fn read_one(source: impl Source) -> Option<Arrival> {
+    tokens::Reader::new(source).read_one().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Answer, Arrival, End, Limit, StreamError, read};

@@ -50,14 +50,27 @@ impl<S: Source> Reader<S> {
         if !found {
             return Err(StreamError::NotJobs);
         }
-        // To the end of the body, so that the connection is kept; more text after the answer is none.
+        self.end()?;
+        Ok(true)
+    }
+
+    /// To the end of the body, so that the connection is kept; more text after the answer is none.
+    fn end(&mut self) -> Result<(), StreamError> {
         loop {
             match self.next_or_end()? {
-                None => return Ok(true),
+                None => return Ok(()),
                 Some(byte) if byte.is_ascii_whitespace() => {}
                 Some(_) => return Err(StreamError::NotJobs),
             }
         }
+    }
+
+    /// One value to the end of the source.
+    pub(super) fn read_one(&mut self) -> Result<Arrival, StreamError> {
+        let mut job = JobText::new();
+        self.value(&mut job)?;
+        self.end()?;
+        Ok(job.finish())
     }
 
     fn read_jobs(&mut self, jobs: &mut Vec<Arrival>) -> Result<bool, StreamError> {

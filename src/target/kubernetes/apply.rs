@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::api::{self, Body, Busy, Call, Fault, segment};
 use super::decode::{Items, Text};
@@ -12,6 +13,7 @@ use crate::protocol::{
     CLUSTER_ID_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, NAMESPACE_LABEL, ObjectRef, group_of,
 };
 use crate::target::{Applied, Deleted, NamespaceRule, Readiness, TargetError};
+use crate::trust::policy::{ALLOWED_TYPES_ANNOTATION, check_namespace_list};
 
 /// What an object's metadata tells.
 #[derive(Default, Deserialize)]
@@ -25,13 +27,20 @@ struct Metadata<'a> {
     #[serde(borrow)]
     finalizers: Option<Items<'a>>,
     #[serde(borrow)]
-    labels: Option<&'a serde_json::value::RawValue>,
+    labels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    annotations: Option<&'a RawValue>,
 }
 
 /// How a namespace stands to us.
 enum Namespace {
     Missing,
-    There { is_ours: bool, is_ending: bool },
+    There {
+        is_ours: bool,
+        is_ending: bool,
+        /// Which types of operations it does, where it says so.
+        allowed_types: Option<String>,
+    },
 }
 
 impl Inner {
@@ -72,7 +81,8 @@ impl Inner {
         check_scope(&resource, &manifest.namespace)?;
         let mut labels = vec![(MANAGED_BY_LABEL, MANAGED_BY_VALUE), (CLUSTER_ID_LABEL, self.cluster_id.as_str())];
         if let Some(namespace) = namespace_of(&resource, &manifest.namespace, &manifest.name) {
-            let is_ours = self.open_namespace(namespace, rule).await?;
+            let (is_ours, allowed_types) = self.open_namespace(namespace, rule).await?;
+            check_namespace_list(allowed_types.as_deref(), manifest).map_err(TargetError::Refused)?;
             // A `Namespace` that is ours stays so: a label that an apply does not name any more goes away.
             if is_ours && !resource.namespaced {
                 labels.push(NAMESPACE_LABEL);
@@ -187,8 +197,9 @@ impl Inner {
         Readiness::Silent("nothing reports on this kind here")
     }
 
-    /// Sees to it that a namespace is there and may be used, and tells whether it is ours.
-    async fn open_namespace(&self, name: &str, rule: NamespaceRule) -> Result<bool, TargetError> {
+    /// Sees to it that a namespace is there and may be used, and tells whether it is ours and which types of operations
+    /// it does.
+    async fn open_namespace(&self, name: &str, rule: NamespaceRule) -> Result<(bool, Option<String>), TargetError> {
         let mut is_made = false;
         loop {
             match self.namespace(name).await? {
@@ -196,13 +207,13 @@ impl Inner {
                     return Err(TargetError::NamespaceNotManaged(name.to_owned()));
                 }
                 Namespace::There { is_ending: true, .. } => return Err(terminating(name)),
-                Namespace::There { is_ours, .. } => return Ok(is_ours),
+                Namespace::There { is_ours, allowed_types, .. } => return Ok((is_ours, allowed_types)),
                 Namespace::Missing if is_made => return Err(terminating(name)),
                 Namespace::Missing => {
                     is_made = true;
                     // One that was made by somebody else meanwhile is looked at again.
                     if self.make_namespace(name).await? {
-                        return Ok(true);
+                        return Ok((true, None));
                     }
                 }
             }
@@ -218,17 +229,10 @@ impl Inner {
         };
         let metadata = metadata(&text)?;
         let is_ending = !metadata.deletion_timestamp.0.is_empty();
-        let mut is_ours = false;
-        if let Some(labels) = metadata.labels {
-            super::decode::members(labels, |label, value| {
-                if label != NAMESPACE_LABEL.0 {
-                    return std::ops::ControlFlow::Continue(());
-                }
-                is_ours = serde_json::from_str::<Text<'_>>(value.get()).is_ok_and(|value| value.0 == NAMESPACE_LABEL.1);
-                std::ops::ControlFlow::Break(())
-            });
-        }
-        Ok(Namespace::There { is_ours, is_ending })
+        let is_ours = entry(metadata.labels, NAMESPACE_LABEL.0).is_some_and(|value| value.0 == NAMESPACE_LABEL.1);
+        let allowed_types = entry(metadata.annotations, ALLOWED_TYPES_ANNOTATION);
+        let allowed_types = allowed_types.map(|value| value.cut(limits::CONDITION_TEXT_BYTES));
+        Ok(Namespace::There { is_ours, is_ending, allowed_types })
     }
 
     /// Whether it was us who made it.
@@ -274,6 +278,19 @@ fn namespace_of<'a>(resource: &Resource, namespace: &'a str, name: &'a str) -> O
         return Some(namespace);
     }
     (group_of(&resource.api_version).is_empty() && resource.kind == "Namespace").then_some(name)
+}
+
+/// The entry of this name among labels or annotations.
+fn entry<'a>(entries: Option<&'a RawValue>, wanted: &str) -> Option<Text<'a>> {
+    let mut found = None;
+    super::decode::members(entries?, |name, value| {
+        if name != wanted {
+            return std::ops::ControlFlow::Continue(());
+        }
+        found = serde_json::from_str(value.get()).ok();
+        std::ops::ControlFlow::Break(())
+    });
+    found
 }
 
 fn terminating(namespace: &str) -> TargetError {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-/// A finite number as ECMAScript writes it (ECMA-262, Number::toString), which RFC 8785 asks for in section 3.2.2.3.
+/// A finite number as ECMAScript writes it (ECMA-262, `Number::toString`), which RFC 8785 asks for in section 3.2.2.3.
 /// The shortest digits come from the crate that `serde_json` writes numbers with; the standard library's will not do: of
 /// two texts that are equally short and equally near it does not take the even one. Their layout is made here.
 pub(super) fn ecmascript(number: f64) -> Text {

@@ -1,6 +1,7 @@
 //! The contract, clause by clause: the real agent, the strict control plane, TLS between them, a directory
 //! to apply to. Each test names the clause of `docs/protocol.md` that it shows.
 
+mod account;
 mod acks;
 mod bounds;
 mod course;
@@ -11,6 +12,7 @@ mod reading;
 mod refusals;
 mod registration;
 mod rotation;
+mod rotations;
 mod status_codes;
 mod transport;
 mod types;
@@ -19,6 +21,7 @@ mod work;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -53,6 +56,16 @@ fn connected(testbed: &Testbed) -> Agent {
     let agent = start(testbed);
     testbed.polls(1, SOON);
     agent
+}
+
+/// The credential as it is stored.
+fn credential(state_dir: &Path) -> Value {
+    serde_json::from_slice(&fs::read(state_dir.join("credential.json")).unwrap()).unwrap()
+}
+
+/// All that a command printed.
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 /// The object of a kind and a name as it lies in the directory now, whatever the file is called.

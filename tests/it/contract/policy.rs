@@ -142,3 +142,65 @@ fn no_setting_opens_the_agents_own_rights() {
     assert!(succeeded(&done(&testbed, Job::apply(other))));
     assert_sound(&testbed);
 }
+
+/// A chart is code: none is installed that the owner did not list.
+#[test]
+fn a_chart_is_installed_only_from_where_the_owner_allows() {
+    let testbed = Testbed::start();
+    let allowed = ["oci://registry.example/charts/*", "catalog:wiki"];
+    let agent = allowed.iter().fold(strict(&testbed), |setup, chart| setup.flag("--allow-chart", chart)).spawn();
+    let from = |name: &str, url: &str| {
+        let mut manifest = application_instance("shop", name);
+        manifest["spec"]["appRef"] = json!({"catalogId": "wiki"});
+        manifest["spec"]["chart"] = json!({"sourceType": "oci", "url": url, "version": "1.2.3"});
+        manifest
+    };
+    assert!(succeeded(&done(&testbed, Job::apply(from("good", "oci://registry.example/charts/wiki")))));
+    let result = done(&testbed, Job::apply(from("bad", "oci://registry.example/charts-evil/wiki")));
+    assert_failed(&result, "ChartNotAllowed");
+    assert!(result["error"].as_str().unwrap().contains("--allow-chart"), "{result}");
+    let intent = json!({"applicationInstance": from("bad", "oci://registry.example@evil.example/charts/wiki")});
+    assert_failed(&done(&testbed, Job::intent("ensure-application-instance", intent)), "ChartNotAllowed");
+    let mut placeholder = from("later", "oci://evil.example/wiki");
+    placeholder["spec"]["mode"] = json!("placeholder");
+    assert!(succeeded(&done(&testbed, Job::apply(placeholder))));
+    assert!(applied(&agent.directory(), "ApplicationInstance", "bad").is_none());
+    assert_sound(&testbed);
+}
+
+/// Whoever may read an object may read its values: what is secret does not belong there.
+#[test]
+fn secret_material_in_inline_values_is_refused_with_its_path() {
+    let testbed = Testbed::start();
+    let agent = strict(&testbed).spawn();
+    let mut manifest = application_instance("shop", "wiki");
+    manifest["spec"]["values"] = json!({"inline": {"db": [{"Password": "geheim"}]}});
+    let result = done(&testbed, Job::apply(manifest.clone()));
+    assert_failed(&result, "InlineSecretMaterialRejected");
+    let error = result["error"].as_str().unwrap();
+    assert!(error.contains("spec.values.inline.db[0].Password") && !error.contains("geheim"), "{error}");
+    assert!(!agent.log().contains("geheim"));
+    manifest["spec"]["values"]["inline"]["db"][0]["Password"] = json!("<set via externalSecret>");
+    assert!(succeeded(&done(&testbed, Job::apply(manifest))));
+    assert_sound(&testbed);
+}
+
+/// The owner chooses which operations can be requested, and whether a Secret may come in the open.
+#[test]
+fn operations_and_secrets_in_the_open_can_be_ruled_out() {
+    let testbed = Testbed::start();
+    let setup = strict(&testbed).flag("--allow-operation", "Backup").flag("--allow-kind", "/Secret");
+    let agent = setup.switch("--require-encrypted-secrets").spawn();
+    assert!(succeeded(&done(&testbed, Job::apply(operation("shop", "backup")))));
+    let mut command = operation("shop", "command");
+    command["spec"]["type"] = json!("RunCommand");
+    let result = done(&testbed, Job::intent("request-operation", json!({"operation": command})));
+    assert_failed(&result, "OperationNotAllowed");
+    assert!(result["error"].as_str().unwrap().contains("--allow-operation"), "{result}");
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "namespace": "shop"},
+        "stringData": {"k": "geheim"}});
+    assert_failed(&done(&testbed, Job::apply(secret)), "EncryptionRequired");
+    assert!(succeeded(&done(&testbed, Job::delete("v1", "Secret", "shop", "a"))));
+    assert!(applied(&agent.directory(), "Operation", "command").is_none());
+    assert_sound(&testbed);
+}

@@ -2,24 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{SECOND, SOON, assert_sound, count_within, done, gaps, members, setup, succeeded};
+use super::{SECOND, SOON, assert_sound, count_within, credential, done, gaps, members, said, setup, succeeded};
 use crate::agent::{Agent, CLUSTER, Setup, write_secret};
 use crate::testbed::job::{config_map, timestamp};
 use crate::testbed::{Answer, Call, Fault, Job, Options, Testbed};
-
-fn credential(state_dir: &Path) -> Value {
-    serde_json::from_slice(&fs::read(state_dir.join("credential.json")).unwrap()).unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
 
 /// That a registration failed, said this, and left nothing behind that looks like a credential.
 fn assert_refused(setup: &Setup, output: &Output, text: &str) {
@@ -27,15 +18,15 @@ fn assert_refused(setup: &Setup, output: &Output, text: &str) {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(text), "{said}");
     let files = fs::read_dir(setup.state_dir()).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(files.filter(|name| name != "lock").count(), 0);
+    // The keys that were sent are kept for the next try.
+    assert_eq!(files.filter(|name| name != "lock" && name != "keys.json").count(), 0);
 }
 
 fn registration(testbed: &Testbed) -> Value {
     serde_json::from_slice(&testbed.requests_of(Call::Register)[0].body).unwrap()
 }
 
-/// P1.2.1, P1.3.1: what a person gave goes into the request, and nothing else: a server that knows only the
-/// contract refuses members that it does not know.
+/// P1.2.1, P1.3.1, P2.1: what a person gave goes into the request, what this agent is, and the public halves of its keys.
 #[test]
 fn register_sends_what_it_was_given_and_stores_what_it_gets() {
     let testbed = Testbed::start();
@@ -43,7 +34,9 @@ fn register_sends_what_it_was_given_and_stores_what_it_gets() {
     let output = setup.run_to_end("register");
     assert!(output.status.success(), "{}", said(&output));
     let request = registration(&testbed);
-    assert_eq!(members(&request), ["clusterId", "displayName", "registrationToken"].into());
+    let expected = ["agent", "clusterId", "displayName", "identityKey", "publicKey", "registrationToken"];
+    assert_eq!(members(&request), expected.into());
+    assert_eq!(members(&request["agent"]), ["arch", "limits", "modes", "version"].into());
     assert_eq!((&request["clusterId"], &request["displayName"]), (&json!(CLUSTER), &json!("Clinic 7, cupboard")));
 
     let stored = credential(&setup.state_dir());
@@ -62,7 +55,7 @@ fn without_a_cluster_id_the_server_chooses_one() {
     let setup = setup(&testbed).token(&testbed.issue_token(None));
     let _agent = setup.spawn();
     testbed.polls(1, SOON);
-    assert_eq!(members(&registration(&testbed)), ["registrationToken"].into());
+    assert_eq!(registration(&testbed).get("clusterId"), None);
     let named = credential(&setup.state_dir())["clusterId"].as_str().unwrap().to_owned();
     assert!(named.starts_with("cluster-"), "{named}");
     assert_eq!(testbed.requests_of(Call::Jobs)[0].query, Some(format!("cluster={named}&wait=1")));

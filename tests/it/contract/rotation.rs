@@ -1,21 +1,14 @@
 //! P1.2.7, P1.2.10, P1.6.3, P1.7.4: a bearer takes the place of another.
 
-use std::fs;
-use std::path::Path;
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use super::{SECOND, SOON, assert_sound, connected, done, eventually, gaps, patient, start, succeeded};
+use super::{SECOND, SOON, assert_sound, connected, credential, done, eventually, gaps, patient, start, succeeded};
 use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
 use crate::testbed::{Answer, Call, Fault, Job, Testbed};
 
 fn rotation() -> Job {
     Job::intent("rotate-operator-credentials", json!(null))
-}
-
-fn credential(state_dir: &Path) -> Value {
-    serde_json::from_slice(&fs::read(state_dir.join("credential.json")).unwrap()).unwrap()
 }
 
 /// P1.2.7, P1.7.4: the new bearer is stored beside the old one, used, and told of.

@@ -1,0 +1,368 @@
+//! What a job has to pass before it is taken: the owner's signature, and the policy.
+//!
+//! The checks themselves are [`crate::trust`]'s. Here is what they are made with: the pinned keyring, the trust state, the
+//! keys that payloads are encrypted to, the clock; and the one place where a new trust state takes the place of the old one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::{error, info, warn};
+
+use super::ledger::KeyHash;
+use crate::clock;
+use crate::journal::Outbox;
+use crate::link::pinned::{PinError, pin_first};
+use crate::link::stream::{Arrival, Limit};
+use crate::link::{Pin, PinStore, StoreError, Wanted};
+use crate::protocol::{Job, JobError, JobId, Timestamp};
+use crate::trust::identity::NodeKeys;
+use crate::trust::key_id::KeyId;
+use crate::trust::keyring::{Keyring, KeyringError};
+use crate::trust::policy::Policy;
+use crate::trust::replay::TrustState;
+use crate::trust::signature::{Now, Outer};
+use crate::trust::{Assurance, Context, Payload, Signatures, TrustError, Verified, verify};
+
+/// What is set about keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeySettings {
+    /// What is asked of signatures; none = it follows from whether a key is pinned.
+    pub signatures: Option<Signatures>,
+    /// What the owner gave to pin.
+    pub pin: Option<Wanted>,
+}
+
+/// What a gate is made of.
+pub struct Parts<'a> {
+    /// The id of this cluster.
+    pub cluster: String,
+    /// What jobs may do.
+    pub policy: Policy,
+    /// What is set.
+    pub settings: KeySettings,
+    /// The keys that payloads are encrypted to.
+    pub keys: Option<Arc<NodeKeys>>,
+    /// Where the keyring is kept.
+    pub store: Arc<dyn PinStore>,
+    /// Where the trust state is kept.
+    pub outbox: &'a Outbox,
+    /// The trust state that was found there.
+    pub found: Option<&'a [u8]>,
+}
+
+/// What jobs have to pass.
+pub struct Gate {
+    cluster: String,
+    policy: Policy,
+    settings: KeySettings,
+    keys: Option<Arc<NodeKeys>>,
+    store: Arc<dyn PinStore>,
+    held: Mutex<Held>,
+}
+
+#[derive(Clone)]
+struct Held {
+    keyring: Option<Keyring>,
+    /// The keyring is older than the one that jobs were checked with before: until it has caught up, none passes.
+    is_behind: bool,
+    state: TrustState,
+    /// Counts the changes.
+    changes: u64,
+    /// When a signed job came last.
+    signed_at: Option<u64>,
+}
+
+/// How things stand, for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What is asked of signatures.
+    pub signatures: Signatures,
+    /// Thumbprints of the root keys that are pinned.
+    pub fingerprints: Vec<KeyId>,
+    /// Version and epoch of the pinned keyring.
+    pub keyring: Option<(u32, u64)>,
+    /// The keyring is older than one that was used before.
+    pub is_behind: bool,
+    /// When the trust state was lost, Unix seconds.
+    pub lost_at: Option<i64>,
+    /// When a signed job came last, since the start.
+    pub signed_at: Option<u64>,
+}
+
+/// A job that can be answered, with what it asks for or why that is not done.
+pub struct Task {
+    /// Its name.
+    pub id: JobId,
+    /// The hash of its idempotency key.
+    pub key: Option<KeyHash>,
+    /// After this it is not to be done.
+    pub expires_at: Option<Timestamp>,
+    /// Hash of the header of its signature.
+    pub header: Option<[u8; 8]>,
+    /// What it asks for.
+    pub content: Result<Verified<Payload>, Fault>,
+    /// The trust state that has to be written down before the job is acked.
+    pub next: Option<Commit>,
+}
+
+/// A trust state that is to take the place of the one it was made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Commit {
+    state: TrustState,
+    changes: u64,
+}
+
+impl Commit {
+    /// What is to be written down.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.state.to_bytes().to_vec()
+    }
+}
+
+/// Why a job is not even opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It was over a limit of the stream.
+    Limit(Limit),
+    /// It cannot be read.
+    Malformed(JobError),
+    /// It is not trusted.
+    Untrusted(TrustError),
+}
+
+impl Gate {
+    /// Pins what is to be pinned, and finds out what was trusted before. Blocks.
+    ///
+    /// # Errors
+    /// As [`PinError`] lists them.
+    pub fn open(parts: Parts<'_>) -> Result<Self, PinError> {
+        let Parts { cluster, policy, settings, keys, store, outbox, found } = parts;
+        let keyring = match pin_first(store.as_ref(), settings.pin.as_ref(), &[])? {
+            Some(pinned) => Some(follow(pinned, &settings)?),
+            None => None,
+        };
+        let stored = store.load_pin().map_err(PinError::Store)?;
+        let found = found.and_then(|bytes| TrustState::from_bytes(bytes.try_into().ok()?));
+        let had_ledger = stored.as_ref().is_some_and(|pin| pin.has_ledger);
+        let mut state = found.unwrap_or_default();
+        if found.is_none() && had_ledger {
+            error!(
+                "what was known of earlier jobs is lost (LedgerLost): only jobs that were signed from now on are done, until the \
+                 owner signs a keyring of a new epoch, or somebody here says pullet doctor --reset-ledger"
+            );
+            state.lost_at = Some(clock::unix_seconds().cast_signed());
+        }
+        let gate = Self {
+            cluster,
+            policy,
+            settings,
+            keys,
+            store,
+            held: Mutex::new(Held { keyring: None, is_behind: false, state, changes: 0, signed_at: None }),
+        };
+        if let Some(keyring) = keyring {
+            gate.pin(keyring, stored.as_ref(), outbox).map_err(PinError::Store)?;
+        }
+        gate.say();
+        Ok(gate)
+    }
+
+    /// Puts a keyring in the place of the one before. First the ring is durable, then the state that goes with it: a cut in
+    /// between is made good at the next start.
+    fn pin(&self, keyring: Keyring, stored: Option<&Pin>, outbox: &Outbox) -> Result<(), StoreError> {
+        let mut held = self.held();
+        let before = stored.map(|pin| pin.keyring.as_str());
+        let has_ledger = stored.is_some_and(|pin| pin.has_ledger);
+        if before != Some(keyring.text()) {
+            self.store.save_pin(&Pin { keyring: keyring.text().to_owned(), has_ledger })?;
+            info!(version = keyring.version(), epoch = keyring.epoch(), "a keyring is pinned");
+        }
+        match held.state.pin(&keyring) {
+            Ok(state) => {
+                let is_written = (state == held.state && has_ledger) || outbox.commit_trust(&state.to_bytes());
+                (held.state, held.is_behind) = (state, false);
+                if is_written && !has_ledger {
+                    self.store.save_pin(&Pin { keyring: keyring.text().to_owned(), has_ledger: true })?;
+                }
+            }
+            Err(error) => {
+                error!(%error, "the pinned keyring is older than the one before: no job is done until it has caught up");
+                held.is_behind = true;
+            }
+        }
+        held.keyring = Some(keyring);
+        held.changes = held.changes.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Keyrings that the control plane sent: they follow the pinned one, or are of no use. What it sends pins nothing, but
+    /// where the owner gave the fingerprint and no ring came yet. Blocks.
+    pub fn offer(&self, chain: &[String], outbox: &Outbox) {
+        if chain.is_empty() {
+            return;
+        }
+        let (present, is_behind) = {
+            let held = self.held();
+            (held.keyring.clone(), held.is_behind)
+        };
+        let next = match (&present, &self.settings.pin) {
+            (Some(present), _) => present.update(chain),
+            (None, Some(Wanted::Fingerprint(fingerprint))) => Keyring::pin_by_fingerprint(*fingerprint, chain),
+            (None, _) => {
+                warn!("the control plane sent keyrings after the registration; none is pinned here, and none is taken");
+                return;
+            }
+        };
+        let next = match next {
+            Ok(next) if present.as_ref() == Some(&next) && !is_behind => return,
+            Ok(next) => next,
+            Err(error) => {
+                warn!(%error, "the control plane sent keyrings that do not follow the pinned one; they are not taken");
+                return;
+            }
+        };
+        let stored = self.store.load_pin();
+        if let Err(error) = stored.and_then(|stored| self.pin(next, stored.as_ref(), outbox)) {
+            error!(%error, "a new keyring could not be stored; the one before stays in use");
+        }
+    }
+
+    /// None for a job that nobody could answer. `known` gives the header hash of the job of an id that is known.
+    pub fn open_job(&self, arrival: &Arrival, known: impl Fn(&JobId) -> Option<[u8; 8]>) -> Option<Task> {
+        let faulty =
+            |id, fault| Task { id, key: None, expires_at: None, header: None, content: Err(fault), next: None };
+        let text = match arrival {
+            Arrival::Job(text) => text,
+            Arrival::Skipped { id, limit } => return id.clone().map(|id| faulty(id, Fault::Limit(*limit))),
+        };
+        let job = match Job::parse(text) {
+            Ok(job) => job,
+            Err((id, error)) => return id.map(|id| faulty(id, Fault::Malformed(error))),
+        };
+        let outer = Outer {
+            id: job.id.as_str(),
+            kind: &job.kind,
+            expires_at: job.expires_at.map(Timestamp::unix_seconds),
+            idempotency_key: &job.idempotency_key,
+            payload: job.payload.map(|payload| payload.get()),
+            encrypted_payload: job.encrypted_payload.as_deref(),
+            signature: job.signature.as_deref(),
+        };
+        let known = known(&job.id);
+        let mut held = self.held();
+        let context = Context {
+            signatures: self.signatures(&held),
+            keyring: held.keyring.as_ref().filter(|_| !held.is_behind),
+            payload_keys: self.keys.as_deref().map(NodeKeys::payload),
+            cluster: &self.cluster,
+            now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed: true },
+            known,
+        };
+        let (content, next) = match verify(&outer, &context, &held.state) {
+            Ok((payload, state)) => {
+                let next = (state != held.state).then_some(Commit { state, changes: held.changes });
+                (Ok(payload), next)
+            }
+            Err(error) => (Err(Fault::Untrusted(error)), None),
+        };
+        let header = match &content {
+            Ok(payload) => match payload.assurance() {
+                Assurance::Signed(signed) => Some(signed.header_hash),
+                Assurance::Unsigned => None,
+            },
+            Err(_) => None,
+        };
+        if header.is_some() {
+            held.signed_at = Some(clock::unix_seconds());
+        }
+        Some(Task {
+            key: KeyHash::of(&job.idempotency_key),
+            expires_at: job.expires_at,
+            header,
+            content,
+            next,
+            id: job.id,
+        })
+    }
+
+    /// What was written down holds from now on; false when another one took its place meanwhile.
+    #[must_use]
+    pub fn commit(&self, next: &Commit) -> bool {
+        let mut held = self.held();
+        if held.changes != next.changes {
+            return false;
+        }
+        held.state = next.state;
+        held.changes = held.changes.wrapping_add(1);
+        true
+    }
+
+    /// What jobs may do.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let held = self.held();
+        let keyring = held.keyring.as_ref();
+        Standing {
+            signatures: self.signatures(&held),
+            fingerprints: keyring.map(Keyring::fingerprints).unwrap_or_default(),
+            keyring: keyring.map(|ring| (ring.version(), ring.epoch())),
+            is_behind: held.is_behind,
+            lost_at: held.state.lost_at,
+            signed_at: held.signed_at,
+        }
+    }
+
+    /// A party that asks for signatures is heard, whatever is set here; nobody weakens what is set.
+    fn signatures(&self, held: &Held) -> Signatures {
+        // A keyring that was pinned and is gone is no reason to trust everybody.
+        let was_pinned = held.keyring.is_some() || held.state.keyring_version > 0;
+        let is_pinned = was_pinned || matches!(self.settings.pin, Some(Wanted::Fingerprint(_)));
+        match self.settings.signatures {
+            _ if self.policy.requires_signatures() => Signatures::Require,
+            Some(asked) => asked,
+            None if is_pinned => Signatures::Require,
+            None => Signatures::Warn,
+        }
+    }
+
+    fn say(&self) {
+        let standing = self.standing();
+        let fingerprints: Vec<String> = standing.fingerprints.iter().map(ToString::to_string).collect();
+        match standing.signatures {
+            Signatures::Require => {
+                info!(fingerprint = fingerprints.join(" "), "only jobs that the owner signed are done")
+            }
+            Signatures::Warn => warn!(
+                "jobs need no signature here: whoever controls the control plane decides what this node does, within its limits; pin \
+                 the owner's key with --keyring"
+            ),
+            Signatures::Off => warn!("signatures are not looked at (signatures = \"off\")"),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pinned ring, or the newest one of the chain that was given.
+fn follow(pinned: Keyring, settings: &KeySettings) -> Result<Keyring, PinError> {
+    match &settings.pin {
+        Some(Wanted::Chain(chain)) => match pinned.update(chain) {
+            Ok(ring) => Ok(ring),
+            // The file is as old as the installation.
+            Err(KeyringError::Rollback) => Ok(pinned),
+            Err(error) => Err(PinError::Given(error)),
+        },
+        Some(Wanted::Fingerprint(fingerprint)) if !pinned.fingerprints().contains(fingerprint) => {
+            Err(PinError::Given(KeyringError::Fingerprint))
+        }
+        Some(Wanted::Fingerprint(_)) | None => Ok(pinned),
+    }
+}
