@@ -39,3 +39,4 @@ mod stopping;
 mod testbed;
 mod testbed_itself;
 mod tls;
+mod year_offline;
