@@ -3,6 +3,11 @@
 //! Size and memory are budgets: the test fails when one is broken. Times are printed and never judged: they
 //! say as much about the machine as about the agent.
 
+mod flash;
+mod outage;
+mod traffic;
+mod trust;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -46,6 +51,10 @@ fn what_the_agent_takes_is_within_the_promises() {
     figures.extend(a_thousand_jobs_in_a_directory());
     figures.push(a_thousand_jobs_in_a_cluster());
     figures.push(latency());
+    figures.extend(outage::figures());
+    figures.extend(flash::figures());
+    figures.extend(traffic::figures());
+    figures.extend(trust::figures());
     let table = table(&figures);
     #[allow(clippy::print_stderr, reason = "the table is what a person runs this for")]
     {
