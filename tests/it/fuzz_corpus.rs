@@ -79,7 +79,7 @@ fn the_seeds_of_what_is_signed_and_encrypted_are_those_that_their_targets_take()
         id: "j",
         kind: "apply",
         seq,
-        iat: trust::IAT,
+        iat: 1_700_000_000,
         exp: trust::EXP,
         idempotency_key: "k",
         encrypted_payload: None,

@@ -22,9 +22,8 @@ use super::Input;
 /// The cluster that the seeds are for.
 pub(crate) const CLUSTER: &str = "c";
 
-/// The epoch and the time of the seeds.
+/// The epoch of the seeds and the end of their time.
 pub(crate) const EPOCH: u64 = 5;
-pub(crate) const IAT: i64 = 1_700_000_000;
 pub(crate) const EXP: i64 = 2_000_000_000;
 
 const NOW: Now = Now { seconds: 1_800_000_000, confirmed: true };
@@ -77,11 +76,11 @@ pub(crate) fn canonical_form(data: &[u8]) {
     };
     assert!(form.len() <= limits::JOB_BYTES);
     assert_eq!(canonical(&form, Caps::JOB).as_ref(), Ok(&form), "its canonical form is itself");
-    // That reader has a name of its own for a text that it leaves as it is.
+    // That reader has a name of its own for a text that it leaves as it is; and it refuses numbers which only rounding
+    // makes the largest there is, such as 1.7976931348623158e308. The form has them rounded.
     if !form.windows(11).any(|part| part == b"$serde_json") {
-        let (read, form): (Value, Value) =
-            (read.expect("another reader takes it too"), serde_json::from_slice(&form).expect("the form is JSON"));
-        assert!(is_same(&read, &form), "{read} is not {form}");
+        let form: Value = serde_json::from_slice(&form).expect("another reader takes the form");
+        assert!(read.map_or_else(|error| error.is_syntax(), |read| is_same(&read, &form)), "{form}");
     }
 }
 
