@@ -1,7 +1,7 @@
 //! The benchmark: what the real static binary takes, beside what DESIGN promises.
 //!
-//! Size and memory are budgets: the test fails when one is broken. Times are printed and never judged: they
-//! say as much about the machine as about the agent.
+//! What is promised is a budget: the test fails when it is broken. What is not says as much about the machine as about
+//! the agent; it is printed and never judged.
 
 mod flash;
 mod outage;
