@@ -30,8 +30,9 @@ use crate::link::{
     events,
 };
 use crate::metrics::{Meter, Traffic};
-use crate::net::Profile;
-use crate::net::tls::{self, Roots, TlsFileError};
+use crate::net::renewal::TlsFiles;
+use crate::net::tls::TlsFileError;
+use crate::net::{Profile, Tls};
 use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
@@ -136,14 +137,7 @@ impl std::error::Error for AgentError {
 /// # Errors
 /// When a CA file cannot be used.
 pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
-    let mut roots = Roots::system();
-    if let Some(path) = &config.ca_file {
-        roots.add_file(path)?;
-    }
-    if let Some(path) = Provided::find().and_then(|provided| provided.ca()) {
-        roots.add_file(&path)?;
-    }
-    let tls = tls::client_config(roots, None)?;
+    let tls = Tls::open(TlsFiles { authorities: config.ca_file.clone(), client: config.client_certificate.clone() })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
@@ -189,6 +183,9 @@ impl Agent {
     /// As [`AgentError`] lists them.
     pub fn open(config: Config) -> Result<Self, AgentError> {
         let store = Arc::new(open_store(&config).map_err(AgentError::Store)?);
+        if let Err(error) = clock::keep_in(&config.state_dir) {
+            warn!(%error, "the floor of the clock cannot be read");
+        }
         let credential = load(&store, &config)?;
         if credential.is_none() && (config.endpoint.is_none() || config.token_file.is_none()) {
             return Err(AgentError::Config(ConfigError::Missing(

@@ -1,25 +1,100 @@
 //! What time it is, as far as this node can know.
 
+mod judge;
+mod store;
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use judge::{Clock, Reading, Standing};
+pub use store::{FloorError, reset};
+
 /// No certificate and no job is judged as if it were earlier than this: a node without a real-time
-/// clock wakes up in 1970 (TRUST.md, Clock). 2026-11-01T00:00:00Z, moved with each release; a build may set
+/// clock wakes up in 1970. 2026-11-01T00:00:00Z, moved with each release; a build may set
 /// `SOURCE_DATE_EPOCH`.
 const BUILT_AT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
     Some(text) => parse_seconds(text),
     None => 1_793_491_200,
 };
 
-/// The system clock, never earlier than the floor.
+/// The clock of this process: whoever judges a certificate or an expiry asks this one.
+static OURS: Mutex<Ours> = Mutex::new(Ours { clock: Clock::new(BUILT_AT), kept: store::Kept::nowhere() });
+
+struct Ours {
+    clock: Clock,
+    kept: store::Kept,
+}
+
+/// The time that certificates and jobs are judged by: the system clock, never earlier than the floor.
 #[must_use]
 pub fn now() -> SystemTime {
-    SystemTime::now().max(UNIX_EPOCH + Duration::from_secs(BUILT_AT))
+    UNIX_EPOCH + Duration::from_secs(unix_seconds())
 }
 
 /// [`now`] in whole seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
-    now().duration_since(UNIX_EPOCH).map_or(BUILT_AT, |since| since.as_secs())
+    ours().clock.judged(reading())
+}
+
+/// Reads the floor that an earlier run confirmed, and keeps it there from now on. A file that cannot be read is as none:
+/// the build time is a floor, too.
+///
+/// # Errors
+/// [`FloorError`], for the log.
+pub fn keep_in(directory: &Path) -> Result<(), FloorError> {
+    let (kept, floor) = store::Kept::open(directory);
+    let mut ours = ours();
+    ours.kept = kept;
+    ours.clock.raise(floor?.unwrap_or(0));
+    let reading = reading();
+    ours.clock.look(reading);
+    Ok(())
+}
+
+/// An answer of the control plane, over a line whose certificate was verified and with a credential, was dated so.
+/// Blocks, once a day, for a small write.
+///
+/// # Errors
+/// When the floor could not be written; it is tried again after a day.
+pub fn witness(date: SystemTime) -> Result<(), FloorError> {
+    let Ok(date) = date.duration_since(UNIX_EPOCH) else { return Ok(()) };
+    let mut ours = ours();
+    let reading = reading();
+    ours.clock.witness(reading, date.as_secs());
+    if !ours.clock.is_confirmed() {
+        return Ok(());
+    }
+    let floor = ours.clock.floor();
+    ours.kept.save(floor, reading.monotonic)
+}
+
+/// What is known of the clock now.
+#[must_use]
+pub fn standing() -> Standing {
+    let mut ours = ours();
+    let reading = reading();
+    ours.clock.look(reading);
+    ours.clock.standing()
+}
+
+fn ours() -> MutexGuard<'static, Ours> {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn reading() -> Reading {
+    Reading {
+        system: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        monotonic: uptime(),
+        is_synchronised: is_synchronised(),
+    }
+}
+
+/// The flag that systemd-timesyncd sets, and chrony with `chrony-wait` does not: the kernel's own (`adjtimex`) cannot
+/// be read without `unsafe`. Without it the answers of the control plane are the witness.
+fn is_synchronised() -> bool {
+    rustix::fs::access("/run/systemd/timesync/synchronized", rustix::fs::Access::EXISTS).is_ok()
 }
 
 /// Time since the kernel started.

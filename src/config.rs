@@ -36,6 +36,8 @@ pub struct Config {
     pub display_name: Option<String>,
     /// Further authorities.
     pub ca_file: Option<PathBuf>,
+    /// What the control plane may ask for in TLS: a certificate, and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The way out.
     pub proxy: ProxySetting,
     /// How long a poll is held.
@@ -172,6 +174,7 @@ impl Config {
             cluster_id,
             display_name: settings.display_name,
             ca_file: settings.ca_file,
+            client_certificate: both(settings.client_cert, settings.client_key)?,
             proxy,
             hold: match settings.wait {
                 // A poll an hour is to be over soon.
@@ -257,6 +260,16 @@ fn read_policy(
         ..Rules::of_owner(kinds, namespaces)
     };
     Ok(rules.into())
+}
+
+/// A certificate is of no use without its key, nor the other way round.
+fn both(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::Missing("client_key", "a client certificate is used with its key")),
+        (None, Some(_)) => Err(ConfigError::Missing("client_cert", "a client's key is used with its certificate")),
+    }
 }
 
 /// Only the metered profile has an interval.

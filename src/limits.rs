@@ -26,7 +26,7 @@ pub const JOB_DEPTH: usize = 32;
 
 /// How many times longer than its text a canonical form can be: `1e15` has 4 bytes and is written with 16. Form and
 /// scratch are made with that room, each at most [`JOB_BYTES`], and 12 bytes note the place of each member that waits
-/// to be sorted: 96 kB for [`JOB_NODES`] of them.
+/// to be sorted: 98 kB for [`JOB_NODES`] of them, and twice that while their vector grows.
 pub const CANONICAL_GROWTH: usize = 4;
 
 /// The header segment of a JWS: a job id of [`JOB_ID_BYTES`] written in escapes takes 1,536 bytes, the other thirteen
@@ -466,3 +466,21 @@ pub const KUBECONFIG_NODES: usize = 8_192;
 
 /// Nesting in a kubeconfig: `exec` has six levels.
 pub const KUBECONFIG_DEPTH: usize = 16;
+/// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
+pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
+
+/// A changed certificate that did not work is tried again after this: the server's side may not have changed yet.
+pub const CERTIFICATE_RETRY: Duration = Duration::from_secs(30);
+
+/// How far a date of the control plane and the system clock may lie apart and still agree: `Date` has whole seconds, and
+/// an answer may be on its way for as long as [`RESPONSE_TIMEOUT`].
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Two dates that agree and lie this far apart were not both replayed from one recording.
+pub const CLOCK_WITNESSES_APART: Duration = Duration::from_secs(10 * 60);
+
+/// The floor is written this often at most: 365 small writes a year.
+pub const CLOCK_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `{"version":1,"confirmed":<20 digits>}` is 46 bytes.
+pub const CLOCK_FILE_BYTES: u64 = 256;

@@ -54,6 +54,14 @@ pub struct Settings {
     #[argh(option, arg_name = "file")]
     pub ca_file: Option<PathBuf>,
 
+    /// certificate to show to a control plane that asks for one, PEM, with its chain
+    #[argh(option, arg_name = "file")]
+    pub client_cert: Option<PathBuf>,
+
+    /// key of the client certificate, PEM, readable by this user alone
+    #[argh(option, arg_name = "file")]
+    pub client_key: Option<PathBuf>,
+
     #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// HTTP proxy to the control plane, or none (default: HTTPS_PROXY, ALL_PROXY, NO_PROXY)
     #[argh(option, arg_name = "url")]
@@ -162,13 +170,15 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 30] = [
+pub const KEYS: [&str; 32] = [
     "allow_chart",
     "allow_kind",
     "allow_namespace",
     "allow_operation",
     "allow_plain_http_loopback",
     "ca_file",
+    "client_cert",
+    "client_key",
     "cluster_id",
     "context",
     "directory",
@@ -219,6 +229,8 @@ impl Settings {
             cluster_id: self.cluster_id.or(file.cluster_id),
             display_name: self.display_name.or(file.display_name),
             ca_file: self.ca_file.or(file.ca_file),
+            client_cert: self.client_cert.or(file.client_cert),
+            client_key: self.client_key.or(file.client_key),
             proxy: self.proxy.or(file.proxy),
             wait: self.wait.or(file.wait),
             target: self.target.or(file.target),

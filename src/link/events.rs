@@ -108,6 +108,7 @@ pub fn push_heartbeat(
     }
     let mut conditions = conditions(connection, ends, outbox.fill(), this_month);
     conditions.extend(outbox.trouble().map(|trouble| condition("JournalHealthy", false, "JournalImpaired", trouble)));
+    conditions.extend(doubtful_clock(clock::standing()));
     push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
 }
 
@@ -179,6 +180,17 @@ fn overflow(fill: Fill) -> Condition {
     } else {
         condition("BufferOverflow", true, "EventBufferFull", message)
     }
+}
+
+/// Only while there is something to be said: a heartbeat is small.
+fn doubtful_clock(standing: clock::Standing) -> Option<Condition> {
+    let (is_true, reason, offset) = match standing {
+        clock::Standing::Doubtful(offset) => (false, "ClockUnconfirmed", offset),
+        clock::Standing::Corrected(offset) => (true, "ClockCorrected", offset),
+        clock::Standing::Agreed | clock::Standing::Plausible | clock::Standing::Synchronised => return None,
+    };
+    let waits = if is_true { "" } else { "; jobs with an expiry wait" };
+    Some(condition("ClockConfirmed", is_true, reason, format!("the system clock is off by {offset} s{waits}")))
 }
 
 /// Bytes of this month, on the wire and to the control plane.

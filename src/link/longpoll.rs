@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::backoff::draw;
+use tracing::{info, warn};
+
 use super::credential::{Bearer, StoreError};
 use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
 use super::{Acknowledged, JobSource, Posted, StatusSink};
-use crate::clock;
-use crate::limits;
 use crate::net::{Body, Line, NetError, Patience, Profile};
 use crate::protocol::{
     ClusterId, CredentialAnswer, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest,
@@ -26,6 +26,7 @@ use crate::secret::Secret;
 use crate::trust::identity::NodeKeys;
 use crate::trust::mac::{self, Covered, MacKey};
 use crate::trust::proof::{self, Claim};
+use crate::{clock, limits};
 
 /// A control plane that is polled.
 pub struct LongPoll {
@@ -170,6 +171,35 @@ impl LongPoll {
         Ok(())
     }
 
+    /// Certificates and authorities whose files have changed are tried on a connection of their own, and are used by
+    /// every later connection once the control plane has answered there. Requests that are under way go on.
+    fn follow_files(&self) {
+        let Some(changed) = self.profile.tls.changed() else { return };
+        let tried = changed.map_err(|error| error.to_string()).and_then(|candidate| {
+            let profile = Profile { tls: candidate.tls(), ..self.profile.clone() };
+            let tried = request(Method::GET, &self.jobs_url(PROBE_WAIT), &self.bearer().token, Vec::new())
+                .and_then(|request| call(&Line::new(profile), request, Patience::Answer(limits::RESPONSE_TIMEOUT)));
+            tried.map(|_| candidate).map_err(|fault| {
+                let (cause, detail) = fault.causes();
+                format!("{fault}: {cause} {detail}")
+            })
+        });
+        match tried {
+            Ok(candidate) => {
+                self.profile.tls.commit(candidate);
+                // What is kept open was made with what was before.
+                *self.poll.lock().unwrap_or_else(PoisonError::into_inner) = Line::new(self.profile.clone());
+                *self.post.lock().unwrap_or_else(PoisonError::into_inner) = Line::new(self.profile.clone());
+                info!("the changed certificates are in use");
+            }
+            Err(error) => warn!(
+                error,
+                "the changed certificates do not work with the control plane; those of before stay in use, and the files are \
+                 tried again"
+            ),
+        }
+    }
+
     fn jobs_url(&self, wait: Duration) -> String {
         let cluster = form_value(self.cluster_id.as_str());
         self.endpoint.url(&format!("jobs?cluster={cluster}&wait={}", wait.as_secs()))
@@ -183,6 +213,7 @@ impl LongPoll {
 
 impl JobSource for LongPoll {
     fn poll(&self, wait: Duration) -> Result<Answer, Fault> {
+        self.follow_files();
         let line = self.poll.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
         let response = call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE))?;
@@ -311,6 +342,7 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
     let response = line.run(request, patience).map_err(Fault::Network)?;
     let status = response.status();
     if status == StatusCode::OK || status == StatusCode::NO_CONTENT {
+        note_date(&response);
         return Ok(response);
     }
     let ours = is_ours(&response);
@@ -334,6 +366,16 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
         (status, body) if status.is_client_error() => Fault::Refused(status, body.unwrap_or_default()),
         _ => Fault::Stranger(status),
     })
+}
+
+/// The control plane let us in over TLS: it may stand for the time.
+fn note_date(response: &Response<Body>) {
+    let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
+    if let Some(date) = date.and_then(|text| httpdate::parse_http_date(text).ok())
+        && let Err(error) = clock::witness(date)
+    {
+        warn!(%error, "the floor of the clock was not stored");
+    }
 }
 
 fn is_ours(response: &Response<Body>) -> bool {

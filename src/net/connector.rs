@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{Method, Request, Response};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, LazyBuffers, NextTimeout, TcpConnector, Transport,
@@ -18,6 +18,7 @@ use ureq::unversioned::transport::{
 use super::NetError;
 use super::body::Body;
 use super::proxy::ProxySetting;
+use super::renewal::Tls;
 use crate::limits;
 use crate::metrics::Meter;
 
@@ -25,7 +26,7 @@ use crate::metrics::Meter;
 #[derive(Clone)]
 pub struct Profile {
     /// Whom to trust, and what to show.
-    pub tls: Arc<ClientConfig>,
+    pub tls: Tls,
     /// The way out.
     pub proxy: ProxySetting,
     /// Whether `http://` is possible at all.
@@ -252,7 +253,7 @@ impl<T: Transport> Transport for Metered<T> {
 }
 
 /// Wraps a connection in TLS with a configuration of our own.
-struct TlsConnector(Arc<ClientConfig>);
+struct TlsConnector(Tls);
 
 impl fmt::Debug for TlsConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -272,8 +273,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| other(NetError::Tls(rustls::Error::General("invalid server name".to_owned()))))?;
-        let mut connection =
-            ClientConnection::new(Arc::clone(&self.0), name).map_err(|error| other(NetError::Tls(error)))?;
+        let mut connection = ClientConnection::new(self.0.now(), name).map_err(|error| other(NetError::Tls(error)))?;
         connection.set_buffer_limit(Some(limits::CONNECTION_BUFFER_BYTES));
         let mut socket = TransportAdapter::new(Paced(transport), Arc::clone(&details.current_time));
         socket.set_timeout(details.timeout);

@@ -7,9 +7,11 @@ pub mod body;
 pub mod connector;
 mod error;
 pub mod proxy;
+pub mod renewal;
 pub mod tls;
 
 pub use body::Body;
 pub use connector::{Line, Patience, PlainHttp, Profile};
 pub use error::NetError;
 pub use proxy::ProxySetting;
+pub use renewal::Tls;

@@ -41,6 +41,8 @@ pub enum TlsFileError {
     Empty(PathBuf),
     /// The file, or the text given for it, is no PEM, or its content is no certificate.
     Malformed(PathBuf),
+    /// A key that others can read, or a file that others own.
+    Open(PathBuf),
     /// The file cannot be read.
     Unreadable(PathBuf, io::Error),
     /// Key and certificate do not belong together, or the kind of key is not supported.
@@ -54,6 +56,11 @@ impl fmt::Display for TlsFileError {
             Self::Malformed(path) => {
                 write!(f, "{} is not PEM, or what it holds is no certificate or key", path.display())
             }
+            Self::Open(path) => write!(
+                f,
+                "{} is owned by another user, or is a key that others can read: chown it to this user and chmod 0600",
+                path.display()
+            ),
             Self::Unreadable(path, _) => write!(f, "{} cannot be read", path.display()),
             Self::Unusable(_) => f.write_str("the client certificate and its key cannot be used together"),
         }
@@ -65,7 +72,7 @@ impl std::error::Error for TlsFileError {
         match self {
             Self::Unreadable(_, source) => Some(source),
             Self::Unusable(source) => Some(source),
-            Self::Empty(_) | Self::Malformed(_) => None,
+            Self::Empty(_) | Self::Malformed(_) | Self::Open(_) => None,
         }
     }
 }

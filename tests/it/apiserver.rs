@@ -71,7 +71,7 @@ impl ApiServer {
         roots.add_pem(authority.pem().as_bytes(), Path::new("ca")).unwrap();
         let identity = ClientIdentity::from_pem(chain.as_bytes(), key.as_bytes(), Path::new("admin")).unwrap();
         let line = Line::new(Profile {
-            tls: client_config(roots, Some(identity)).unwrap(),
+            tls: client_config(roots, Some(identity)).unwrap().into(),
             proxy: ProxySetting::Direct,
             plain_http: PlainHttp::Refused,
             meter: Meter::default(),
@@ -286,7 +286,7 @@ impl ApiServer {
     /// Makes etcd forget every version before the present one.
     pub(crate) fn compact(&self) {
         let line = Line::new(Profile {
-            tls: client_config(Roots::none(), None).unwrap(),
+            tls: client_config(Roots::none(), None).unwrap().into(),
             proxy: ProxySetting::Direct,
             plain_http: PlainHttp::Loopback,
             meter: Meter::default(),

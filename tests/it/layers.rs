@@ -15,8 +15,14 @@ const LAYERS: [&[&str]; 4] = [
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
 /// heard of through the traits of the link; what the link posts lies in the journal; trust judges what the protocol
 /// defines.
-const SIDEWAYS: [(&str, &str); 5] =
-    [("job", "journal"), ("job", "link"), ("job", "target"), ("link", "journal"), ("trust", "protocol")];
+const SIDEWAYS: [(&str, &str); 6] = [
+    ("clock", "limits"),
+    ("job", "journal"),
+    ("job", "link"),
+    ("job", "target"),
+    ("link", "journal"),
+    ("trust", "protocol"),
+];
 
 /// Where bytes from outside are handled, and a panic would be somebody else's to cause.
 const NO_PANIC: [&str; 4] = ["journal", "link", "protocol", "trust"];

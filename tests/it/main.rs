@@ -9,6 +9,7 @@
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod check;
@@ -20,6 +21,7 @@ mod faults;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
+mod interop;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
@@ -27,12 +29,14 @@ mod kubernetes_observe;
 mod layers;
 mod memory;
 mod memory_image;
+mod mtls;
 mod never_lose;
 mod offline;
 mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;
+mod signed;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]

@@ -50,7 +50,8 @@ impl Client {
         let mut roots = Roots::none();
         roots.add_pem(testbed.ca_pem().as_bytes(), &testbed.ca_file()).unwrap();
         let tls = client_config(roots, None).unwrap();
-        let line = Line::new(Profile { tls, proxy, plain_http: PlainHttp::Loopback, meter: Meter::default() });
+        let line =
+            Line::new(Profile { tls: tls.into(), proxy, plain_http: PlainHttp::Loopback, meter: Meter::default() });
         Self { line, endpoint: testbed.endpoint(), bearer }
     }
 

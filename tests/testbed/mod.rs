@@ -47,7 +47,7 @@ pub(crate) use owner::Owner;
 pub(crate) use proxy::Proxy;
 pub(crate) use route::Call;
 pub(crate) use state::{Counts, EventRecord, JobRecord, Seen, State};
-pub(crate) use tls::Certificate;
+pub(crate) use tls::{Certificate, Clients};
 
 use server::{Server, Shared};
 
@@ -60,6 +60,8 @@ pub(crate) struct Options {
     pub(crate) behaviour: Behaviour,
     /// The certificate it shows.
     pub(crate) certificate: Certificate,
+    /// Whose certificates a client must show; none = it is not asked for one.
+    pub(crate) clients: Option<Arc<Clients>>,
     /// Whether it speaks `http://` instead of `https://`.
     pub(crate) plain_http: bool,
     /// The versions of TLS it speaks.
@@ -74,6 +76,7 @@ impl Default for Options {
             base: String::new(),
             behaviour: Behaviour::default(),
             certificate: Certificate::Good,
+            clients: None,
             plain_http: false,
             tls_versions: rustls::ALL_VERSIONS,
             port: 0,
@@ -155,7 +158,7 @@ impl Testbed {
 
     /// Starts.
     pub(crate) fn with(options: Options) -> Self {
-        let (ca_pem, tls) = tls::make(options.certificate, options.tls_versions);
+        let (ca_pem, tls) = tls::make(options.certificate, options.tls_versions, options.clients.as_deref());
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(directory.path().join("ca.pem"), &ca_pem).expect("the CA file can be written");
         let held = server::hold_port(options.port).expect("the port is free");
@@ -167,6 +170,15 @@ impl Testbed {
         let mut testbed = Self { shared, tls, ca_pem, directory, base: options.base, port, _held: held, line };
         testbed.up();
         testbed
+    }
+
+    /// Shows another certificate, by another authority, to everybody who connects from now on. Gives the authority.
+    pub(crate) fn change_authority(&mut self, clients: Option<&Clients>) -> String {
+        let (ca_pem, tls) = tls::make(Certificate::Good, rustls::ALL_VERSIONS, clients);
+        self.down();
+        self.tls = Some(tls);
+        self.up();
+        ca_pem
     }
 
     /// The base URL by address.

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// The certificate that the server shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,12 @@ pub(crate) enum Certificate {
 pub(crate) type Versions = &'static [&'static SupportedProtocolVersion];
 
 /// Makes an authority and a server certificate: the authority in PEM, and the server's configuration.
-pub(crate) fn make(certificate: Certificate, versions: Versions) -> (String, Arc<ServerConfig>) {
+/// A server that is given an authority lets in only clients that show a certificate by it.
+pub(crate) fn make(
+    certificate: Certificate,
+    versions: Versions,
+    clients: Option<&Clients>,
+) -> (String, Arc<ServerConfig>) {
     let authority = authority();
     let issuer = if certificate == Certificate::OtherAuthority { &self::authority() } else { &authority };
     let names = if certificate == Certificate::OtherName {
@@ -44,12 +52,15 @@ pub(crate) fn make(certificate: Certificate, versions: Versions) -> (String, Arc
     let signed = params.signed_by(&key, issuer).expect("the authority can sign");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
-        .expect("ring knows TLS 1.2 and 1.3")
-        .with_no_client_auth()
-        .with_single_cert(vec![signed.der().clone()], key)
-        .expect("certificate and key belong together");
+        .expect("ring knows TLS 1.2 and 1.3");
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.verifier(provider)),
+        None => builder.with_no_client_auth(),
+    };
+    let config =
+        builder.with_single_cert(vec![signed.der().clone()], key).expect("certificate and key belong together");
     (authority.pem(), Arc::new(config))
 }
 
@@ -60,4 +71,28 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().expect("a key can be made");
     CertifiedIssuer::self_signed(params, key).expect("an authority signs itself")
+}
+
+/// An authority for clients.
+#[derive(Debug)]
+pub(crate) struct Clients(CertifiedIssuer<'static, KeyPair>);
+
+impl Clients {
+    /// A new one.
+    pub(crate) fn new() -> Self {
+        Self(authority())
+    }
+
+    /// A certificate and its key, in PEM.
+    pub(crate) fn issue(&self) -> (String, String) {
+        let key = KeyPair::generate().expect("a key can be made");
+        let params = CertificateParams::new(vec!["node.example".to_owned()]).expect("the name is valid");
+        (params.signed_by(&key, &self.0).expect("the authority can sign").pem(), key.serialize_pem())
+    }
+
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Arc<dyn ClientCertVerifier> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).expect("our own authority is one");
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("there is a root")
+    }
 }

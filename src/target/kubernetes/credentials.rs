@@ -108,7 +108,7 @@ impl Credentials {
         let authorization = state.bearer.as_ref().and_then(authorization);
         Current {
             profile: Profile {
-                tls: Arc::clone(&state.tls),
+                tls: Arc::clone(&state.tls).into(),
                 proxy: self.material.proxy.clone(),
                 plain_http: self.material.plain_http,
                 meter: self.meter.clone(),

@@ -1,0 +1,196 @@
+#![cfg(test)]
+
+use super::{Bearer, Credential, CredentialStore, StateDirectory, StoreError};
+use crate::limits;
+use crate::link::machine::Binding;
+use crate::link::seal::Seal;
+use crate::protocol::{ClusterId, Timestamp};
+use crate::trust::base64url;
+use crate::trust::identity::NodeKeys;
+use crate::trust::mac::MacKey;
+use ring::rand::SystemRandom;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+const TOKEN: &str = "abcdefghijklmnopqrstuv";
+
+fn credential(token: &str) -> Credential {
+    Credential {
+        cluster_id: ClusterId::parse("c1").unwrap(),
+        endpoint: "https://a/base".into(),
+        generation: 3,
+        current: Bearer {
+            rotate_after: Some(Timestamp::from_unix_seconds(8)),
+            issued_at: Some(Timestamp::from_unix_seconds(7)),
+            mac_key: MacKey::given(&base64url::encode(&[5; 32])).map(Arc::new),
+            ..Bearer::new(token, Some(Timestamp::from_unix_seconds(9))).unwrap()
+        },
+        previous: Some(Bearer::new(TOKEN, None).unwrap()),
+        observed_token: "0011223344556677".into(),
+        keys: Some(Arc::new(
+            NodeKeys::parse(&base64url::encode(&[1; 32]), &base64url::encode(&[2; 32]), None).unwrap(),
+        )),
+        machine: Some(Binding { id: Some("m".into()), serial: None }),
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_was_saved_is_loaded_and_is_closed_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/state");
+    let store = StateDirectory::open(&path).unwrap();
+    assert!(store.load().unwrap().is_none());
+    store.save(&credential("1234567890123456789012")).unwrap();
+    let loaded = store.load().unwrap().unwrap();
+    assert_eq!(loaded.current.token.expose(), "1234567890123456789012");
+    assert_eq!(loaded.current.expires_at, Some(Timestamp::from_unix_seconds(9)));
+    assert_eq!(loaded.current.rotate_after, Some(Timestamp::from_unix_seconds(8)));
+    assert_eq!(loaded.current.issued_at, Some(Timestamp::from_unix_seconds(7)));
+    assert_eq!(loaded.current.mac_key.unwrap().to_text().as_str(), base64url::encode(&[5; 32]));
+    assert_eq!(loaded.machine, Some(Binding { id: Some("m".into()), serial: None }));
+    assert_eq!(*loaded.keys.unwrap().payload().present.to_bytes(), [2; 32]);
+    let previous = loaded.previous.unwrap();
+    assert_eq!((previous.token.expose(), previous.mac_key.is_none()), (TOKEN, true));
+    assert_eq!((loaded.generation, loaded.endpoint.as_str()), (3, "https://a/base"));
+    let mode = std::fs::metadata(path.join("credential.json")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn one_agent_acts_on_one_state_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = StateDirectory::open(directory.path()).unwrap();
+    assert!(
+        matches!(StateDirectory::open(directory.path()), Err(StoreError::Unsafe(_, fault)) if fault.contains("another"))
+    );
+    drop(first);
+    assert!(StateDirectory::open(directory.path()).is_ok());
+}
+
+#[test]
+fn a_truncated_a_foreign_and_a_newer_file_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    store.save(&credential(TOKEN)).unwrap();
+    let path = directory.path().join("credential.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    for text in [
+        "",
+        "{}",
+        "[1]",
+        "null",
+        &whole[..whole.len() - 1],
+        &whole.replace("\"version\":1", "\"version\":2"),
+        &whole.replace("\"generation\":3", "\"generation\":\"3\""),
+        &whole.replace("\"c1\"", "\"c 1\""),
+        &whole.replace(&base64url::encode(&[5; 32]), &base64url::encode(&[5; 31])),
+        &whole.replace(&base64url::encode(&[1; 32]), "no key"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Malformed(_))), "{text}");
+    }
+    std::fs::write(&path, whole.replace(TOKEN, "short")).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::Token(_))));
+}
+
+#[test]
+fn open_files_links_and_large_files_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    store.save(&credential(TOKEN)).unwrap();
+    let path = directory.path().join("credential.json");
+    set_mode(&path, 0o640);
+    assert!(matches!(store.load(), Err(StoreError::Unsafe(_, fault)) if fault.contains("chmod 600")));
+    set_mode(&path, 0o600);
+    std::fs::write(&path, vec![b' '; usize::try_from(limits::SECRET_FILE_BYTES).unwrap() + 1]).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::Unsafe(_, fault)) if fault.contains("larger")));
+    std::fs::remove_file(&path).unwrap();
+    symlink("/etc/passwd", &path).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::Unsafe(_, "it is a link"))));
+}
+
+#[test]
+fn a_state_directory_that_others_may_write_to_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    set_mode(directory.path(), 0o777);
+    assert!(matches!(StateDirectory::open(directory.path()), Err(StoreError::Unsafe(..))));
+}
+
+#[test]
+fn what_is_no_directory_or_a_link_to_one_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+    std::fs::write(&file, "").unwrap();
+    symlink(directory.path(), &link).unwrap();
+    let fault = |path: &Path| match StateDirectory::open(path) {
+        Err(StoreError::Unsafe(_, fault)) => fault,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(fault(&file), "it is not a directory");
+    assert_eq!(fault(&file.join("below")), "it is not a directory");
+    assert!(fault(&link).starts_with("it is a link"));
+}
+
+#[test]
+fn pending_keys_wait_for_their_credential() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    assert!(store.pending_keys().unwrap().is_none());
+    let keys = NodeKeys::generate(&SystemRandom::new()).unwrap();
+    store.keep_keys(&keys).unwrap();
+    assert_eq!(store.pending_keys().unwrap().unwrap().identity(), keys.identity());
+    store.save(&Credential { keys: Some(Arc::new(keys)), ..credential(TOKEN) }).unwrap();
+    assert!(store.pending_keys().unwrap().is_none(), "they are in the credential now");
+    std::fs::write(directory.path().join("keys.json"), "{\"version\":1,\"keys\":{}}").unwrap();
+    set_mode(&directory.path().join("keys.json"), 0o600);
+    assert!(matches!(store.pending_keys(), Err(StoreError::Malformed(_))));
+}
+
+#[test]
+fn what_is_sealed_opens_with_its_key_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = |key: Option<u8>| {
+        let seal = key.map(|byte| Seal::new(&[byte; 32]).unwrap());
+        StateDirectory::open_sealed(directory.path(), seal).unwrap()
+    };
+    store(None).save(&credential("1234567890123456789012")).unwrap();
+    let sealed = store(Some(1));
+    assert_eq!(sealed.load().unwrap().unwrap().generation, 3, "one of before is read");
+    sealed.seal_what_is_open().unwrap();
+    sealed.seal_what_is_open().unwrap();
+    assert_eq!(sealed.load().unwrap().unwrap().current.token.expose(), "1234567890123456789012");
+    let text = std::fs::read_to_string(directory.path().join("credential.json")).unwrap();
+    assert!(!text.contains("1234567890123456789012") && !text.contains("clusterId"), "{text}");
+    drop(sealed);
+    for key in [None, Some(2)] {
+        assert!(matches!(store(key).load(), Err(StoreError::Sealed(_))), "{key:?}");
+    }
+}
+
+#[test]
+fn a_copy_can_be_put_back_or_forgotten_whatever_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    let path = directory.path().join("credential.json");
+    store.keep_copy().unwrap();
+    store.put_back().unwrap();
+    assert!(store.load().unwrap().is_none());
+    store.save(&credential(TOKEN)).unwrap();
+    store.keep_copy().unwrap();
+    store.save(&credential("1234567890123456789012")).unwrap();
+    store.put_back().unwrap();
+    assert_eq!(store.load().unwrap().unwrap().current.token.expose(), TOKEN);
+    std::fs::write(&path, "rubbish").unwrap();
+    set_mode(&path, 0o644);
+    store.keep_copy().unwrap();
+    assert!(store.load().unwrap().is_none());
+    store.save(&credential(TOKEN)).unwrap();
+    store.forget_copy().unwrap();
+    assert!(!directory.path().join("credential.before.json").exists());
+}

@@ -1,0 +1,263 @@
+//! TLS material that may change while lines are open.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rustls::ClientConfig;
+use zeroize::Zeroizing;
+
+use super::tls::{ClientIdentity, Roots, TlsFileError, client_config};
+use crate::limits;
+
+/// The files that a line's TLS is made of; none = what the system trusts, and nothing is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Authorities beside those of the system; a bundle of several overlaps two of them.
+    pub authorities: Option<PathBuf>,
+    /// The client's certificate, leaf first, and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// What every new connection uses. A clone is the same.
+#[derive(Clone)]
+pub struct Tls(Arc<Mutex<State>>);
+
+struct State {
+    config: Arc<ClientConfig>,
+    files: TlsFiles,
+    stamps: Vec<Stamp>,
+    /// What was refused last, and when: it is tried again, but not with each poll.
+    refused: Option<(Vec<Stamp>, Instant)>,
+}
+
+/// Changed material that has not been tried yet.
+pub struct Candidate {
+    config: Arc<ClientConfig>,
+    stamps: Vec<Stamp>,
+}
+
+/// What changes when a file does; none = it is not there.
+type Stamp = Option<(u64, u64, i64, i64, u64)>;
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tls").field(&self.state().files).finish()
+    }
+}
+
+/// Of material that does not change.
+impl From<Arc<ClientConfig>> for Tls {
+    fn from(config: Arc<ClientConfig>) -> Self {
+        Self::of(config, TlsFiles::default(), Vec::new())
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one cannot be used.
+    pub fn open(files: TlsFiles) -> Result<Self, TlsFileError> {
+        let stamps = files.stamps();
+        Ok(Self::of(files.read()?, files, stamps))
+    }
+
+    fn of(config: Arc<ClientConfig>, files: TlsFiles, stamps: Vec<Stamp>) -> Self {
+        Self(Arc::new(Mutex::new(State { config, files, stamps, refused: None })))
+    }
+
+    /// What a new connection uses.
+    pub(super) fn now(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.state().config)
+    }
+
+    /// Whether a client certificate is shown to a server that asks for one.
+    #[must_use]
+    pub fn has_client_certificate(&self) -> bool {
+        self.state().files.client.is_some()
+    }
+
+    /// What the files hold now, if they have changed since what is in use; an error when that cannot be used. Costs a
+    /// `stat` a file.
+    #[must_use]
+    pub fn changed(&self) -> Option<Result<Candidate, TlsFileError>> {
+        let mut state = self.state();
+        let stamps = state.files.stamps();
+        if stamps == state.stamps {
+            state.refused = None;
+            return None;
+        }
+        if let Some((refused, at)) = &state.refused
+            && *refused == stamps
+            && at.elapsed() < limits::CERTIFICATE_RETRY
+        {
+            return None;
+        }
+        // Until somebody commits it.
+        state.refused = Some((stamps.clone(), Instant::now()));
+        Some(state.files.read().map(|config| Candidate { config, stamps }))
+    }
+
+    /// It has worked: every new connection uses it.
+    pub fn commit(&self, candidate: Candidate) {
+        let mut state = self.state();
+        state.config = candidate.config;
+        state.stamps = candidate.stamps;
+        state.refused = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Candidate {
+    /// For a line that tries it.
+    #[must_use]
+    pub fn tls(&self) -> Tls {
+        Arc::clone(&self.config).into()
+    }
+}
+
+impl TlsFiles {
+    fn read(&self) -> Result<Arc<ClientConfig>, TlsFileError> {
+        let mut roots = Roots::system();
+        if let Some(path) = &self.authorities {
+            roots.add_file(path)?;
+        }
+        let identity = match &self.client {
+            Some((certificate, key)) => Some(read_identity(certificate, key)?),
+            None => None,
+        };
+        client_config(roots, identity)
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        let client = self.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+        self.authorities.iter().chain(client).map(|path| stamp(path)).collect()
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+}
+
+fn read_identity(certificate: &Path, key: &Path) -> Result<ClientIdentity, TlsFileError> {
+    let chain = read_bounded(certificate, |_| true)?;
+    let secret = read_bounded(key, |mode| mode & 0o077 == 0)?;
+    // An error names the file that is wrong.
+    ClientIdentity::from_pem(&chain, &secret, certificate).map_err(|error| match error {
+        TlsFileError::Malformed(_) if is_chain(&chain) => TlsFileError::Malformed(key.to_owned()),
+        error => error,
+    })
+}
+
+fn is_chain(pem: &[u8]) -> bool {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    CertificateDer::pem_slice_iter(pem).all(|certificate| certificate.is_ok())
+}
+
+/// A link is followed: Kubernetes and certificate tools swap files by links. The file itself is checked.
+fn read_bounded(path: &Path, may_be: impl Fn(u32) -> bool) -> Result<Zeroizing<Vec<u8>>, TlsFileError> {
+    let unreadable = |error| TlsFileError::Unreadable(path.to_owned(), error);
+    let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(no_wait).open(path).map_err(unreadable)?;
+    let found = file.metadata().map_err(unreadable)?;
+    if !found.is_file() {
+        return Err(TlsFileError::Malformed(path.to_owned()));
+    }
+    let us = rustix::process::geteuid().as_raw();
+    if !may_be(found.mode()) || found.uid() != us && found.uid() != 0 {
+        return Err(TlsFileError::Open(path.to_owned()));
+    }
+    let mut content = Zeroizing::new(Vec::new());
+    file.take(limits::CLIENT_CERTIFICATE_BYTES + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > limits::CLIENT_CERTIFICATE_BYTES {
+        return Err(TlsFileError::Malformed(path.to_owned()));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Tls, TlsFiles};
+    use crate::limits;
+    use crate::net::tls::TlsFileError;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    fn pair() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn put(path: &Path, content: impl AsRef<[u8]>) {
+        let beside = path.with_extension("new");
+        fs::write(&beside, content).unwrap();
+        fs::set_permissions(&beside, Permissions::from_mode(0o600)).unwrap();
+        fs::rename(beside, path).unwrap();
+    }
+
+    fn files(directory: &Path) -> TlsFiles {
+        let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
+        let (chain, secret) = pair();
+        put(&certificate, chain);
+        put(&key, secret);
+        TlsFiles { authorities: None, client: Some((certificate, key)) }
+    }
+
+    #[test]
+    fn what_changes_is_offered_and_used_only_when_it_is_committed() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let tls = Tls::open(files.clone()).unwrap();
+        assert!(tls.has_client_certificate());
+        assert!(tls.changed().is_none());
+        let before = tls.now();
+        let (certificate, key) = files.client.unwrap();
+        let (chain, secret) = pair();
+        put(&certificate, chain);
+        assert!(matches!(tls.changed(), Some(Err(TlsFileError::Unusable(_)))), "half of a pair");
+        put(&key, secret);
+        let candidate = tls.changed().unwrap().unwrap();
+        assert!(std::sync::Arc::ptr_eq(&tls.now(), &before));
+        assert!(tls.changed().is_none(), "it is not tried with each poll");
+        tls.commit(candidate);
+        assert!(!std::sync::Arc::ptr_eq(&tls.now(), &before));
+        assert!(tls.changed().is_none());
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_and_files_that_are_none_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let (certificate, key) = files.client.clone().unwrap();
+        fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(Tls::open(files.clone()), Err(TlsFileError::Open(path)) if path == key));
+        let (chain, secret) = pair();
+        for bad in [String::new(), secret[..100].to_owned(), chain.clone()] {
+            put(&key, bad);
+            assert!(matches!(Tls::open(files.clone()), Err(TlsFileError::Malformed(path)) if path == key));
+        }
+        put(&key, &secret);
+        let room = usize::try_from(limits::CLIENT_CERTIFICATE_BYTES).unwrap();
+        put(&certificate, chain.clone() + &" ".repeat(room - chain.len()));
+        assert!(Tls::open(files.clone()).is_ok());
+        put(&certificate, chain.clone() + &" ".repeat(room - chain.len() + 1));
+        assert!(matches!(Tls::open(files.clone()), Err(TlsFileError::Malformed(path)) if path == certificate));
+        put(&certificate, "");
+        assert!(matches!(Tls::open(files.clone()), Err(TlsFileError::Empty(_))));
+        fs::remove_file(&certificate).unwrap();
+        fs::create_dir(&certificate).unwrap();
+        assert!(matches!(Tls::open(files), Err(TlsFileError::Malformed(_))));
+    }
+}
