@@ -6,7 +6,6 @@
 mod flash;
 mod outage;
 mod traffic;
-mod trust;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -54,7 +53,6 @@ fn what_the_agent_takes_is_within_the_promises() {
     figures.extend(outage::figures());
     figures.extend(flash::figures());
     figures.extend(traffic::figures());
-    figures.extend(trust::figures());
     let table = table(&figures);
     #[allow(clippy::print_stderr, reason = "the table is what a person runs this for")]
     {
