@@ -44,3 +44,4 @@ mod stopping;
 mod testbed;
 mod testbed_itself;
 mod tls;
+mod year_offline;
