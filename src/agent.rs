@@ -21,6 +21,7 @@ use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
+use crate::link::keeper::Rotated;
 use crate::link::pinned::PinError;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
@@ -394,13 +395,7 @@ impl Agent {
         let outbox = Arc::new(outbox);
         let gate = Arc::new(gate);
         let health = Arc::new(Health::default());
-        let rotated = {
-            let (outbox, cluster_id, gate) = (Arc::clone(&outbox), cluster_id.clone(), Arc::clone(&gate));
-            Box::new(move |keyrings: &[String]| {
-                events::push_rotated(&outbox, &cluster_id);
-                gate.offer(keyrings, &outbox);
-            })
-        };
+        let rotated = on_rotation(&outbox, &cluster_id, &gate);
         let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
         let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
@@ -418,10 +413,7 @@ impl Agent {
         }));
         let jobs = runner.restore(restored);
         let observer = tokio::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
-        let waiter = {
-            let runner = Arc::clone(&runner);
-            tokio::spawn(async move { runner.watch_the_clock().await })
-        };
+        let waiter = tokio::spawn(watch_the_clock(Arc::clone(&runner)));
         let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
         let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
@@ -432,6 +424,10 @@ impl Agent {
             Arc::clone(&reports),
             cluster_id.clone(),
             config.heartbeat_interval,
+            {
+                let gate = Arc::clone(&gate);
+                move || gate.summary()
+            },
         ));
         let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
         let hold = Arc::new(Mutex::new(config.hold));
@@ -486,6 +482,19 @@ impl Agent {
         silence.abort();
         board.abort();
     }
+}
+
+/// A new credential is told, and the keyrings that came with it are looked at.
+fn on_rotation(outbox: &Arc<Outbox>, cluster_id: &ClusterId, gate: &Arc<Gate>) -> Rotated {
+    let (outbox, cluster_id, gate) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate));
+    Box::new(move |keyrings| {
+        events::push_rotated(&outbox, &cluster_id);
+        gate.offer(keyrings, &outbox);
+    })
+}
+
+async fn watch_the_clock(runner: Arc<Runner>) {
+    runner.watch_the_clock().await;
 }
 
 async fn observe(target: Arc<dyn Target>, runner: Arc<Runner>) {

@@ -48,6 +48,9 @@ pub const KEYRING_CHAIN: usize = 16;
 /// The owner's file with keyrings: [`KEYRING_CHAIN`] of [`KEYRING_BYTES`], and the ends of their lines.
 pub const KEYRING_FILE_BYTES: u64 = (KEYRING_CHAIN * (KEYRING_BYTES + 2)) as u64;
 
+/// When no signed job came for so long, it is said: a control plane that holds all of them back looks like one that has none.
+pub const QUIET_OWNER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
 pub const SEQUENCE_STEP: u64 = 1 << 20;
 

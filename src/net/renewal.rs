@@ -150,7 +150,7 @@ fn stamp(path: &Path) -> Stamp {
 
 fn read_identity(certificate: &Path, key: &Path) -> Result<ClientIdentity, TlsFileError> {
     let chain = read_bounded(certificate, |_| true)?;
-    let secret = read_bounded(key, |mode| mode & 0o077 == 0)?;
+    let secret = read_bounded(key, |mode| mode.trailing_zeros() >= 6)?;
     // An error names the file that is wrong.
     ClientIdentity::from_pem(&chain, &secret, certificate).map_err(|error| match error {
         TlsFileError::Malformed(_) if is_chain(&chain) => TlsFileError::Malformed(key.to_owned()),
