@@ -112,7 +112,7 @@ impl std::fmt::Display for Wire {
 /// From one poll's coming to the next one's.
 fn cycle() -> Wire {
     let testbed = Testbed::start();
-    let _agent = setup(&testbed).target_directory().flag("--wait", "1").spawn();
+    let _agent = setup(&testbed).target_directory().without("--wait").flag("--wait", "1").spawn();
     // The first ones are not like the others: a heartbeat goes out beside them.
     let start = 5;
     testbed.polls(start, PATIENCE);
@@ -125,7 +125,7 @@ fn cycle() -> Wire {
 /// A poll whose connection was cut: a whole handshake or a resumed one, whichever the agent makes of it.
 fn handshake() -> Wire {
     let testbed = Testbed::start();
-    let _agent = setup(&testbed).target_directory().flag("--wait", "60").spawn();
+    let _agent = setup(&testbed).target_directory().without("--wait").flag("--wait", "60").spawn();
     testbed.held_poll(PATIENCE);
     std::thread::sleep(Duration::from_secs(3));
     let before = testbed.counts();
@@ -138,7 +138,7 @@ fn handshake() -> Wire {
 /// From one heartbeat's coming to the next one's, with a poll that is held all the while.
 fn heartbeat() -> Wire {
     let testbed = Testbed::start();
-    let mut setup = setup(&testbed).target_directory().flag("--wait", "300");
+    let mut setup = setup(&testbed).target_directory().without("--wait").flag("--wait", "300");
     let file = setup.home().join("bench.toml");
     fs::write(&file, "heartbeat_interval = 60\n").unwrap();
     setup = setup.flag("--config", &file);
