@@ -8,6 +8,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::{Figure, PATIENCE, setup};
+use crate::agent::CLUSTER;
+use crate::testbed::job::config_map;
 use crate::testbed::{Call, Counts, Testbed};
 
 /// The promises.
@@ -144,13 +146,17 @@ fn heartbeat() -> Wire {
     setup = setup.flag("--config", &file);
     let _agent = setup.spawn();
     testbed.held_poll(PATIENCE);
+    // The first sign of life follows the first answer.
+    let id = testbed.apply(CLUSTER, config_map("bench", "c", "value"));
+    testbed.result_of(&id, PATIENCE);
+    testbed.held_poll(PATIENCE);
     let heartbeats = |count: usize| {
         let is_there = |state: &crate::testbed::State| {
             (state.requests.iter().filter(|seen| seen.call == Some(Call::Events)).count() >= count).then_some(())
         };
         testbed.wait_for("a heartbeat", Duration::from_secs(150), is_there);
         // What is about it is over as well.
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(3));
         testbed.counts()
     };
     let (before, after) = (heartbeats(1), heartbeats(2));
