@@ -1,5 +1,5 @@
 //! What an idle agent sends and receives, as it goes over the wire: TLS records as they are counted, and what TCP and IP
-//! add to them, which is computed.
+//! add to them, which is computed and not less than it is: no acknowledgement rides on an answer.
 //!
 //! One cycle is measured at a hold of one second and reckoned up: a longer hold changes two characters of the request.
 //! A heartbeat is measured whole, from one to the next, with the connection that it opens.
