@@ -1,8 +1,10 @@
 //! Does what [`machine`] says.
 
 mod resume;
+mod stamp;
 mod take;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,8 @@ pub struct Runner {
     waits: Notify,
     /// The jobs of the last run go on, or are over.
     resumed: Stop,
+    /// The journal does not know all that was done before.
+    is_incomplete: AtomicBool,
 }
 
 #[derive(Default)]
@@ -94,6 +98,7 @@ impl Runner {
             freed: Notify::new(),
             waits: Notify::new(),
             resumed: Stop::default(),
+            is_incomplete: AtomicBool::new(false),
         }
     }
 
@@ -279,9 +284,13 @@ impl Runner {
     async fn act(&self, id: &JobId, permitted: &Permitted<'_>) -> Input<'static> {
         let (target, rule) = (&self.parts.target, permitted.rule());
         let done = match permitted.instruction() {
-            Instruction::Apply(manifest) => {
-                target.apply(manifest, rule).await.map(|applied| Done::Applied(applied.reference, applied.readiness))
-            }
+            Instruction::Apply(manifest) => match self.done_before(id, manifest).await {
+                Ok(Some(done)) => Ok(done),
+                Ok(None) => {
+                    target.apply(manifest, rule).await.map(|done| Done::Applied(done.reference, done.readiness))
+                }
+                Err(error) => Err(error),
+            },
             Instruction::Delete(object) => target.delete(object, rule).await.map(|deleted| Done::Deleted(deleted.note)),
             Instruction::RotateCredentials => return self.rotate().await,
         };

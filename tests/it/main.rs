@@ -27,6 +27,7 @@ mod kubernetes_access;
 mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
+mod lost_disk;
 mod memory;
 mod memory_image;
 mod mtls;

@@ -181,6 +181,8 @@ fn the_same_job_again_is_a_redelivery_also_after_a_power_cut() {
     let id = node.does(node.sign(job("once")));
     let before = node.applied();
     for _ in 0..2 {
+        // The poll behind it says that the agent has put the job away.
+        node.testbed.polls(node.testbed.counts().polls + 2, SOON);
         let results = node.testbed.requests_of(Call::Result).len();
         node.testbed.redeliver(&id);
         node.testbed.wait_for("the outcome again", LATER, |state| {
