@@ -12,8 +12,8 @@ use super::ring::RingError;
 use super::spool::SPOOL;
 use super::store::{Journal, Restored};
 
-const JOURNAL: &str = "journal";
-const SPOOL_FILE: &str = "spool";
+pub(super) const JOURNAL: &str = "journal";
+pub(super) const SPOOL_FILE: &str = "spool";
 const CHECKPOINT_FILE: &str = "checkpoint";
 
 /// A file is made under this name and renamed.
@@ -27,6 +27,14 @@ pub struct Opened {
     pub restored: Restored,
     /// What is wrong.
     pub troubles: Vec<Trouble>,
+}
+
+impl Opened {
+    /// All that is wrong, in one text; empty where nothing is.
+    #[must_use]
+    pub fn fault(&self) -> String {
+        self.troubles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// What is wrong with the journal. The agent goes on with what can be trusted.

@@ -252,6 +252,12 @@ impl StoredOutcome {
         }
     }
 
+    /// How the job ended, in a word.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        ["conflict", "failed", "noop", "succeeded"].get(usize::from(self.outcome)).copied().unwrap_or("unknown")
+    }
+
     /// The result; none when the record makes no sense.
     #[must_use]
     pub fn to_result(&self) -> Option<(JobId, JobResult)> {

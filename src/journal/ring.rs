@@ -382,18 +382,27 @@ impl<M: Medium> Ring<M> {
     }
 
     /// Reads every record there is, oldest page first. A record that was carried forward comes more than once.
-    ///
-    /// # Errors
-    /// What `each` gives.
     pub fn read_all(&self, mut each: impl FnMut(u64, Frame)) {
+        self.read_pages(|header, frame| each(header.mark.epoch, frame));
+    }
+
+    /// As [`read_all`](Self::read_all), with the header of the page that each lies in.
+    pub fn read_pages(&self, mut each: impl FnMut(&Header, Frame)) {
         for at in self.by_age() {
             let Ok(bytes) = self.read(at) else { continue };
             if let Sight::Whole(header) | Sight::Damaged(header) = page::look(&bytes)
                 && header.page == self.slot(at).page
             {
-                page::frames(&bytes, &header).for_each(|frame| each(header.mark.epoch, frame));
+                page::frames(&bytes, &header).for_each(|frame| each(&header, frame));
             }
         }
+    }
+
+    /// Whether somebody else has written a page since this was opened.
+    #[must_use]
+    pub fn has_newer_page(&self) -> bool {
+        let sight = self.read(self.target()).map(|bytes| page::look(&bytes));
+        matches!(sight, Ok(Sight::Whole(header)) if header.page > self.newest_page)
     }
 
     fn by_age(&self) -> Vec<usize> {

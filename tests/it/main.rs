@@ -20,6 +20,7 @@ mod faults;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
+mod journal;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
