@@ -390,8 +390,12 @@ impl Agent {
         // Where a journal keeps the traffic of before, it belongs here.
         let budget = Budget::new(config.monthly_budget, profile.meter.clone(), Traffic::default());
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
+        let journal_fault = opened.fault();
         let Opened { outbox, restored, .. } = opened;
         let outbox = Arc::new(outbox);
+        if !journal_fault.is_empty() {
+            events::push_impaired(&outbox, &cluster_id, journal_fault.clone());
+        }
         let gate = Arc::new(gate);
         let health = Arc::new(Health::default());
         let rotated = {
@@ -448,6 +452,7 @@ impl Agent {
                     reports: Arc::clone(&reports),
                     runner: Arc::clone(&runner),
                     cluster_meter: target.meter(),
+                    journal_fault,
                 },
             )
             .keep(),
