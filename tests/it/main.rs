@@ -9,6 +9,7 @@
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod check;
@@ -20,6 +21,7 @@ mod faults;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
+mod interop;
 mod journal;
 mod kubernetes;
 mod kubernetes_access;
@@ -35,6 +37,7 @@ mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;
+mod signed;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]
