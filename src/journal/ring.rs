@@ -17,6 +17,7 @@ use std::io;
 use super::medium::Medium;
 use super::page::{self, Builder, Frame, Header, Mark, PAGE, Sight};
 use super::record::Record;
+use super::stamp;
 use crate::limits;
 use crate::protocol::Event;
 
@@ -428,9 +429,10 @@ impl<M: Medium> Ring<M> {
             for frame in self.frames_of(at).map_err(RingError::Io)? {
                 if let Record::Event(event) = &frame.record
                     && frame.number > through
-                    && let Some(event) = event.to_event(frame.number)
+                    && let Some(mut sent) = event.to_event(frame.number)
                 {
-                    events.insert(frame.number, event);
+                    stamp::correct(&mut sent, event.made);
+                    events.insert(frame.number, sent);
                     if events.len() > most {
                         events.pop_last();
                     }

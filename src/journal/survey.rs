@@ -248,7 +248,7 @@ impl View {
                 say("job", &job.id, String::new(), bytes)
             }
             Record::Applied { job, object } => say("applied", &format!("#{job}"), name_of(object), bytes),
-            Record::Event(event) => {
+            Record::Event(event) | Record::EventMade(event, _) => {
                 let kind =
                     KINDS.get(usize::from(event.kind)).map_or_else(|| "event".into(), |kind| format!("{kind:?}"));
                 say(&kind, "", name_of(&event.object), bytes)
