@@ -408,7 +408,7 @@ mod tests {
         let after = std::fs::read(&path).unwrap();
         let at =
             (0..after.len()).find(|at| before[*at] != after[*at]).unwrap() / limits::PAGE_BYTES * limits::PAGE_BYTES;
-        for written in [1, 100, 384, 500] {
+        for written in [1, 100, 383, 384, 390] {
             std::fs::write(&path, &before).unwrap();
             let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
             file.write_all_at(&after[at..at + written], at as u64).unwrap();
