@@ -28,9 +28,9 @@ use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
     self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
     LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted,
-    events,
+    events, traffic,
 };
-use crate::metrics::{Meter, Traffic};
+use crate::metrics::Meter;
 use crate::net::renewal::TlsFiles;
 use crate::net::tls::TlsFileError;
 use crate::net::{Profile, Tls};
@@ -388,11 +388,24 @@ impl Agent {
         let cluster_id = credential.cluster_id.clone();
         let bearer = credential.current.clone();
         let endpoint_text = endpoint.to_string();
-        // Where a journal keeps the traffic of before, it belongs here.
-        let budget = Budget::new(config.monthly_budget, profile.meter.clone(), Traffic::default());
+        let (before, learnt) = traffic::load(&store);
+        let budget = Budget::new(config.monthly_budget, profile.meter.clone(), before);
+        let hold = Arc::new(Mutex::new(match learnt {
+            Some(learnt) => config.hold.knowing(learnt),
+            None => config.hold,
+        }));
+        let counting = tokio::spawn(traffic::keep(Arc::clone(&store), budget.clone(), Arc::clone(&hold)));
+        let last_words = {
+            let (store, budget, hold) = (Arc::clone(&store), budget.clone(), Arc::clone(&hold));
+            move || traffic::save(&store, &budget, &hold)
+        };
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
+        let journal_fault = opened.fault();
         let Opened { outbox, restored, .. } = opened;
         let outbox = Arc::new(outbox);
+        if !journal_fault.is_empty() {
+            events::push_impaired(&outbox, &cluster_id, journal_fault.clone());
+        }
         let gate = Arc::new(gate);
         let health = Arc::new(Health::default());
         let rotated = on_rotation(&outbox, &cluster_id, &gate);
@@ -430,7 +443,6 @@ impl Agent {
             },
         ));
         let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
-        let hold = Arc::new(Mutex::new(config.hold));
         let board = tokio::spawn(
             Board::new(
                 config.status_file,
@@ -444,6 +456,7 @@ impl Agent {
                     reports: Arc::clone(&reports),
                     runner: Arc::clone(&runner),
                     cluster_meter: target.meter(),
+                    journal_fault,
                 },
             )
             .keep(),
@@ -473,7 +486,8 @@ impl Agent {
                 "stopped before everything was posted"
             ),
         }
-        close(outbox, flushing).await;
+        close(outbox, flushing, last_words).await;
+        counting.abort();
         link.shut();
         observer.abort();
         rotation.abort();
@@ -509,11 +523,15 @@ async fn observe(target: Arc<dyn Target>, runner: Arc<Runner>) {
 }
 
 /// What waits goes to the disk, with the mark of a clean stop.
-async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>) {
+async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>, last_words: impl FnOnce() + Send + 'static) {
     let closing = async {
         // It ends by itself.
         let _ = flushing.await;
-        let _ = tokio::task::spawn_blocking(move || outbox.close()).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            outbox.close();
+            last_words();
+        })
+        .await;
     };
     if tokio::time::timeout(limits::STOP_CLOSE, closing).await.is_err() {
         warn!("the disk took too long: the next start takes this for a power cut");

@@ -23,6 +23,15 @@ pub enum Command {
     },
     /// Text for stdout.
     Help(String),
+    /// Print what waits in the journal.
+    Journal {
+        /// Where it is.
+        settings: Settings,
+        /// As JSON.
+        is_json: bool,
+        /// And what comes, until it is ended.
+        follows: bool,
+    },
     /// Exchange the one-time token, over an existing credential where that is asked for.
     Register(Settings, bool),
     /// Run the agent.
@@ -68,10 +77,11 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 6] = [
+const COMMANDS: [(&str, &str); 7] = [
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
+    ("journal", "show what waits on the disk to be done or posted (--json, --follow)"),
     ("check", "say what would become of the job in a file, without doing it (--json)"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
@@ -86,7 +96,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register" | "status" | "check")) => Ok(Command::Help(help(command))),
+            Some(command @ ("run" | "register" | "status" | "journal" | "check")) => Ok(Command::Help(help(command))),
             None | Some("help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
@@ -109,6 +119,13 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
                 (Ok(_), None) => Err(UsageError::Value("check needs a file with one job; - is stdin".to_owned())),
             }
         }
+        "journal" => {
+            let (is_json, rest) = without(JSON, rest);
+            let (follows, rest) = without(FOLLOW, &rest);
+            settings("journal", &rest).map(|settings| {
+                settings.map_or_else(Command::Help, |settings| Command::Journal { settings, is_json, follows })
+            })
+        }
         "status" => {
             let (is_json, rest) = without(JSON, rest);
             settings("status", &rest)
@@ -121,7 +138,10 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
 /// The flag of `register` that is no setting.
 const FORCE: &str = "--force";
 
-/// The flag of `status` and `check` that is no setting.
+/// The flag of `journal` that is no setting.
+const FOLLOW: &str = "--follow";
+
+/// The flag of `status`, `journal` and `check` that is no setting.
 const JSON: &str = "--json";
 
 /// Whether a flag is there, and the arguments without it.
@@ -233,6 +253,13 @@ fn help(command: &str) -> String {
              nobody is asked. FILE - is standard input; --json prints one JSON object. The flags and the configuration\n\
              file say what jobs may do. Ends with 0 when the job is admitted, with 1 when it is refused."
         }
+        "journal" => {
+            "Prints what waits in the journal: jobs that were taken, results and events that were not posted, events that\n\
+             were lost. It can be read while the agent runs, and nothing is changed. What was posted since the newest page\n\
+             was written is still shown. With --json one JSON object; with --follow every record that comes as well, one a\n\
+             line, until it is ended. Of the flags only --config and --state-dir matter. Ends with 0, or with 1 when there\n\
+             is no journal that can be read."
+        }
         "status" => {
             "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\
              --status-file matter. Ends with 0 when it is connected, with 1 and a line that says why when it is not."
@@ -321,6 +348,8 @@ mod tests {
             "register --wait 1 -h",
             "help status",
             "status --json -h",
+            "help journal",
+            "journal --follow -h",
             "check -h",
             "check --help --json x",
             "help check",
@@ -343,6 +372,24 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(error("run --json"), "there is no flag --json; --help lists them");
+    }
+
+    #[test]
+    fn the_journal_is_shown_once_or_followed() {
+        for (text, json, follow) in [
+            ("journal --state-dir /x", false, false),
+            ("journal --json --state-dir=/x", true, false),
+            ("journal --follow --state-dir /x --json", true, true),
+        ] {
+            match parse(&words(text)) {
+                Ok(Command::Journal { settings, is_json, follows }) => {
+                    assert_eq!((settings.state_dir, is_json, follows), (Some("/x".into()), json, follow), "{text}");
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        assert_eq!(error("status --follow"), "there is no flag --follow; --help lists them");
+        assert_eq!(error("journal now"), "\"now\" does not belong here; --help shows how it goes");
     }
 
     #[test]

@@ -331,6 +331,16 @@ pub const STATUS_INTERVAL_IDLE: Duration = Duration::from_secs(30);
 /// The file of the status has 2 kB.
 pub const STATUS_FILE_BYTES: u64 = 64 * 1024;
 
+/// How often the bytes of the month are written down where it has a budget: one page a day.
+pub const TRAFFIC_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Records of one sort that `pullet journal` names; of more it gives the count. The largest journal holds 4,096 pages of
+/// 255 records, and what looks into it may run in the agent's own cgroup: 512 times 3 records of 300 bytes are 0.5 MB.
+pub const SURVEY_RECORDS: usize = 512;
+
+/// How often `pullet journal --follow` looks for a new page: one read of 4 KiB, which the kernel has in memory.
+pub const JOURNAL_LOOK: Duration = Duration::from_secs(1);
+
 /// SIGTERM to exit, all told.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -128,6 +128,12 @@ pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
     push(outbox, cluster_id, EventKind::CredentialRotated, vec![condition]);
 }
 
+/// The journal was not as it should be when the agent started.
+pub fn push_impaired(outbox: &Outbox, cluster_id: &ClusterId, fault: String) {
+    let condition = condition("JournalHealthy", false, "JournalImpaired", fault);
+    push(outbox, cluster_id, EventKind::ConditionTransition, vec![condition]);
+}
+
 /// A job was refused because it is not trusted.
 pub fn push_refused(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, reason: &str, message: String) {
     push(outbox, cluster_id, kind, vec![condition("JobVerified", false, reason, message)]);

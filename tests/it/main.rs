@@ -22,6 +22,7 @@ mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
 mod interop;
+mod journal;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
