@@ -137,7 +137,9 @@ impl std::error::Error for AgentError {
 /// # Errors
 /// When a CA file cannot be used.
 pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
-    let tls = Tls::open(TlsFiles { authorities: config.ca_file.clone(), client: config.client_certificate.clone() })?;
+    let provided = Provided::find().and_then(|provided| provided.ca());
+    let authorities = config.ca_file.clone().into_iter().chain(provided).collect();
+    let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone() })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 

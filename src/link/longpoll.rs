@@ -1,6 +1,6 @@
 //! The calls of the protocol over HTTPS: one connection for polling, one for posting.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +8,9 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY
 use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use super::backoff::draw;
 use tracing::{info, warn};
 
+use super::backoff::draw;
 use super::credential::{Bearer, StoreError};
 use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
@@ -39,7 +38,6 @@ pub struct LongPoll {
     /// The `n` of the next MAC. It begins anywhere below 2^52 and counts on: no clock is needed so that a restart does not
     /// repeat one, and every reader of JSON or a float can hold it (decision 0017).
     posts: AtomicU64,
-    has_client_certificate: AtomicBool,
 }
 
 /// What a registration or a rotation gave. The texts are as they came: whoever uses them checks them.
@@ -67,13 +65,7 @@ impl LongPoll {
             profile,
             bearer: RwLock::new(bearer),
             posts: AtomicU64::new(draw() >> 12),
-            has_client_certificate: AtomicBool::new(false),
         }
-    }
-
-    /// Whether a client certificate shows who posts, so that no MAC has to.
-    pub fn set_client_certificate(&self, is_in_use: bool) {
-        self.has_client_certificate.store(is_in_use, Ordering::Relaxed);
     }
 
     /// Uses another bearer from the next call on, for every caller.
@@ -131,7 +123,7 @@ impl LongPoll {
         let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = request(Method::POST, &self.endpoint.url(path), &bearer.token, body)?;
         let at = clock::unix_seconds();
-        if !self.has_client_certificate.load(Ordering::Relaxed) {
+        if !self.profile.tls.has_client_certificate() {
             self.add_mac(&mut request, bearer, at)?;
         }
         if let Some(signer) = proof_by.and_then(NodeKeys::signer) {
@@ -342,7 +334,10 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
     let response = line.run(request, patience).map_err(Fault::Network)?;
     let status = response.status();
     if status == StatusCode::OK || status == StatusCode::NO_CONTENT {
-        note_date(&response);
+        // A captive portal says 200 to everything, with a date of its own.
+        if status == StatusCode::NO_CONTENT || is_ours(&response) {
+            note_date(&response);
+        }
         return Ok(response);
     }
     let ours = is_ours(&response);

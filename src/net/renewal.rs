@@ -18,7 +18,7 @@ use crate::limits;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Authorities beside those of the system; a bundle of several overlaps two of them.
-    pub authorities: Option<PathBuf>,
+    pub authorities: Vec<PathBuf>,
     /// The client's certificate, leaf first, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
@@ -127,7 +127,7 @@ impl Candidate {
 impl TlsFiles {
     fn read(&self) -> Result<Arc<ClientConfig>, TlsFileError> {
         let mut roots = Roots::system();
-        if let Some(path) = &self.authorities {
+        for path in &self.authorities {
             roots.add_file(path)?;
         }
         let identity = match &self.client {
@@ -212,7 +212,7 @@ mod tests {
         let (chain, secret) = pair();
         put(&certificate, chain);
         put(&key, secret);
-        TlsFiles { authorities: None, client: Some((certificate, key)) }
+        TlsFiles { authorities: Vec::new(), client: Some((certificate, key)) }
     }
 
     #[test]

@@ -40,3 +40,4 @@ mod stopping;
 mod testbed;
 mod testbed_itself;
 mod tls;
+mod wrong_clock;

@@ -154,7 +154,7 @@ fn a_server_that_is_too_old_for_required_signatures_is_told_from_others() {
     let mut roots = Roots::none();
     roots.add_pem(testbed.ca_pem().as_bytes(), &testbed.ca_file()).unwrap();
     let profile = Profile {
-        tls: client_config(roots, None).unwrap(),
+        tls: client_config(roots, None).unwrap().into(),
         proxy: ProxySetting::Direct,
         plain_http: PlainHttp::Refused,
         meter: Meter::default(),
