@@ -192,6 +192,25 @@ impl LongPoll {
         }
     }
 
+    /// The server's certificate is not valid yet, as far as a clock can tell that nobody has confirmed: a poll on a line of
+    /// its own may set the clock. Its jobs come again.
+    fn ask_the_time(&self) {
+        if clock::standing().is_confirmed() {
+            return;
+        }
+        let Some(tls) = self.profile.tls.at_not_before() else { return };
+        let line = Line::new(Profile { tls, ..self.profile.clone() });
+        let asked = request(Method::GET, &self.jobs_url(PROBE_WAIT), &self.bearer().token, Vec::new())
+            .and_then(|request| call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)));
+        match asked {
+            Ok(_) => warn!(
+                "the server's certificate is not valid yet by the clock of this node, which nobody has confirmed: the server was \
+                 asked for the time; two answers 10 minutes apart set the clock, and no job is taken before"
+            ),
+            Err(fault) => warn!(error = %fault, "the server could not be asked for the time"),
+        }
+    }
+
     fn jobs_url(&self, wait: Duration) -> String {
         let cluster = form_value(self.cluster_id.as_str());
         self.endpoint.url(&format!("jobs?cluster={cluster}&wait={}", wait.as_secs()))
@@ -208,7 +227,13 @@ impl JobSource for LongPoll {
         self.follow_files();
         let line = self.poll.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
-        let response = call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE))?;
+        let response = match call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE)) {
+            Err(fault) if is_not_valid_yet(&fault) => {
+                self.ask_the_time();
+                return Err(fault);
+            }
+            called => called?,
+        };
         let answer = stream::read(response.into_body().with_limit(limits::ANSWER_READ_BYTES));
         match answer.end {
             // A captive portal answers 200 with a page of its own.
@@ -336,7 +361,7 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
     if status == StatusCode::OK || status == StatusCode::NO_CONTENT {
         // A captive portal says 200 to everything, with a date of its own.
         if status == StatusCode::NO_CONTENT || is_ours(&response) {
-            note_date(&response);
+            note_date(line, &response);
         }
         return Ok(response);
     }
@@ -363,14 +388,25 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
     })
 }
 
-/// The control plane let us in over TLS: it may stand for the time.
-fn note_date(response: &Response<Body>) {
+/// The control plane let us in over TLS: it may stand for a time at which its own certificate is valid.
+fn note_date(line: &Line, response: &Response<Body>) {
     let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
     if let Some(date) = date.and_then(|text| httpdate::parse_http_date(text).ok())
+        && line.is_valid_at(date)
         && let Err(error) = clock::witness(date)
     {
         warn!(%error, "the floor of the clock was not stored");
     }
+}
+
+fn is_not_valid_yet(fault: &Fault) -> bool {
+    use rustls::{CertificateError, Error};
+    matches!(
+        fault,
+        Fault::Network(NetError::Tls(Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
+        )))
+    )
 }
 
 fn is_ours(response: &Response<Body>) -> bool {

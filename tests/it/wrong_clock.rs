@@ -5,12 +5,16 @@ use std::process::Output;
 use std::sync::Arc;
 
 use crate::agent::{CLUSTER, Setup, run_to_end, write_secret};
-use crate::scene::{LATER, SOON, apply, goes_on, quick, says, succeeds};
+use crate::scene::{LATER, SOON, quick, says, succeeds};
 use crate::testbed::job::config_map;
-use crate::testbed::{Call, Clients, Job, Options, Testbed};
+use crate::testbed::{Call, Certificate, Clients, Job, Options, Testbed};
 
 /// In the year 2046.
 const FAR: u64 = 2_424_643_200;
+
+fn without_expiry(testbed: &Testbed, name: &str) -> String {
+    testbed.enqueue(CLUSTER, Job::apply(config_map("clinic", name, "x")).without("expiresAt"))
+}
 
 fn reset_clock(setup: &Setup) -> Output {
     let mut doctor = setup.prepare("doctor");
@@ -31,11 +35,10 @@ fn a_job_with_an_expiry_waits_while_the_clock_is_in_doubt_and_others_do_not_unti
     let kept = setup.state_dir().join("clock.json");
     fs::write(&kept, format!(r#"{{"version":1,"confirmed":{FAR}}}"#)).unwrap();
     let mut agent = setup.spawn();
-    goes_on(&testbed);
+    succeeds(&testbed, &without_expiry(&testbed, "first"), LATER);
     let waiting = testbed.enqueue(CLUSTER, Job::apply(config_map("clinic", "waits", "x")).expires_in(3_600));
     agent.wait_for_log("a job with an expiry waits", SOON);
-    let behind = apply(&testbed, "behind");
-    succeeds(&testbed, &behind, LATER);
+    succeeds(&testbed, &without_expiry(&testbed, "behind"), LATER);
     assert_eq!(testbed.acks(&waiting), 0);
     testbed.event("what is wrong with the clock", LATER, |event| event.to_string().contains("ClockUnconfirmed"));
     // The agent would write the time again.
@@ -51,4 +54,25 @@ fn a_job_with_an_expiry_waits_while_the_clock_is_in_doubt_and_others_do_not_unti
     for post in testbed.requests().iter().filter(|seen| seen.call != Some(Call::Jobs)) {
         assert!(!post.headers.iter().any(|(name, _)| name == "x-vworkspace-mac"), "{post:?}");
     }
+}
+
+/// By its certificate the server lives in the year 2100, and nobody says yet that it does not.
+#[test]
+fn a_server_whose_certificate_is_not_valid_yet_is_asked_for_the_time_and_does_no_job() {
+    let mut testbed = Testbed::start();
+    let setup = quick(&testbed).flag("--ca-file", testbed.directory().join("both.pem"));
+    fs::write(testbed.directory().join("both.pem"), testbed.ca_pem()).unwrap();
+    says(&setup.run_to_end("register"), 0, &["registered as c1"]);
+    let next = testbed.change_certificate(Certificate::NotYetValid);
+    fs::write(testbed.directory().join("both.pem"), next).unwrap();
+    let job = testbed.enqueue(CLUSTER, Job::apply(config_map("clinic", "too-early", "x")).without("expiresAt"));
+    let agent = setup.spawn();
+    agent.wait_for_log("is not valid yet", SOON);
+    if !std::path::Path::new("/run/systemd/timesync/synchronized").exists() {
+        agent.wait_for_log("was asked for the time", SOON);
+        // Today does not lie in the validity of a certificate of 2100: such a date is no witness.
+        assert!(!setup.state_dir().join("clock.json").exists());
+    }
+    assert_eq!(testbed.acks(&job), 0);
+    assert!(testbed.result(&job).is_none());
 }
