@@ -29,6 +29,7 @@ mod memory;
 mod memory_image;
 mod mtls;
 mod never_lose;
+mod nginx;
 mod offline;
 mod policy_cases;
 mod proxy;

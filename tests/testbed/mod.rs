@@ -47,7 +47,7 @@ pub(crate) use owner::Owner;
 pub(crate) use proxy::Proxy;
 pub(crate) use route::Call;
 pub(crate) use state::{Counts, EventRecord, JobRecord, Seen, State};
-pub(crate) use tls::{Certificate, Clients};
+pub(crate) use tls::{Certificate, Clients, server_pem};
 
 use server::{Server, Shared};
 
