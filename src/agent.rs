@@ -395,7 +395,7 @@ impl Agent {
         let Opened { outbox, restored, .. } = opened;
         let outbox = Arc::new(outbox);
         let gate = Arc::new(gate);
-        let health = Arc::new(Health::default());
+        let health = link.report_to(Arc::new(Health::default()));
         let rotated = {
             let (outbox, cluster_id, gate) = (Arc::clone(&outbox), cluster_id.clone(), Arc::clone(&gate));
             Box::new(move |keyrings: &[String]| {
@@ -420,10 +420,7 @@ impl Agent {
         }));
         let jobs = runner.restore(restored);
         let observer = tokio::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
-        let waiter = {
-            let runner = Arc::clone(&runner);
-            tokio::spawn(async move { runner.watch_the_clock().await })
-        };
+        let waiter = tokio::spawn(watch_the_clock(Arc::clone(&runner)));
         let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
         let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
@@ -488,6 +485,10 @@ impl Agent {
         silence.abort();
         board.abort();
     }
+}
+
+async fn watch_the_clock(runner: Arc<Runner>) {
+    runner.watch_the_clock().await;
 }
 
 async fn observe(target: Arc<dyn Target>, runner: Arc<Runner>) {

@@ -244,7 +244,7 @@ impl Gate {
             kind: &job.kind,
             expires_at: job.expires_at.map(Timestamp::unix_seconds),
             idempotency_key: &job.idempotency_key,
-            payload: job.payload.map(|payload| payload.get()),
+            payload: job.payload.map(serde_json::value::RawValue::get),
             encrypted_payload: job.encrypted_payload.as_deref(),
             signature: job.signature.as_deref(),
         };
@@ -336,7 +336,7 @@ impl Gate {
         let fingerprints: Vec<String> = standing.fingerprints.iter().map(ToString::to_string).collect();
         match standing.signatures {
             Signatures::Require => {
-                info!(fingerprint = fingerprints.join(" "), "only jobs that the owner signed are done")
+                info!(fingerprint = fingerprints.join(" "), "only jobs that the owner signed are done");
             }
             Signatures::Warn => warn!(
                 "jobs need no signature here: whoever controls the control plane decides what this node does, within its limits; pin \

@@ -1,7 +1,7 @@
 //! The calls of the protocol over HTTPS: one connection for polling, one for posting.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
@@ -15,7 +15,7 @@ use super::credential::{Bearer, StoreError};
 use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
-use super::{Acknowledged, JobSource, Posted, StatusSink};
+use super::{Acknowledged, Health, JobSource, Posted, StatusSink};
 use crate::net::{Body, Line, NetError, Patience, Profile};
 use crate::protocol::{
     ClusterId, CredentialAnswer, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest,
@@ -38,6 +38,8 @@ pub struct LongPoll {
     /// The `n` of the next MAC. It begins anywhere below 2^52 and counts on: no clock is needed so that a restart does not
     /// repeat one, and every reader of JSON or a float can hold it (decision 0017).
     posts: AtomicU64,
+    /// Where is told what became of certificates that have changed.
+    health: OnceLock<Arc<Health>>,
 }
 
 /// What a registration or a rotation gave. The texts are as they came: whoever uses them checks them.
@@ -65,7 +67,13 @@ impl LongPoll {
             profile,
             bearer: RwLock::new(bearer),
             posts: AtomicU64::new(draw() >> 12),
+            health: OnceLock::new(),
         }
+    }
+
+    /// Tells there from now on what becomes of certificates that change.
+    pub fn report_to(&self, health: Arc<Health>) -> Arc<Health> {
+        Arc::clone(self.health.get_or_init(|| health))
     }
 
     /// Uses another bearer from the next call on, for every caller.
@@ -166,7 +174,14 @@ impl LongPoll {
     /// Certificates and authorities whose files have changed are tried on a connection of their own, and are used by
     /// every later connection once the control plane has answered there. Requests that are under way go on.
     fn follow_files(&self) {
-        let Some(changed) = self.profile.tls.changed() else { return };
+        let Some(changed) = self.profile.tls.changed() else {
+            if self.profile.tls.is_current()
+                && let Some(health) = self.health.get()
+            {
+                health.set_unused_certificates(false);
+            }
+            return;
+        };
         let tried = changed.map_err(|error| error.to_string()).and_then(|candidate| {
             let profile = Profile { tls: candidate.tls(), ..self.profile.clone() };
             let tried = request(Method::GET, &self.jobs_url(PROBE_WAIT), &self.bearer().token, Vec::new())
@@ -176,6 +191,9 @@ impl LongPoll {
                 format!("{fault}: {cause} {detail}")
             })
         });
+        if let Some(health) = self.health.get() {
+            health.set_unused_certificates(tried.is_err());
+        }
         match tried {
             Ok(candidate) => {
                 self.profile.tls.commit(candidate);

@@ -128,6 +128,12 @@ impl Tls {
         Some(state.files.read().map(|material| Candidate { material, stamps }))
     }
 
+    /// Whether no change of a file waits to be used.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.state().refused.is_none()
+    }
+
     /// It has worked: every new connection uses it.
     pub fn commit(&self, candidate: Candidate) {
         let mut state = self.state();
@@ -178,13 +184,16 @@ fn stamp(path: &Path) -> Stamp {
 
 fn read_identity(certificate: &Path, key: &Path) -> Result<ClientIdentity, TlsFileError> {
     let chain = read_bounded(certificate, |_| true)?;
-    let secret = read_bounded(key, |mode| mode & 0o077 == 0)?;
+    let secret = read_bounded(key, |mode| mode.trailing_zeros() >= GROUP_AND_OTHERS)?;
     // An error names the file that is wrong.
     ClientIdentity::from_pem(&chain, &secret, certificate).map_err(|error| match error {
         TlsFileError::Malformed(_) if is_chain(&chain) => TlsFileError::Malformed(key.to_owned()),
         error => error,
     })
 }
+
+/// The lower bits of a mode.
+const GROUP_AND_OTHERS: u32 = 6;
 
 fn is_chain(pem: &[u8]) -> bool {
     use rustls::pki_types::CertificateDer;

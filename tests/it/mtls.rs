@@ -56,17 +56,25 @@ fn a_certificate_alone_or_one_with_an_open_key_is_wrong_usage() {
 
 #[test]
 fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
-    let (testbed, clients) = strict();
+    let (mut testbed, clients) = strict();
     let (certificate, key) = (testbed.directory().join("tls.crt"), testbed.directory().join("tls.key"));
     let (chain, secret) = clients.issue();
     put(&certificate, &chain);
     put(&key, &secret);
-    let agent = quick(&testbed).flag("--client-cert", &certificate).flag("--client-key", &key).spawn();
+    let setup = quick(&testbed).flag("--client-cert", &certificate).flag("--client-key", &key);
+    let agent = setup.spawn();
     goes_on(&testbed);
     let (chain, secret) = Clients::new().issue();
     put(&key, &secret);
     put(&certificate, &chain);
     agent.wait_for_log("those of before stay in use", SOON);
+    // A heartbeat goes out when the connection is back.
+    testbed.down();
+    agent.wait_for_log("it is tried again", SOON);
+    testbed.up();
+    testbed.event("what became of the new certificate", LATER, |event| {
+        event.to_string().contains("NewCertificatesUnusable")
+    });
     goes_on(&testbed);
     let (chain, secret) = clients.issue();
     put(&key, &secret);
