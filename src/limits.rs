@@ -26,7 +26,7 @@ pub const JOB_DEPTH: usize = 32;
 
 /// How many times longer than its text a canonical form can be: `1e15` has 4 bytes and is written with 16. Form and
 /// scratch are made with that room, each at most [`JOB_BYTES`], and 12 bytes note the place of each member that waits
-/// to be sorted: 96 kB for [`JOB_NODES`] of them.
+/// to be sorted: 98 kB for [`JOB_NODES`] of them, and twice that while their vector grows.
 pub const CANONICAL_GROWTH: usize = 4;
 
 /// The header segment of a JWS: a job id of [`JOB_ID_BYTES`] written in escapes takes 1,536 bytes, the other thirteen

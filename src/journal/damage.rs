@@ -11,7 +11,7 @@ use super::medium::faulty::{Faults, Faulty, Random};
 use super::open::{Opened, Trouble, open};
 use super::outbox::{Ended, Report};
 use super::page::{Frame, PAGE};
-use super::record::{Body, KINDS, Record, StoredEvent, StoredJob, StoredOutcome, StoredRef, number_of};
+use super::record::{Body, KINDS, Record, StoredEvent, StoredJob, StoredOutcome, StoredRef};
 use super::ring::RingError;
 use super::store::{Journal, Restored};
 use crate::limits;
@@ -228,39 +228,6 @@ fn a_job_that_waits_long_is_carried_round_and_round() {
     assert_eq!(names(&restored), ["patient"]);
     assert_eq!(restored.open[0].applied.as_ref().unwrap().name, "object");
     assert_eq!(journal.text(&restored.open[0]).as_deref(), Some("text"));
-}
-
-/// A year offline: the file keeps its size, the oldest events are kept, the rest is refused and counted, and an outcome
-/// has room all the same.
-#[test]
-fn a_million_events_offline_are_kept_or_counted_exactly() {
-    let medium = Faulty::new(PAGES * PAGE);
-    let (mut journal, _) = started(&medium);
-    let (mut kept, mut refused) = (0_u64, 0_u64);
-    for batch in 0..1_000_000_usize / 1_000 {
-        let is_full = journal.is_full_of_events();
-        let events: Vec<Frame> =
-            if is_full { Vec::new() } else { (0..1_000).map(|at| event(&journal, batch * 1_000 + at)).collect() };
-        let written = journal.flush(&events).unwrap() as u64;
-        kept += written;
-        refused += 1_000 - written;
-        journal.count_lost(1_000 - written);
-    }
-    assert_eq!((kept + refused, journal.losses(), journal.events_waiting()), (1_000_000, (refused, 0), kept));
-    assert!(kept > 400, "{kept} events in 48 pages");
-    for at in 0..6 {
-        let (number, _) = journal.accept(job(&format!("j{at}"), "x"), None, &[]).unwrap();
-        journal.finish(number, outcome("j"), &[]).1.unwrap();
-    }
-    journal.stop(&[]).unwrap();
-    let (mut journal, restored) = started(&medium);
-    assert_eq!((journal.events_waiting(), journal.losses(), restored.unsent.len()), (kept, (refused, 0), 6));
-    let mut posted = 0;
-    while let Some(last) = journal.events(limits::EVENT_BATCH).unwrap().last() {
-        posted += journal.events(limits::EVENT_BATCH).unwrap().len() as u64;
-        journal.events_posted(number_of(&last.event_key).unwrap());
-    }
-    assert_eq!((posted, medium.bytes().len()), (kept, PAGES * PAGE));
 }
 
 fn open_in(directory: &Path, size: u64) -> Result<Opened, RingError> {

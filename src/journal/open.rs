@@ -141,7 +141,7 @@ fn in_memory(epoch: u64, troubles: Vec<Trouble>) -> Opened {
     if let Some(trouble) = troubles.last() {
         outbox.set_trouble(trouble.to_string());
     }
-    Opened { outbox, restored: Restored::default(), troubles }
+    Opened { outbox, restored: Restored { is_new: true, ..Restored::default() }, troubles }
 }
 
 fn open_or_make(directory: BorrowedFd<'_>, name: &str, len: u64, flash: &Arc<Flash>) -> io::Result<FileMedium> {

@@ -75,6 +75,14 @@ pub struct Restored {
     pub was_clean: bool,
 }
 
+impl Restored {
+    /// Whether something may have been done that is not remembered.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.is_new || self.unreadable > 0 || self.jobs_lost > 0
+    }
+}
+
 impl<M: Medium> Journal<M> {
     /// Scans what there is. Writes nothing: [`start`](Self::start) does.
     ///

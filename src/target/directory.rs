@@ -18,6 +18,8 @@
 //! The directory is opened once, and everything is done relative to that handle and without following
 //! links: whoever may swap the path or plant a link beside our files gains nothing by it.
 
+mod stamp;
+
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
@@ -34,7 +36,7 @@ use rustix::io::Errno;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::Instant;
 
-use super::{Applied, Deleted, NamespaceRule, Observation, Pending, Readiness, Target, TargetError};
+use super::{Applied, Deleted, NamespaceRule, Observation, Pending, Readiness, Stamp, Target, TargetError};
 use crate::limits;
 use crate::protocol::{CLUSTER_ID_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, ObjectRef, group_of};
 
@@ -203,6 +205,10 @@ impl Target for Directory {
     /// somebody observes; an object that is applied meanwhile stays.
     fn delete<'a>(&'a self, object: &'a ObjectRef, _rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>> {
         Box::pin(self.remove(object))
+    }
+
+    fn stamp<'a>(&'a self, object: &'a ObjectRef) -> Pending<'a, Result<Option<Stamp>, TargetError>> {
+        Box::pin(self.read_stamp(object))
     }
 
     /// Reports nothing; looks after the emptied files meanwhile.

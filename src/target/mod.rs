@@ -5,6 +5,7 @@
 
 pub mod directory;
 pub mod kubernetes;
+pub(crate) mod stamp;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -17,6 +18,7 @@ pub use crate::protocol::GroupKind;
 use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
 pub use crate::trust::policy::NamespaceRule;
 use crate::trust::policy::Refusal;
+pub use stamp::Stamp;
 
 /// A future that a [`Target`] gives back.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -40,6 +42,9 @@ pub trait Target: Send + Sync {
 
     /// Deletes an object; one that is not there is no error.
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>>;
+
+    /// What is stamped on an object that is there and is ours, with both of our labels; none otherwise. Changes nothing.
+    fn stamp<'a>(&'a self, object: &'a ObjectRef) -> Pending<'a, Result<Option<Stamp>, TargetError>>;
 
     /// Reports on owned objects (those that carry our cluster id) until the receiver is dropped, and on each
     /// object at least once after it was applied, as soon as it can be read: whoever heard nothing of it yet

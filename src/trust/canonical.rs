@@ -438,22 +438,33 @@ fn name(written: &[u8], member: Member) -> &[u8] {
     slice(written, member.start, member.name_end)
 }
 
-/// RFC 8785, section 3.2.3: the order of the UTF-16 code units. Bytes of UTF-8 compare alike but for escapes and for
-/// what lies above the surrogates.
+/// RFC 8785, section 3.2.3: the order of the UTF-16 code units. Where two names differ, bytes of UTF-8 compare alike,
+/// but for escapes and for what lies above the surrogates.
 fn compare(a: &[u8], b: &[u8]) -> Ordering {
-    let plain = |name: &[u8]| name.iter().all(|byte| *byte < 0xee && *byte != b'\\');
-    if plain(a) && plain(b) {
-        return unquoted(a).cmp(unquoted(b));
+    let (a, b) = (unquoted(a), unquoted(b));
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b && **a != b'\\').count();
+    let plain = |byte: &u8| *byte < 0xee && *byte != b'\\';
+    match (a.get(same), b.get(same)) {
+        (Some(a), Some(b)) if plain(a) && plain(b) => a.cmp(b),
+        (None, b) => {
+            if b.is_some() {
+                Ordering::Less
+            } else {
+                Ordering::Equal
+            }
+        }
+        (_, None) => Ordering::Greater,
+        _ => units(a).cmp(units(b)),
     }
-    units(a).cmp(units(b))
 }
 
 fn unquoted(name: &[u8]) -> &[u8] {
     name.get(1..name.len().saturating_sub(1)).unwrap_or_default()
 }
 
+/// The code units of a name without its quotes.
 fn units(name: &[u8]) -> impl Iterator<Item = u16> {
-    let mut chars = std::str::from_utf8(unquoted(name)).unwrap_or_default().chars();
+    let mut chars = std::str::from_utf8(name).unwrap_or_default().chars();
     let unescaped = std::iter::from_fn(move || match chars.next()? {
         '\\' => match chars.next()? {
             'b' => Some('\u{8}'),

@@ -7,7 +7,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest;
 use ring::error::Unspecified;
 use ring::rand::SecureRandom;
-use x25519_dalek::{PublicKey, StaticSecret};
+use x25519_dalek::{PublicKey, SharedSecret, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::base64url;
@@ -174,17 +174,9 @@ pub fn decrypt(text: &str, keys: &PayloadKeys) -> Result<Zeroizing<Vec<u8>>, Env
     sealed.extend_from_slice(&tag);
 
     let key = keys.find(kid).ok_or(EnvelopeError::UnknownKey)?;
-    let shared = key.secret.diffie_hellman(&PublicKey::from(sender));
-    if !shared.was_contributory() {
-        return Err(EnvelopeError::NotContributory);
-    }
-    let key = content_key(shared.as_bytes()).map_err(|Unspecified| EnvelopeError::BadTag)?;
-    // The plaintext takes the place of the ciphertext: there is no other copy.
-    let length = key
-        .open_in_place(Nonce::assume_unique_for_key(iv), Aad::from(header.as_bytes()), sealed.as_mut_slice())
-        .map_err(|Unspecified| EnvelopeError::BadTag)?
-        .len();
-    sealed.truncate(length);
+    let shared = agree(&key.secret, sender).ok_or(EnvelopeError::NotContributory)?;
+    let key = concat_kdf(shared.as_bytes(), ENC, b"", b"", 256);
+    open(&key, iv, header.as_bytes(), &mut sealed).map_err(|Unspecified| EnvelopeError::BadTag)?;
     Ok(sealed)
 }
 
@@ -196,10 +188,7 @@ pub fn encrypt(public: &[u8; 32], plaintext: &[u8], random: &dyn SecureRandom) -
     let sender = PayloadKey::generate(random)?;
     let mut iv = [0; NONCE_LEN];
     random.fill(&mut iv)?;
-    let shared = sender.secret.diffie_hellman(&PublicKey::from(*public));
-    if !shared.was_contributory() {
-        return Err(Unspecified);
-    }
+    let shared = agree(&sender.secret, *public).ok_or(Unspecified)?;
     let header = format!(
         r#"{{"alg":"{ALG}","enc":"{ENC}","kid":"{}","epk":{{"kty":"OKP","crv":"X25519","x":"{}"}}}}"#,
         KeyId::of_x25519(public),
@@ -208,7 +197,8 @@ pub fn encrypt(public: &[u8; 32], plaintext: &[u8], random: &dyn SecureRandom) -
     let header = base64url::encode(header.as_bytes());
     let mut sealed = Zeroizing::new(Vec::with_capacity(plaintext.len().saturating_add(TAG)));
     sealed.extend_from_slice(plaintext);
-    let tag = content_key(shared.as_bytes())?.seal_in_place_separate_tag(
+    let key = concat_kdf(shared.as_bytes(), ENC, b"", b"", 256);
+    let tag = content_key(&key)?.seal_in_place_separate_tag(
         Nonce::assume_unique_for_key(iv),
         Aad::from(header.as_bytes()),
         sealed.as_mut_slice(),
@@ -232,22 +222,43 @@ fn read_header(segment: &str) -> Result<(KeyId, [u8; 32]), EnvelopeError> {
     let kid = KeyId::parse(&members.text("kid")?).ok_or(MemberError::Wrong("kid"))?;
     let epk = members.take("epk").ok_or(MemberError::Missing("epk"))?;
     members.end()?;
-
-    let mut members = Members::parse(epk)?;
-    members.exactly("kty", "OKP")?;
-    members.exactly("crv", "X25519")?;
-    let sender = base64url::decode_array(&members.text("x")?).ok_or(MemberError::Wrong("x"))?;
-    members.end()?;
-    Ok((kid, sender))
+    Ok((kid, read_epk(epk)?))
 }
 
-fn content_key(shared: &[u8; 32]) -> Result<LessSafeKey, Unspecified> {
-    let key = Zeroizing::new(concat_kdf(shared, ENC, b"", b"", 256));
-    UnboundKey::new(&AES_256_GCM, key.as_slice()).map(LessSafeKey::new)
+/// A public key as a JWK of exactly three members.
+pub(super) fn read_epk(text: &str) -> Result<[u8; 32], MemberError> {
+    let mut members = Members::parse(text)?;
+    members.exactly("kty", "OKP")?;
+    members.exactly("crv", "X25519")?;
+    let public = base64url::decode_array(&members.text("x")?).ok_or(MemberError::Wrong("x"))?;
+    members.end()?;
+    Ok(public)
+}
+
+/// The shared secret, which the other side's key must have a part in (RFC 7748, section 6.1).
+pub(super) fn agree(secret: &StaticSecret, public: [u8; 32]) -> Option<SharedSecret> {
+    Some(secret.diffie_hellman(&PublicKey::from(public))).filter(SharedSecret::was_contributory)
+}
+
+/// Decrypts ciphertext and tag. The plaintext takes their place: there is no other copy.
+pub(super) fn open(
+    key: &[u8; 32],
+    iv: [u8; NONCE_LEN],
+    aad: &[u8],
+    sealed: &mut Zeroizing<Vec<u8>>,
+) -> Result<(), Unspecified> {
+    let nonce = Nonce::assume_unique_for_key(iv);
+    let length = content_key(key)?.open_in_place(nonce, Aad::from(aad), sealed.as_mut_slice())?.len();
+    sealed.truncate(length);
+    Ok(())
+}
+
+fn content_key(key: &[u8; 32]) -> Result<LessSafeKey, Unspecified> {
+    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new)
 }
 
 /// The Concat KDF of RFC 7518, section 4.6.2, for up to 256 bits: one round of SHA-256.
-fn concat_kdf(shared: &[u8], algorithm: &str, apu: &[u8], apv: &[u8], bits: u32) -> [u8; 32] {
+fn concat_kdf(shared: &[u8], algorithm: &str, apu: &[u8], apv: &[u8], bits: u32) -> Zeroizing<[u8; 32]> {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(&1_u32.to_be_bytes());
     context.update(shared);
@@ -256,7 +267,7 @@ fn concat_kdf(shared: &[u8], algorithm: &str, apu: &[u8], apv: &[u8], bits: u32)
         context.update(part);
     }
     context.update(&bits.to_be_bytes());
-    let mut key = [0; 32];
+    let mut key = Zeroizing::new([0; 32]);
     key.copy_from_slice(context.finish().as_ref());
     key
 }

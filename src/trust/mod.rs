@@ -15,6 +15,8 @@ pub mod proof;
 pub mod replay;
 pub mod sign;
 pub mod signature;
+#[cfg(test)]
+mod vectors;
 mod verify;
 
 pub use permit::{Denied, Permitted, permit};

@@ -230,6 +230,28 @@ mod tests {
         KeyId::of_ed25519(&[n; 32])
     }
 
+    proptest::proptest! {
+        /// Beside a set that forgets nothing: no number twice, and none refused that is new, near and not too old.
+        #[test]
+        fn the_window_is_as_good_as_a_set(steps in proptest::collection::vec(0_u64..150, 1..200)) {
+            let mut state = TrustState::default();
+            let mut seen = std::collections::BTreeSet::new();
+            for (at, step) in steps.iter().enumerate() {
+                let seq = at as u64 + step;
+                let high = seen.last().copied().unwrap_or(0);
+                let fresh = !seen.contains(&seq) && seq + 64 > high;
+                match state.accept(kid(1), 0, seq) {
+                    Ok(next) => {
+                        proptest::prop_assert!(fresh, "{} after {}", seq, high);
+                        state = TrustState::from_bytes(&next.to_bytes()).unwrap();
+                        seen.insert(seq);
+                    }
+                    Err(error) => proptest::prop_assert!(!fresh && error == ReplayError::Replayed),
+                }
+            }
+        }
+    }
+
     fn accept_all(state: TrustState, numbers: &[u64]) -> TrustState {
         numbers.iter().fold(state, |state, seq| state.accept(kid(1), 0, *seq).unwrap())
     }

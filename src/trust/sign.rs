@@ -222,8 +222,17 @@ impl SigningKey {
         format!("{input}.{signature}")
     }
 
+    /// The bare signature of these bytes.
+    #[must_use]
+    pub fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
+        let mut signature = [0; 64];
+        let made = self.pair.sign(message);
+        signature.iter_mut().zip(made.as_ref()).for_each(|(place, byte)| *place = *byte);
+        signature
+    }
+
     fn sign(&self, message: &[u8]) -> String {
-        base64url::encode(self.pair.sign(message).as_ref())
+        base64url::encode(&self.sign_bytes(message))
     }
 }
 

@@ -9,6 +9,7 @@
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod check;
@@ -20,11 +21,13 @@ mod faults;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
+mod interop;
 mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
+mod lost_disk;
 mod memory;
 mod memory_image;
 mod mtls;
@@ -35,6 +38,7 @@ mod policy_cases;
 mod proxy;
 mod scene;
 mod secrecy;
+mod signed;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]
@@ -42,3 +46,4 @@ mod testbed;
 mod testbed_itself;
 mod tls;
 mod wrong_clock;
+mod year_offline;

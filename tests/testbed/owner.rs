@@ -40,7 +40,7 @@ pub(crate) struct Owner {
     pub(crate) job: Key,
     /// Of the keyring.
     pub(crate) epoch: u64,
-    seq: AtomicU64,
+    pub(crate) seq: AtomicU64,
 }
 
 impl Key {

@@ -106,6 +106,8 @@ pub(crate) struct Counts {
     pub(crate) bytes_received: u64,
     /// Bytes that clients were sent, TLS included.
     pub(crate) bytes_sent: u64,
+    /// Pieces in which these went, either way: one packet each, or several of a long one.
+    pub(crate) pieces: u64,
     /// Connections accepted.
     pub(crate) connections: usize,
     /// TLS handshakes that came to their end.

@@ -35,7 +35,10 @@ impl AsyncRead for Counted {
         let done = Pin::new(&mut self.stream).poll_read(context, buffer);
         let count = buffer.filled().len().saturating_sub(before);
         if count > 0 {
-            self.shared.count(|counts| counts.bytes_received += count as u64);
+            self.shared.count(|counts| {
+                counts.bytes_received += count as u64;
+                counts.pieces += 1;
+            });
         }
         done
     }
@@ -45,7 +48,10 @@ impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.stream).poll_write(context, bytes);
         if let Poll::Ready(Ok(count)) = done {
-            self.shared.count(|counts| counts.bytes_sent += count as u64);
+            self.shared.count(|counts| {
+                counts.bytes_sent += count as u64;
+                counts.pieces += 1;
+            });
         }
         done
     }

@@ -113,6 +113,8 @@ pub enum Input<'a> {
 pub enum Done {
     /// The object is there.
     Applied(ObjectRef, Readiness),
+    /// The object was there already, as this job wants it.
+    Found(ObjectRef, Readiness),
     /// The object is gone; with a sentence for the person who asked.
     Deleted(Option<&'static str>),
     /// A new credential is in use.
@@ -197,6 +199,9 @@ pub const DUPLICATE: &str = "duplicate idempotency key";
 /// Nobody reports on an object.
 pub const NOTHING_REPORTS: &str = "applied; nothing reports readiness here";
 
+/// Said of an object that carries the stamp of its job.
+const FOUND: &str = "already applied; found by its stamp";
+
 /// One step.
 #[must_use]
 pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, Effect) {
@@ -253,6 +258,14 @@ fn finish_act(
     now: Now,
 ) -> (State, Effect) {
     match done {
+        Ok(Done::Found(object, Readiness::Watched))
+            if facts.succeed_on != SucceedOn::Applied
+                && object.generation.is_some_and(|generation| generation != 0) =>
+        {
+            let wait = Wait::new(object, now.monotonic);
+            (State::Waiting(wait), Effect::Report("Applied", Vec::new(), FOUND.into()))
+        }
+        Ok(Done::Found(object, _)) => end(Verdict::succeeded(Some(object), FOUND)),
         Ok(Done::Applied(object, Readiness::Silent(note))) => end(Verdict::succeeded(Some(object), note)),
         Ok(Done::Applied(object, Readiness::Watched)) if facts.succeed_on == SucceedOn::Applied => {
             end(Verdict::succeeded(Some(object), ""))

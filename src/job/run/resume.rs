@@ -4,6 +4,8 @@
 //! never have got out: an ack of a job that is ours already changes nothing, and one of a job that is closed (409, 404)
 //! says so. Nothing new is worked before that is done.
 
+use std::sync::atomic::Ordering;
+
 use tracing::{info, warn};
 
 use super::super::gate::{self, Task};
@@ -24,6 +26,7 @@ use crate::trust::TrustError;
 impl Runner {
     /// Remembers what is known of earlier jobs. Gives those that are to be resumed.
     pub fn restore(&self, restored: Restored) -> Vec<OpenJob> {
+        self.is_incomplete.store(restored.is_incomplete(), Ordering::Relaxed);
         let mut book = self.book();
         for key in restored.kept.keys {
             book.ledger.restore_key(KeyHash::from_bytes(key));

@@ -144,7 +144,7 @@ impl Inner {
         }
     }
 
-    async fn resource(&self, api_version: &str, kind: &str) -> Result<Resource, TargetError> {
+    pub(super) async fn resource(&self, api_version: &str, kind: &str) -> Result<Resource, TargetError> {
         let found = self.resources.find(self.api(), api_version, kind).await?;
         found.ok_or_else(|| TargetError::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() })
     }
@@ -182,14 +182,19 @@ impl Inner {
             uid: metadata.uid.cut(limits::CONDITION_TEXT_BYTES),
             generation: metadata.generation,
         };
-        let is_watched =
-            self.kinds.iter().take(limits::WATCHES).any(|kind| kind.matches(&manifest.api_version, &manifest.kind));
-        if is_watched {
-            self.looks.add(resource, &reference);
-        }
-        let readiness =
-            if is_watched { Readiness::Watched } else { Readiness::Silent("nothing reports on this kind here") };
+        let readiness = self.readiness(resource, &reference);
         Ok(Applied { reference, readiness })
+    }
+
+    /// Whether anybody reports on an object that is there; who does is asked to look at it.
+    pub(super) fn readiness(&self, resource: &Resource, object: &ObjectRef) -> Readiness {
+        let is_watched =
+            self.kinds.iter().take(limits::WATCHES).any(|kind| kind.matches(&object.api_version, &object.kind));
+        if is_watched {
+            self.looks.add(resource, object);
+            return Readiness::Watched;
+        }
+        Readiness::Silent("nothing reports on this kind here")
     }
 
     /// Sees to it that a namespace is there and may be used, and tells whether it is ours and which types of operations

@@ -24,6 +24,7 @@ mod object;
 mod observe;
 mod pause;
 mod resources;
+mod stamp;
 mod yaml;
 
 use std::sync::{Arc, OnceLock};
@@ -34,7 +35,7 @@ use self::api::Api;
 use self::credentials::Credentials;
 use self::looks::Looks;
 use self::resources::Resources;
-use super::{Applied, Deleted, GroupKind, NamespaceRule, Observation, Pending, Target, TargetError};
+use super::{Applied, Deleted, GroupKind, NamespaceRule, Observation, Pending, Stamp, Target, TargetError};
 use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
@@ -95,6 +96,10 @@ impl Target for Kubernetes {
 
     fn delete<'a>(&'a self, object: &'a ObjectRef, rule: NamespaceRule) -> Pending<'a, Result<Deleted, TargetError>> {
         Box::pin(self.0.delete_object(object, rule))
+    }
+
+    fn stamp<'a>(&'a self, object: &'a ObjectRef) -> Pending<'a, Result<Option<Stamp>, TargetError>> {
+        Box::pin(self.0.read_stamp(object))
     }
 
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {

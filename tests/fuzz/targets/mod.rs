@@ -5,6 +5,7 @@ mod disk;
 mod operations;
 mod owner;
 mod tape;
+pub(crate) mod trust;
 mod wire;
 
 /// One reader under attack. It panics when a promise is broken, and at nothing else.
@@ -22,13 +23,18 @@ const KIB: usize = 1024;
 
 pub(crate) const TARGETS: &[Target] = &[
     Target { name: "answer", run: wire::answer, memory: 1024 * KIB },
+    Target { name: "canonical", run: trust::canonical_form, memory: 8192 * KIB },
     Target { name: "checkpoint", run: disk::checkpoint, memory: 1536 * KIB },
     Target { name: "config", run: owner::config, memory: 2048 * KIB },
+    Target { name: "envelope", run: trust::envelope, memory: 512 * KIB },
     Target { name: "job", run: wire::job, memory: 4096 * KIB },
     Target { name: "journal", run: disk::journal, memory: 1536 * KIB },
+    Target { name: "keyring", run: trust::keyring, memory: 1024 * KIB },
     Target { name: "kubeconfig", run: owner::kubeconfig, memory: 4096 * KIB },
     Target { name: "operations", run: operations::operations, memory: 1536 * KIB },
+    Target { name: "signed", run: trust::signed, memory: 4096 * KIB },
     Target { name: "spool", run: disk::spool, memory: 6144 * KIB },
+    Target { name: "state", run: trust::state, memory: 64 * KIB },
     Target { name: "stream", run: wire::stream, memory: 1024 * KIB },
 ];
 

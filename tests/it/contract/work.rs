@@ -214,8 +214,8 @@ fn an_encrypted_payload_is_refused() {
     let testbed = Testbed::start();
     let agent = start(&testbed);
     let job = Job::apply(config_map("shop", "a", "1")).with("encryptedPayload", "eyJ.e30.x");
-    assert_failed(&done(&testbed, job.clone()), "EncryptedPayload");
-    assert_failed(&done(&testbed, job.without("payload").with("id", "alone")), "EncryptedPayload");
+    assert_failed(&done(&testbed, job.clone()), "BothPayloads");
+    assert_failed(&done(&testbed, job.without("payload").with("id", "alone")), "MalformedEnvelope");
     assert_eq!(super::value_of(&agent, "a"), None);
     let null = Job::apply(config_map("shop", "b", "1")).with("encryptedPayload", Value::Null);
     assert!(succeeded(&done(&testbed, null)));

@@ -1,0 +1,36 @@
+//! Whether a job was done already, told by its object: the journal that knew it may be lost.
+
+use std::sync::atomic::Ordering;
+
+use tracing::info;
+
+use super::super::ledger::KeyHash;
+use super::super::machine::Done;
+use super::Runner;
+use crate::protocol::{JobId, Manifest, ObjectRef};
+use crate::target::TargetError;
+
+impl Runner {
+    /// What was done for the job before this journal began. Costs a request, and so is asked only where the ledger may
+    /// have lost the key.
+    pub(super) async fn done_before(&self, id: &JobId, manifest: &Manifest<'_>) -> Result<Option<Done>, TargetError> {
+        let key = self.book().ledger.of_open(id).0.map(KeyHash::stamp);
+        let (true, Some(key)) = (self.is_incomplete.load(Ordering::Relaxed), key) else { return Ok(None) };
+        let object = ObjectRef {
+            api_version: manifest.api_version.clone(),
+            kind: manifest.kind.clone(),
+            namespace: manifest.namespace.clone(),
+            name: manifest.name.clone(),
+            ..ObjectRef::default()
+        };
+        match self.parts.target.stamp(&object).await {
+            Ok(Some(stamp)) if stamp.key_hash.as_ref() == Some(&key) => {
+                info!(job = %id, "the object carries the stamp of this job already; it is not applied again");
+                Ok(Some(Done::Found(stamp.reference, stamp.readiness)))
+            }
+            // Whatever else is wrong is for the apply to say.
+            Err(error @ TargetError::Unavailable(_)) => Err(error),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+}

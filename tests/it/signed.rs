@@ -1,0 +1,342 @@
+//! A job does only what its owner signed: the attacks of TRUST.md against the whole agent (the exact variants of each check
+//! are tested in `trust`).
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, CLUSTER, Setup};
+use crate::scene::{LATER, SOON, quick, says, succeeds};
+use crate::testbed::job::config_map;
+use crate::testbed::owner::{Key, Owner, Use, encrypted};
+use crate::testbed::{Call, Job, Testbed};
+
+/// A node whose installer pinned the owner's key.
+struct Node {
+    testbed: Testbed,
+    owner: Owner,
+    setup: Setup,
+    agent: Agent,
+}
+
+impl Node {
+    fn start() -> Self {
+        let (testbed, owner) = (Testbed::start(), Owner::new());
+        let setup = pinned(&testbed, &[owner.keyring(1)]);
+        let agent = setup.spawn();
+        testbed.held_poll(SOON);
+        Self { testbed, owner, setup, agent }
+    }
+
+    fn restart(&mut self) {
+        self.agent.stop();
+        self.again();
+    }
+
+    fn power_cut(&mut self) {
+        self.agent.kill();
+        self.again();
+    }
+
+    fn again(&mut self) {
+        let polls = self.testbed.counts().polls;
+        self.agent = self.setup.spawn();
+        self.testbed.polls(polls + 1, SOON);
+    }
+
+    fn sign(&self, job: Job) -> Job {
+        self.owner.sign(CLUSTER, job)
+    }
+
+    fn send(&self, job: Job) -> String {
+        self.testbed.enqueue(CLUSTER, job)
+    }
+
+    /// The job is answered `failed` with this reason, nothing was applied, and an event says so.
+    #[track_caller]
+    fn refuses(&self, job: Job, reason: &str) {
+        let before = self.applied();
+        let id = self.send(job);
+        let result = self.testbed.result_of(&id, LATER);
+        assert_eq!(result["outcome"], "failed", "{result}");
+        let error = result["error"].as_str().unwrap_or_default();
+        assert!(error.starts_with(&format!("{reason}: ")), "{error}");
+        assert_eq!(self.applied(), before, "nothing is applied of a refused job");
+        let kind = if reason.contains("Envelope") || reason == "UnknownPayloadKey" || reason == "BadTag" {
+            "JobPayloadDecryptionFailed"
+        } else {
+            "JobPayloadSignatureInvalid"
+        };
+        self.testbed.event("the refusal", LATER, |event| {
+            let condition = &event["conditions"][0];
+            event["kind"] == kind
+                && condition["reason"] == reason
+                && condition["message"].as_str().is_some_and(|message| message.contains(&id))
+        });
+    }
+
+    #[track_caller]
+    fn does(&self, job: Job) -> String {
+        let id = self.send(job);
+        succeeds(&self.testbed, &id, LATER);
+        id
+    }
+
+    /// The files of the target, with their contents.
+    fn applied(&self) -> Vec<(String, String)> {
+        let mut files: Vec<(String, String)> = fs::read_dir(self.agent.directory())
+            .expect("the directory is there")
+            .filter_map(Result::ok)
+            .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read_to_string(entry.path()).unwrap()))
+            .filter(|(name, _)| !name.starts_with('.'))
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+fn pinned(testbed: &Testbed, chain: &[String]) -> Setup {
+    let setup = quick(testbed);
+    let file = setup.home().join("keyring");
+    fs::write(&file, chain.join("\n")).unwrap();
+    setup.flag("--keyring", file)
+}
+
+fn job(name: &str) -> Job {
+    Job::apply(config_map("clinic", name, "x"))
+}
+
+/// The public key that the node sent when it registered.
+fn payload_key(testbed: &Testbed) -> Value {
+    let seen = testbed.requests_of(Call::Register);
+    let body: Value = serde_json::from_slice(&seen.last().expect("it registered").body).expect("it is JSON");
+    let mut key = body["publicKey"].clone();
+    assert_eq!(key["crv"], "X25519", "{body}");
+    let canonical = format!(r#"{{"crv":"X25519","kty":"OKP","x":{}}}"#, key["x"]);
+    key["kid"] = json!(crate::testbed::owner::sha256(canonical.as_bytes()));
+    key
+}
+
+#[test]
+fn what_the_owner_signed_is_done_and_an_arbitrary_job_is_not() {
+    let node = Node::start();
+    node.does(node.sign(job("signed")));
+    node.refuses(job("arbitrary"), "Unsigned");
+    node.refuses(job("nonsense").with("signature", "a..b"), "MalformedSignature");
+    node.does(node.sign(job("signed-again")));
+    assert_eq!(node.testbed.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_key_that_is_not_the_owners_job_key_signs_nothing() {
+    let node = Node::start();
+    let stranger = Owner::new();
+    node.refuses(stranger.sign(CLUSTER, job("stranger")), "UnknownKey");
+    // The root key signs keyrings, and no jobs.
+    let value = Value::from(job("root").with("id", "root"));
+    let mut header = node.owner.header(CLUSTER, &value, 1);
+    header["kid"] = json!(node.owner.root.kid());
+    let payload = crate::testbed::owner::canonical(&value["payload"]);
+    let signature = node.owner.root.detached(&header, &payload);
+    let sent = Job::apply(value["payload"].clone()).with("id", "root");
+    let sent = ["idempotencyKey", "createdAt", "expiresAt"]
+        .iter()
+        .fold(sent, |job, member| job.with(member, value[*member].clone()));
+    node.refuses(sent.with("signature", signature), "WrongUse");
+}
+
+#[test]
+fn what_stands_outside_of_the_signature_is_compared_with_what_is_inside() {
+    let node = Node::start();
+    let sign = |name: &str| node.sign(job(name));
+    node.refuses(sign("a").with("id", "another"), "WrongJob");
+    node.refuses(sign("b").with("expiresAt", "2099-01-01T00:00:00Z"), "WrongExpiry");
+    node.refuses(sign("c").with("idempotencyKey", "another"), "WrongIdempotencyKey");
+    node.refuses(sign("d").with("kind", "delete"), "WrongKind");
+    node.refuses(sign("e").with("payload", config_map("clinic", "e", "changed")), "BadSignature");
+    node.refuses(node.owner.sign("neighbour", job("f")), "WrongCluster");
+}
+
+#[test]
+fn a_number_is_taken_once_and_not_far_ahead() {
+    let mut node = Node::start();
+    let first = node.owner.sign_with_seq(CLUSTER, job("first"), 10);
+    node.does(first);
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("replayed"), 10), "Replayed");
+    node.restart();
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("after-restart"), 10), "Replayed");
+    node.power_cut();
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("after-cut"), 10), "Replayed");
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("ahead"), 10 + (1 << 20) + 1), "SequenceJump");
+    // Out of order within the window.
+    node.does(node.owner.sign_with_seq(CLUSTER, job("later"), 12));
+    node.does(node.owner.sign_with_seq(CLUSTER, job("between"), 11));
+    node.does(node.owner.sign_with_seq(CLUSTER, job("far"), 12 + (1 << 20)));
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("old"), 13), "Replayed");
+}
+
+#[test]
+fn the_same_job_again_is_a_redelivery_also_after_a_power_cut() {
+    let mut node = Node::start();
+    let id = node.does(node.sign(job("once")));
+    let before = node.applied();
+    for _ in 0..2 {
+        // The poll behind it says that the agent has put the job away.
+        node.testbed.polls(node.testbed.counts().polls + 2, SOON);
+        let results = node.testbed.requests_of(Call::Result).len();
+        node.testbed.redeliver(&id);
+        node.testbed.wait_for("the outcome again", LATER, |state| {
+            let posted = state.requests.iter().filter(|seen| seen.call == Some(Call::Result)).count();
+            (posted > results).then_some(())
+        });
+        node.power_cut();
+    }
+    assert_eq!(node.applied(), before);
+    assert_eq!(node.testbed.job(&id).result.unwrap()["outcome"], "succeeded");
+}
+
+#[test]
+fn a_used_key_on_a_signed_job_has_no_second_effect() {
+    let node = Node::start();
+    node.does(node.sign(job("a").with("idempotencyKey", "same")));
+    let id = node.send(node.sign(Job::apply(config_map("clinic", "a", "other")).with("idempotencyKey", "same")));
+    assert_eq!(node.testbed.result_of(&id, LATER)["outcome"], "noop");
+}
+
+#[test]
+fn an_encrypted_payload_is_done_and_no_mixture_of_two() {
+    const MARKER: &str = "geheimnis-der-klinik";
+    let node = Node::start();
+    let key = payload_key(&node.testbed);
+    let secret = || Job::apply(config_map("clinic", "patients", MARKER));
+    node.does(node.owner.seal(CLUSTER, secret(), &key));
+    assert!(node.applied().iter().any(|(_, text)| text.contains(MARKER)), "it was decrypted");
+    // The ciphertext of another job, and a payload beside it.
+    let other = Value::from(encrypted(secret(), &key));
+    let mixed = node.owner.seal(CLUSTER, secret(), &key).with("encryptedPayload", other["encryptedPayload"].clone());
+    node.refuses(mixed, "MixedPayload");
+    node.refuses(node.owner.seal(CLUSTER, secret(), &key).with("payload", json!({})), "BothPayloads");
+    // Signed, and encrypted to somebody else.
+    let mut stranger = key.clone();
+    stranger["kid"] = json!(Key::new().kid());
+    node.refuses(node.owner.seal(CLUSTER, secret(), &stranger), "UnknownPayloadKey");
+    // The right name on the wrong key.
+    let mut wrong = key.clone();
+    wrong["x"] = json!(crate::testbed::owner::encode(&[9; 32]));
+    node.refuses(node.owner.seal(CLUSTER, secret(), &wrong), "BadTag");
+    for (place, text) in [("the log", node.agent.log()), ("an event", format!("{:?}", node.testbed.events()))] {
+        assert!(!text.contains(MARKER), "the plaintext is in {place}");
+    }
+    for file in ["journal", "spool", "checkpoint"] {
+        let bytes = fs::read(node.setup.state_dir().join(file)).unwrap();
+        assert!(!bytes.windows(MARKER.len()).any(|window| window == MARKER.as_bytes()), "the plaintext is in {file}");
+    }
+}
+
+#[test]
+fn an_encrypted_job_that_was_open_goes_on_after_a_power_cut() {
+    let mut node = Node::start();
+    let key = payload_key(&node.testbed);
+    node.testbed.fault_until_cleared(Call::Ack, crate::testbed::Fault::LostAnswer);
+    let id = node.send(node.owner.seal(CLUSTER, job("cut"), &key));
+    node.testbed.wait_for("an ack", LATER, |state| {
+        state.requests.iter().any(|seen| seen.call == Some(Call::Ack)).then_some(())
+    });
+    node.agent.kill();
+    node.testbed.clear_faults();
+    node.agent = node.setup.spawn();
+    succeeds(&node.testbed, &id, LATER);
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("again"), 1), "Replayed");
+}
+
+#[test]
+fn refused_jobs_write_nothing_to_the_disk_and_leave_the_trust_state_as_it_was() {
+    let node = Node::start();
+    node.does(node.sign(job("first")));
+    // The event of the first refusal goes along with whatever is written next.
+    node.refuses(job("unsigned-0"), "Unsigned");
+    let journal = || fs::read(node.setup.state_dir().join("journal")).unwrap();
+    let before = journal();
+    for number in 1..6 {
+        let id = node.send(job(&format!("unsigned-{number}")));
+        assert_eq!(node.testbed.result_of(&id, LATER)["outcome"], "failed");
+    }
+    assert_eq!(journal(), before, "whoever sends such jobs wears out no flash");
+}
+
+#[test]
+fn a_keyring_is_followed_and_never_replaced_or_rolled_back() {
+    let mut node = Node::start();
+    let job_key = Key::new();
+    let keys = [node.owner.root.entry(Use::Root), job_key.entry(Use::Job)];
+    let second = node.owner.keyring_of(2, 1, &keys);
+    node.agent.stop();
+    // A keyring that is signed by a job key is none.
+    let forged = {
+        let payload = json!({"version": 2, "epoch": 1, "keys": keys});
+        node.owner.job.compact("edge-keyring+jws", &payload)
+    };
+    fs::write(node.setup.home().join("keyring"), [node.owner.keyring(1), forged].join("\n")).unwrap();
+    says(&node.setup.run_to_end("run"), 1, &["keyring"]);
+    fs::write(node.setup.home().join("keyring"), [node.owner.keyring(1), second].join("\n")).unwrap();
+    node.again();
+    // The old job key is not in the ring any more.
+    node.refuses(node.sign(job("old-key")), "UnknownKey");
+    let new = Owner { job: job_key, ..std::mem::replace(&mut node.owner, Owner::new()) };
+    let value = node.send(new.sign(CLUSTER, job("new-key")));
+    succeeds(&node.testbed, &value, LATER);
+    // A file from before is no way back.
+    node.agent.stop();
+    fs::write(node.setup.home().join("keyring"), new.keyring_of(1, 1, &[])).unwrap();
+    let output = node.setup.run_to_end("run");
+    assert_eq!(output.status.code(), Some(1), "a ring without a root key is none");
+    fs::write(node.setup.home().join("keyring"), Owner::new().keyring(9)).unwrap();
+    says(&node.setup.run_to_end("run"), 1, &["keyring"]);
+}
+
+#[test]
+fn without_a_pinned_key_jobs_are_done_and_it_is_said() {
+    let testbed = Testbed::start();
+    let agent = quick(&testbed).spawn();
+    testbed.held_poll(SOON);
+    let id = testbed.enqueue(CLUSTER, job("unsigned"));
+    succeeds(&testbed, &id, LATER);
+    agent.wait_for_log("pin the owner's key with --keyring", SOON);
+    let required = Testbed::start();
+    let agent = quick(&required).flag("--signatures", "require").spawn();
+    required.held_poll(SOON);
+    let id = required.enqueue(CLUSTER, job("unsigned"));
+    let result = required.result_of(&id, LATER);
+    assert!(result["error"].as_str().unwrap().starts_with("NoKeyring: "), "{result}");
+    assert_eq!(fs::read_dir(agent.directory()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
+    let mut node = Node::start();
+    let old = node.sign(job("old"));
+    node.does(node.sign(job("first")));
+    node.agent.stop();
+    for file in ["journal", "checkpoint", "spool"] {
+        fs::remove_file(node.setup.state_dir().join(file)).unwrap();
+    }
+    // Signed before the loss, by the clock.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    node.again();
+    node.agent.wait_for_log("LedgerLost", SOON);
+    node.refuses(old, "BeforeLoss");
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    node.does(node.sign(job("young")));
+    // It stays lost after a restart, until the owner says a new epoch.
+    node.restart();
+    node.refuses(node.sign(job("old-again").with("createdAt", "2026-06-01T00:00:00Z")), "BeforeLoss");
+    node.agent.stop();
+    let rings = [
+        node.owner.keyring(1),
+        node.owner.keyring_of(2, 2, &[node.owner.root.entry(Use::Root), node.owner.job.entry(Use::Job)]),
+    ];
+    fs::write(node.setup.home().join("keyring"), rings.join("\n")).unwrap();
+    node.again();
+    node.owner.epoch = 2;
+    node.does(node.sign(job("new-epoch").with("createdAt", "2026-06-01T00:00:00Z")));
+}
