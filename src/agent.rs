@@ -138,7 +138,9 @@ impl std::error::Error for AgentError {
 /// # Errors
 /// When a CA file cannot be used.
 pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
-    let tls = Tls::open(TlsFiles { authorities: config.ca_file.clone(), client: config.client_certificate.clone() })?;
+    let provided = Provided::find().and_then(|provided| provided.ca());
+    let authorities = config.ca_file.clone().into_iter().chain(provided).collect();
+    let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone() })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
@@ -407,7 +409,7 @@ impl Agent {
             events::push_impaired(&outbox, &cluster_id, journal_fault.clone());
         }
         let gate = Arc::new(gate);
-        let health = Arc::new(Health::default());
+        let health = link.report_to(Arc::new(Health::default()));
         let rotated = on_rotation(&outbox, &cluster_id, &gate);
         let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;

@@ -21,6 +21,8 @@ pub enum Command {
         /// As JSON.
         is_json: bool,
     },
+    /// Forget the last confirmed time.
+    Doctor(Settings),
     /// Text for stdout.
     Help(String),
     /// Print what waits in the journal.
@@ -77,12 +79,13 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 7] = [
+const COMMANDS: [(&str, &str); 8] = [
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
     ("journal", "show what waits on the disk to be done or posted (--json, --follow)"),
     ("check", "say what would become of the job in a file, without doing it (--json)"),
+    ("doctor", "set right what the agent must not by itself: --reset-clock forgets the last confirmed time"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
 ];
@@ -96,7 +99,9 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register" | "status" | "journal" | "check")) => Ok(Command::Help(help(command))),
+            Some(command @ ("run" | "register" | "status" | "journal" | "check" | "doctor")) => {
+                Ok(Command::Help(help(command)))
+            }
             None | Some("help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
@@ -126,6 +131,14 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
                 settings.map_or_else(Command::Help, |settings| Command::Journal { settings, is_json, follows })
             })
         }
+        "doctor" => {
+            let (is_reset, rest) = without(RESET_CLOCK, rest);
+            match settings("doctor", &rest)? {
+                Err(help) => Ok(Command::Help(help)),
+                Ok(settings) if is_reset => Ok(Command::Doctor(settings)),
+                Ok(_) => Err(UsageError::Value("doctor needs what to set right: --reset-clock".to_owned())),
+            }
+        }
         "status" => {
             let (is_json, rest) = without(JSON, rest);
             settings("status", &rest)
@@ -143,6 +156,9 @@ const FOLLOW: &str = "--follow";
 
 /// The flag of `status`, `journal` and `check` that is no setting.
 const JSON: &str = "--json";
+
+/// The flag of `doctor` that is no setting.
+const RESET_CLOCK: &str = "--reset-clock";
 
 /// Whether a flag is there, and the arguments without it.
 fn without(flag: &str, rest: &[String]) -> (bool, Vec<String>) {
@@ -260,6 +276,11 @@ fn help(command: &str) -> String {
              line, until it is ended. Of the flags only --config and --state-dir matter. Ends with 0, or with 1 when there\n\
              is no journal that can be read."
         }
+        "doctor" => {
+            "With --reset-clock forgets the last confirmed time, where a clock that was wrong had been believed: the time\n\
+             of the build is the earliest again. Set the clock of this node first, and stop the agent: it would write\n\
+             the time again. Of the flags only --config and --state-dir matter."
+        }
         "status" => {
             "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\
              --status-file matter. Ends with 0 when it is connected, with 1 and a line that says why when it is not."
@@ -310,6 +331,14 @@ mod tests {
         assert_eq!(settings.endpoint.as_deref(), Some("https://a/?x=1"));
         assert_eq!(settings.allow_kind, ["/A", "b/C"]);
         assert_eq!(run("run --display-name --x").display_name.as_deref(), Some("--x"));
+    }
+
+    #[test]
+    fn doctor_needs_to_be_told_what_to_set_right() {
+        let parsed = parse(&words("doctor --state-dir /s --reset-clock"));
+        assert!(matches!(parsed, Ok(Command::Doctor(settings)) if settings.state_dir == Some("/s".into())));
+        assert!(error("doctor").contains("--reset-clock"));
+        assert!(error("run --reset-clock").contains("no flag"));
     }
 
     #[test]

@@ -497,3 +497,6 @@ pub const CLOCK_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `{"version":1,"confirmed":<20 digits>}` is 46 bytes.
 pub const CLOCK_FILE_BYTES: u64 = 256;
+
+/// How often a job that waits for the time looks whether it is known: a `stat` of one file.
+pub const CLOCK_LOOK: Duration = Duration::from_secs(5);

@@ -259,7 +259,7 @@ impl Gate {
             keyring: held.keyring.as_ref().filter(|_| !held.is_behind),
             payload_keys: self.keys.as_deref().map(NodeKeys::payload),
             cluster: &self.cluster,
-            now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed: true },
+            now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed: clock::standing().may_judge() },
             known,
         };
         let (content, next) = match verify(&outer, &context, &held.state) {

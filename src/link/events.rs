@@ -46,7 +46,15 @@ pub async fn beat(
         // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
         } else if connection.reachable == Some(true) && connection.access != Access::Refused {
             due_of_day = Instant::now();
-            push_heartbeat(&outbox, &cluster_id, connection, health.credential_ends(), budget.this_month(), trusting());
+            push_heartbeat(
+                &outbox,
+                &cluster_id,
+                connection,
+                health.credential_ends(),
+                budget.this_month(),
+                health.has_unused_certificates(),
+                trusting(),
+            );
         }
         let pause = if budget.limit().is_some() { interval.min(limits::BUDGET_LOOK) } else { interval };
         let wake = Instant::now() + interval;
@@ -103,6 +111,7 @@ pub fn push_heartbeat(
     connection: Connection,
     ends: Option<Timestamp>,
     this_month: Bytes,
+    has_unused_certificates: bool,
     (is_verified, reason, detail): (bool, &str, String),
 ) {
     if outbox.has_heartbeat() {
@@ -115,6 +124,11 @@ pub fn push_heartbeat(
     if !is_verified || !detail.is_empty() {
         conditions.push(condition("JobsVerified", is_verified, reason, detail));
     }
+    // Why is in the log: an event has room for so much.
+    conditions.extend(
+        has_unused_certificates
+            .then(|| condition("CertificatesRenewed", false, "NewCertificatesUnusable", String::new())),
+    );
     push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
 }
 
@@ -237,8 +251,8 @@ mod tests {
         let connection = Connection { reachable: Some(true), access: Access::Accepted };
         let bytes = Bytes { sent: 7, received: 9 };
         let ends = Some(Timestamp::from_unix_seconds(0));
-        push_heartbeat(&outbox, &cluster, connection, ends, bytes, (false, "NoKeyPinned", String::new()));
-        push_heartbeat(&outbox, &cluster, connection, ends, bytes, (false, "NoKeyPinned", String::new()));
+        push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
+        push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
         let (events, _) = outbox.first_events().unwrap();
         assert_eq!(events.len(), 1);
         let reasons: Vec<&str> = events[0].conditions.iter().map(|condition| condition.reason.as_str()).collect();
