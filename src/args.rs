@@ -21,8 +21,8 @@ pub enum Command {
         /// As JSON.
         is_json: bool,
     },
-    /// Forget the last confirmed time.
-    Doctor(Settings),
+    /// Set right what the agent must not by itself.
+    Doctor(Settings, Remedy),
     /// Text for stdout.
     Help(String),
     /// Print what waits in the journal.
@@ -42,6 +42,15 @@ pub enum Command {
     Status(Settings, bool),
     /// Name and version.
     Version,
+}
+
+/// What `doctor` is to set right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Forget the last confirmed time.
+    Clock,
+    /// Take it that nothing of what the ledger lost comes again.
+    Ledger,
 }
 
 /// Why the arguments cannot be understood.
@@ -85,7 +94,7 @@ const COMMANDS: [(&str, &str); 8] = [
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
     ("journal", "show what waits on the disk to be done or posted (--json, --follow)"),
     ("check", "say what would become of the job in a file, without doing it (--json)"),
-    ("doctor", "set right what the agent must not by itself: --reset-clock forgets the last confirmed time"),
+    ("doctor", "set right what the agent must not by itself: --reset-clock, --reset-ledger"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
 ];
@@ -132,11 +141,15 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
             })
         }
         "doctor" => {
-            let (is_reset, rest) = without(RESET_CLOCK, rest);
-            match settings("doctor", &rest)? {
-                Err(help) => Ok(Command::Help(help)),
-                Ok(settings) if is_reset => Ok(Command::Doctor(settings)),
-                Ok(_) => Err(UsageError::Value("doctor needs what to set right: --reset-clock".to_owned())),
+            let (is_clock, rest) = without(RESET_CLOCK, rest);
+            let (is_ledger, rest) = without(RESET_LEDGER, &rest);
+            match (settings("doctor", &rest)?, is_clock, is_ledger) {
+                (Err(help), ..) => Ok(Command::Help(help)),
+                (Ok(settings), true, false) => Ok(Command::Doctor(settings, Remedy::Clock)),
+                (Ok(settings), false, true) => Ok(Command::Doctor(settings, Remedy::Ledger)),
+                (Ok(_), ..) => Err(UsageError::Value(
+                    "doctor needs one thing to set right: --reset-clock or --reset-ledger".to_owned(),
+                )),
             }
         }
         "status" => {
@@ -159,6 +172,9 @@ const JSON: &str = "--json";
 
 /// The flag of `doctor` that is no setting.
 const RESET_CLOCK: &str = "--reset-clock";
+
+/// As [`RESET_CLOCK`].
+const RESET_LEDGER: &str = "--reset-ledger";
 
 /// Whether a flag is there, and the arguments without it.
 fn without(flag: &str, rest: &[String]) -> (bool, Vec<String>) {
@@ -279,7 +295,8 @@ fn help(command: &str) -> String {
         "doctor" => {
             "With --reset-clock forgets the last confirmed time, where a clock that was wrong had been believed: the time\n\
              of the build is the earliest again. Set the clock of this node first, and stop the agent: it would write\n\
-             the time again. Of the flags only --config and --state-dir matter."
+             the time again. With --reset-ledger lets signed jobs pass again that are older than the loss of the ledger: only\n\
+             where you know that no old job is played again. Of the flags only --config and --state-dir matter."
         }
         "status" => {
             "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\
@@ -306,7 +323,7 @@ fn help(command: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, UsageError, parse};
+    use super::{Command, Remedy, UsageError, parse};
     use crate::config::KEYS;
 
     fn words(text: &str) -> Vec<String> {
@@ -336,7 +353,9 @@ mod tests {
     #[test]
     fn doctor_needs_to_be_told_what_to_set_right() {
         let parsed = parse(&words("doctor --state-dir /s --reset-clock"));
-        assert!(matches!(parsed, Ok(Command::Doctor(settings)) if settings.state_dir == Some("/s".into())));
+        assert!(
+            matches!(parsed, Ok(Command::Doctor(settings, Remedy::Clock)) if settings.state_dir == Some("/s".into()))
+        );
         assert!(error("doctor").contains("--reset-clock"));
         assert!(error("run --reset-clock").contains("no flag"));
     }

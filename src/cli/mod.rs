@@ -45,8 +45,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             .map_err(Failure::from)
             .and_then(|config| check::check(&config, Path::new(&file), is_json)),
         Command::Journal { settings, is_json, follows } => journal::journal(settings, is_json, follows),
-        Command::Doctor(settings) => {
-            read_config(settings).map_err(Failure::from).and_then(|config| doctor::reset_clock(&config))
+        Command::Doctor(settings, remedy) => {
+            read_config(settings).map_err(Failure::from).and_then(|config| doctor::set_right(&config, remedy))
         }
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),

@@ -13,7 +13,7 @@ use super::medium::{FileMedium, Flash, FlashCounts};
 use super::page::Frame;
 use super::record::{StoredJob, StoredOutcome, StoredRef, number_of};
 use super::ring::RingError;
-use super::stamp::{self, BootMoment};
+use super::stamp::{self, BootMoment, Staged};
 use super::store::{Journal, OpenJob, event_frame};
 use crate::limits;
 use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, StatusUpdate};
@@ -42,7 +42,7 @@ pub struct Outbox {
 struct Stage {
     /// With the number of the record, where there is one.
     reports: Box<Deque<Box<Waiting>, { limits::STAGE_RECORDS }>>,
-    events: Box<Deque<Box<(Event, Option<BootMoment>)>, { limits::STAGE_RECORDS }>>,
+    events: Box<Deque<Box<Staged>, { limits::STAGE_RECORDS }>>,
     /// When the oldest waiting event came.
     events_since: Option<Instant>,
     epoch: u64,

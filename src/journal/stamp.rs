@@ -49,9 +49,12 @@ pub fn correct(event: &mut Event, made: Option<BootMoment>) {
     }
 }
 
+/// An event that waits, and when it was made.
+pub type Staged = (Event, Option<BootMoment>);
+
 /// One that waits, with its times [corrected](correct).
 #[must_use]
-pub fn as_sent((event, made): &(Event, Option<BootMoment>)) -> Event {
+pub fn as_sent((event, made): &Staged) -> Event {
     let mut event = event.clone();
     correct(&mut event, *made);
     event
@@ -60,7 +63,8 @@ pub fn as_sent((event, made): &(Event, Option<BootMoment>)) -> Event {
 fn correct_at(event: &mut Event, made: BootMoment, now: BootMoment, wall: i64) {
     let floor = clock::floor().cast_signed();
     let correct = |time: Timestamp| timestamp(corrected(time.unix_seconds(), made, now, wall, floor));
-    event.timestamp = correct(event.timestamp);
+    let at = event.timestamp;
+    event.timestamp = correct(at);
     let (api_version, kind) = CLUSTER;
     if event.resource_ref.api_version == api_version && event.resource_ref.kind == kind {
         for condition in &mut event.conditions {
