@@ -1,5 +1,7 @@
 //! The wiring: the only place that knows all parts, and decides nothing.
 
+mod holding;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,9 +40,9 @@ use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
 use crate::status::{Board, Sources};
-use crate::target::Target;
 use crate::target::directory::{Directory, DirectoryError};
 use crate::target::kubernetes::{Access, AccessError, Kubernetes, Surroundings, Wish};
+use crate::target::{Holder, Target};
 
 /// An agent that is ready to run.
 pub struct Agent {
@@ -80,6 +82,8 @@ pub enum AgentError {
     Pin(PinError),
     /// The control plane does not register this node.
     Registration(RegistrationError),
+    /// Another agent acts on the cluster now.
+    Replaced(Holder),
     /// Something of the operating system.
     Runtime(io::Error),
     /// The credential, or the one-time token.
@@ -109,6 +113,10 @@ impl fmt::Display for AgentError {
             ),
             Self::Pin(error) => error.fmt(f),
             Self::Registration(error) => error.fmt(f),
+            Self::Replaced(other) => write!(
+                f,
+                "{other} has taken over this cluster, so this one has stopped: of two agents keep one, and uninstall the other"
+            ),
             Self::Runtime(_) => f.write_str("the operating system refused what an agent needs"),
             Self::Store(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
@@ -123,7 +131,7 @@ impl std::error::Error for AgentError {
             Self::Config(error) => error.source(),
             Self::Directory(error) => error.source(),
             Self::Journal(error) => error.source(),
-            Self::OtherMachine(_) | Self::OtherServer(..) => None,
+            Self::OtherMachine(_) | Self::OtherServer(..) | Self::Replaced(_) => None,
             Self::Pin(error) => error.source(),
             Self::Registration(error) => error.source(),
             Self::Runtime(error) => Some(error),
@@ -208,7 +216,7 @@ impl Agent {
         Ok(Self { config, store, credential, token, profile, wanted })
     }
 
-    /// Runs until a signal.
+    /// Runs until a signal, or until another agent takes over.
     ///
     /// # Errors
     /// As [`AgentError`] lists them.
@@ -240,6 +248,7 @@ impl Agent {
         };
         let endpoint = self.endpoint_of(&credential)?;
         let target = open_target(&self.config, &credential.cluster_id)?;
+        let Some(holding) = holding::begin(&target, &self.store, &stop).await else { return Ok(()) };
         let opened = self.open_journal().await?;
         let gate = self.open_gate(&credential, &opened)?;
         info!(
@@ -251,7 +260,11 @@ impl Agent {
         );
         boot_spread(&stop, &wake).await;
         Box::pin(self.serve(credential, endpoint, target, opened, gate, Signals { stop, wake, rotate })).await;
-        Ok(())
+        // It has ended, since the agent stops.
+        match holding.await {
+            Ok(Some(other)) => Err(AgentError::Replaced(other)),
+            Ok(None) | Err(_) => Ok(()),
+        }
     }
 
     async fn open_journal(&self) -> Result<Opened, AgentError> {

@@ -126,8 +126,8 @@ pub const DIRECTORY_SETTLE: Duration = Duration::from_secs(10 * 60);
 /// Emptied files that wait in memory to be removed: 1,024 × 100 bytes is 100 kB. Others go after the next start.
 pub const EMPTIED_FILES: usize = 1_024;
 
-/// Threads of the blocking pool beside the watches: 1 poll, 1 post, 2 applies, 1 disk.
-pub const BASE_THREADS: usize = 5;
+/// Threads of the blocking pool beside the watches of kinds: 1 poll, 1 post, 2 applies, 1 disk, 1 watch of who acts.
+pub const BASE_THREADS: usize = 6;
 
 /// Stack of a blocking thread: a TLS handshake with RSA verification takes about 40 kB in a release
 /// build, a debug build four times as much.
@@ -473,6 +473,19 @@ pub const KIND_BACKOFF_CAP: Duration = Duration::from_mins(5);
 /// How often the files of a credential are looked at, at most. The kubelet renews a token when a fifth
 /// of its hour is left.
 pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(5);
+
+/// How often a newcomer asks for the pod of who acts.
+pub const HOLDER_LOOK: Duration = Duration::from_secs(10);
+
+/// How long a start waits for an API server that does not answer, to learn who acts: then jobs are taken, which wait for
+/// it as well, and status and heartbeats go out. k3s takes as long to start on a small board.
+pub const HOLDER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The record of who acts: five names of [`HOLDER_TEXT_BYTES`], and the metadata with what people put there.
+pub const HOLDER_BODY_BYTES: usize = 64 * 1024;
+
+/// A name in the record of who acts: Kubernetes has none that is longer.
+pub const HOLDER_TEXT_BYTES: usize = 253;
 
 /// YAML values in a kubeconfig: twenty clusters have 600.
 pub const KUBECONFIG_NODES: usize = 8_192;

@@ -6,6 +6,7 @@
 //! | `keys.json` | the keys of a registration that has no answer yet |
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
 //! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
+//! | `holder` | by what name this agent is known in a cluster, where it runs in no pod |
 //! | `lock` | one agent acts on one directory |
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use rustix::fs::{self, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::backoff::draw;
 use super::credential::{Bearer, Credential, CredentialStore, StoreError};
 use super::machine::Binding;
 use super::seal::Seal;
@@ -43,6 +45,7 @@ const CREDENTIAL: &str = "credential.json";
 const KEYS: &str = "keys.json";
 const COPY: &str = "credential.before.json";
 const NEW: &str = ".credential.json.new";
+const HOLDER: &str = "holder";
 const LOCK: &str = "lock";
 
 /// Two bearers of the usual length and what stands around them.
@@ -114,6 +117,27 @@ impl StateDirectory {
     #[must_use]
     pub fn handle(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
+    }
+
+    /// By what name this agent is known in a cluster; made at the first time.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn agent_id(&self) -> Result<String, StoreError> {
+        if let Some(text) = self.read(HOLDER)?
+            && is_agent_id(text.trim())
+        {
+            return Ok(text.trim().to_owned());
+        }
+        let id = Self::new_agent_id();
+        self.replace(HOLDER, id.as_bytes())?;
+        Ok(id)
+    }
+
+    /// A name that no other agent has.
+    #[must_use]
+    pub fn new_agent_id() -> String {
+        format!("{:016x}{:016x}", draw(), draw())
     }
 
     /// Writes beside and renames: a power cut leaves the old file or the new one.
@@ -235,6 +259,10 @@ impl CredentialStore for StateDirectory {
     fn forget_copy(&self) -> Result<(), StoreError> {
         self.remove(COPY)
     }
+}
+
+fn is_agent_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Writes into one buffer of the full size: a growing one would leave copies of the secrets behind.

@@ -4,6 +4,7 @@
 //! answers is an outcome, never a retry loop: whether and when to try again is the job's business.
 
 pub mod directory;
+mod holder;
 pub mod kubernetes;
 pub(crate) mod stamp;
 
@@ -11,13 +12,14 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Meter;
 pub use crate::protocol::GroupKind;
 use crate::protocol::{Condition, Endpoint, Manifest, ObjectRef};
 pub use crate::trust::policy::NamespaceRule;
 use crate::trust::policy::Refusal;
+pub use holder::Holder;
 pub use stamp::Stamp;
 
 /// A future that a [`Target`] gives back.
@@ -50,6 +52,13 @@ pub trait Target: Send + Sync {
     /// object at least once after it was applied, as soon as it can be read: whoever heard nothing of it yet
     /// cannot tell whether there is nothing to be heard. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
+
+    /// Notes `me` as the one who acts here, waits while another agent does, and says through `held` when it may act. Ends
+    /// with who acts instead. Where nothing is noted everybody may act at once, and it does not end.
+    fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {
+        let _ = (me, held.send(()));
+        Box::pin(std::future::pending())
+    }
 }
 
 /// What an apply came to.

@@ -21,6 +21,7 @@ mod faults;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
+mod holder;
 mod interop;
 mod journal;
 mod kubernetes;

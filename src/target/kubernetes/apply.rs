@@ -72,7 +72,7 @@ impl Inner {
     }
 
     /// Every account may ask, unless somebody took that away: then it counts as not ready.
-    async fn is_ready(&self) -> bool {
+    pub(super) async fn is_ready(&self) -> bool {
         api::ask(self.api(), &Call::get("/readyz", api::JSON)).await.is_ok()
     }
 

@@ -6,7 +6,7 @@
 //! again for each, and its readers bring a YAML deserializer and plug-ins that are refused here.
 //!
 //! Bounds: two short calls at a time, a watch on a thread of its own for each of the first
-//! [`limits::WATCHES`](crate::limits::WATCHES) kinds, bodies and lines as `limits` has them, and no tree of
+//! [`limits::WATCHES`](crate::limits::WATCHES) kinds and of who acts, bodies and lines as `limits` has them, and no tree of
 //! what the API server sends.
 
 mod api;
@@ -17,6 +17,7 @@ mod cluster;
 mod conflict;
 mod credentials;
 mod decode;
+mod holder;
 mod kubeconfig;
 mod looks;
 mod message;
@@ -29,13 +30,13 @@ mod yaml;
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use self::api::Api;
 use self::credentials::Credentials;
 use self::looks::Looks;
 use self::resources::Resources;
-use super::{Applied, Deleted, GroupKind, NamespaceRule, Observation, Pending, Stamp, Target, TargetError};
+use super::{Applied, Deleted, GroupKind, Holder, NamespaceRule, Observation, Pending, Stamp, Target, TargetError};
 use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
@@ -104,6 +105,10 @@ impl Target for Kubernetes {
 
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
         Box::pin(observe::run(Arc::clone(&self.0), sink))
+    }
+
+    fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {
+        Box::pin(holder::run(&self.0, me, held))
     }
 }
 
