@@ -182,11 +182,7 @@ impl Agent {
         );
         boot_spread(&stop, &wake).await;
         Box::pin(self.serve(credential, endpoint, target, opened, gate, Signals { stop, wake, rotate })).await;
-        // It has ended, since the agent stops.
-        match holding.await {
-            Ok(Some(other)) => Err(AgentError::Replaced(other)),
-            Ok(None) | Err(_) => Ok(()),
-        }
+        holding::end(holding).await
     }
 
     async fn open_journal(&self) -> Result<Opened, AgentError> {

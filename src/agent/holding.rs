@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
+use super::AgentError;
 use crate::link::StateDirectory;
 use crate::shutdown::Stop;
 use crate::target::kubernetes::Surroundings;
@@ -38,5 +39,14 @@ pub(super) async fn begin(target: &Arc<dyn Target>, store: &StateDirectory, stop
         // Without an answer the target is one that never says.
         _ = is_held => Some(holding),
         () = stop.wait() => None,
+    }
+}
+
+/// Why the agent stopped: it is an error where another one acts instead.
+pub(super) async fn end(holding: Holding) -> Result<(), AgentError> {
+    // It ends with the agent; what was interrupted says nothing.
+    match holding.await {
+        Ok(Some(other)) => Err(AgentError::Replaced(other)),
+        Ok(None) | Err(_) => Ok(()),
     }
 }

@@ -218,7 +218,8 @@ fn a_newcomer_that_waits_ends_at_a_signal() {
     let name = format!("pullet-{}", unique());
     let holder = json!({"data": {"namespace": "vworkspace-system", "pod": name, "uid": cluster.pod(&name)}});
     assert_eq!(cluster.0.request(Method::PATCH, RECORD, Some(&holder)).0, 200);
-    let mut agent = Stage::new(cluster).setup.spawn();
+    let stage = Stage::new(cluster);
+    let mut agent = stage.setup.spawn();
     agent.wait_for_log(WAITS, SOON);
     assert_eq!(agent.stop().status.code(), Some(0));
     assert_eq!(cluster.record()["data"], holder["data"]);
