@@ -5,6 +5,7 @@
 //! | `credential.json` | the credential with its keys |
 //! | `keys.json` | the keys of a registration that has no answer yet |
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
+//! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
 //! | `lock` | one agent acts on one directory |
 
 use std::fs::File;
