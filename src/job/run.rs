@@ -158,6 +158,7 @@ impl Runner {
             duplicate,
             fault,
             is_kept: false,
+            is_resumed: false,
             succeed_on: self.parts.succeed_on,
             ready_timeout: self.parts.ready_timeout,
         }
@@ -268,7 +269,7 @@ impl Runner {
                 return self.forget(&id).await;
             };
             let input = tokio::select! {
-                input = self.act(&id, permitted) => input,
+                input = self.act(&id, &facts, permitted) => input,
                 () = self.out_of_patience() => Input::Stopped,
             };
             (state, effect) = machine::step(state, input, &facts, self.now());
@@ -282,10 +283,10 @@ impl Runner {
     }
 
     /// The only way to the target, and only for what was permitted.
-    async fn act(&self, id: &JobId, permitted: &Permitted<'_>) -> Input<'static> {
+    async fn act(&self, id: &JobId, facts: &Facts, permitted: &Permitted<'_>) -> Input<'static> {
         let (target, rule) = (&self.parts.target, permitted.rule());
         let done = match permitted.instruction() {
-            Instruction::Apply(manifest) => match self.done_before(id, manifest).await {
+            Instruction::Apply(manifest) => match self.done_before(id, facts, manifest).await {
                 Ok(Some(done)) => Ok(done),
                 Ok(None) if permitted.order().is_some() => match self.later_job(permitted, manifest).await {
                     Ok(Some(seq)) => return Input::Superseded(seq),

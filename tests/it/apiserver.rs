@@ -25,6 +25,20 @@ pub(crate) const TOKENS: [(&str, &str); 2] =
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_mins(1);
 
+/// Who wrote which config map, as the server itself says: two identical applies leave the same object, and are two here.
+const AUDIT_POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  verbs: [patch, create, update, delete]
+  resources: [{group: "", resources: [configmaps]}]
+- level: None
+"#;
+
+const AUDIT: &str = "audit.log";
+
 /// A running API server.
 pub(crate) struct ApiServer {
     directory: PathBuf,
@@ -63,6 +77,7 @@ impl ApiServer {
         fs::write(directory.join("account.pub"), account.public_key_pem()).unwrap();
         let [(one, first), (two, second)] = TOKENS;
         fs::write(directory.join("tokens.csv"), format!("{one},{first},1\n{two},{second},2\n")).unwrap();
+        fs::write(directory.join("audit.yaml"), AUDIT_POLICY).unwrap();
 
         let etcd_port = free_port();
         let etcd = start_etcd(&directory, etcd_port);
@@ -109,6 +124,8 @@ impl ApiServer {
             format!("--service-account-key-file={}", file("account.pub")),
             format!("--service-account-signing-key-file={}", file("account.key")),
             format!("--cert-dir={}", self.directory.display()),
+            format!("--audit-policy-file={}", file("audit.yaml")),
+            format!("--audit-log-path={}", file(AUDIT)),
         ]);
         let log = fs::File::options().create(true).append(true).open(self.directory.join("apiserver.log")).unwrap();
         command.stdout(Stdio::null()).stderr(log);
@@ -215,6 +232,18 @@ impl ApiServer {
         let (status, answer) = self.request(Method::POST, path, Some(object));
         assert_eq!(status, 201, "{path}: {answer}");
         answer
+    }
+
+    /// The requests that this verb made of the config maps of a namespace: name and status, in the order of their ends.
+    pub(crate) fn audited(&self, verb: &str, namespace: &str) -> Vec<(String, u64)> {
+        let log = fs::read_to_string(self.directory.join(AUDIT)).unwrap_or_default();
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let fits = |entry: &Value| entry["verb"] == verb && entry["objectRef"]["namespace"] == namespace;
+        let told = |entry: Value| {
+            let (name, code) = (&entry["objectRef"]["name"], &entry["responseStatus"]["code"]);
+            Some((name.as_str()?.to_owned(), code.as_u64()?))
+        };
+        entries.filter(fits).filter_map(told).collect()
     }
 
     /// Makes a namespace with labels.

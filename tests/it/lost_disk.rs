@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::agent::{Agent, CLUSTER, Setup};
 use crate::apiserver::{ApiServer, unique};
 use crate::testbed::job::config_map;
-use crate::testbed::{Job, Testbed};
+use crate::testbed::{Call, Fault, Job, Testbed};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -71,6 +71,32 @@ fn after_a_lost_disk_a_file_with_the_stamp_of_the_job_is_not_written_again() {
     agent.stop();
     assert!(agent.log().contains("carries the stamp of this job"), "{}", agent.log());
     assert!(is_found(&testbed, &again) && !is_found(&testbed, &other));
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
+
+/// The result arrived, and its answer did not: the server sends the very same job once more, and by then the disk is lost.
+#[test]
+fn after_a_lost_disk_the_same_job_that_comes_again_is_not_done_again() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory();
+    testbed.fault_until_cleared(Call::Result, Fault::status(503));
+    let job = testbed.enqueue(CLUSTER, keyed("n", "a", "one key"));
+    let mut agent = setup.spawn();
+    testbed.wait_for("a result", PATIENCE, |state| {
+        state.requests.iter().any(|seen| seen.call == Some(Call::Result) && seen.fault.is_some()).then_some(())
+    });
+    agent.kill();
+    let before = file(&agent);
+    lose_the_disk(&setup);
+    testbed.clear_faults();
+    testbed.redeliver(&job);
+    let mut agent = setup.spawn();
+    assert_eq!(testbed.result_of(&job, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
+    assert_eq!(file(&agent), before);
+    agent.stop();
+    assert!(agent.log().contains("carries the stamp of this job"), "{}", agent.log());
+    assert!(is_found(&testbed, &job));
+    assert_eq!(testbed.violations(), Vec::<String>::new());
 }
 
 #[test]
@@ -106,4 +132,5 @@ fn after_a_lost_disk_an_object_with_the_stamp_of_the_job_is_not_applied_again() 
     testbed.result_of(&third, PATIENCE);
     agent.stop();
     assert!(is_found(&testbed, &again) && !is_found(&testbed, &third));
+    assert_eq!(testbed.violations(), Vec::<String>::new());
 }

@@ -41,6 +41,8 @@ pub struct Facts {
     pub fault: Option<Fault>,
     /// It is on the disk, and goes on after a restart.
     pub is_kept: bool,
+    /// It was open when the agent ended before: it may be done already.
+    pub is_resumed: bool,
     /// When it counts as succeeded.
     pub succeed_on: SucceedOn,
     /// How long an object may take to be ready.
@@ -296,6 +298,7 @@ mod tests {
             duplicate: false,
             fault: None,
             is_kept: false,
+            is_resumed: false,
             succeed_on: SucceedOn::Ready,
             ready_timeout: limits::READY_TIMEOUT,
         }

@@ -2,7 +2,8 @@
 //!
 //! A job whose object is there waits on for it to be ready. Any other one is acked again first, because its ack may
 //! never have got out: an ack of a job that is ours already changes nothing, and one of a job that is closed (409, 404)
-//! says so. Nothing new is worked before that is done.
+//! says so. Its object is looked at before anything is applied: the apply may have got out, and the word of it not have
+//! come back or not have reached the disk. Nothing new is worked before that is done.
 
 use std::sync::atomic::Ordering;
 
@@ -128,7 +129,7 @@ impl Runner {
         let (act, fault) = self.judge(&task.content, stamp);
         let is_used = self.book().ledger.is_used_before(key, open.number);
         let mut facts = self.facts(task.expires_at, is_used, fault);
-        facts.is_kept = true;
+        (facts.is_kept, facts.is_resumed) = (true, true);
         let (state, effect) = machine::step(State::Taking, Input::Acked(Acknowledged::Ours), &facts, self.now());
         debug_assert!(effect != Effect::Nothing);
         self.carry_out(id, facts, state, effect, act.as_ref()).await;

@@ -1,0 +1,130 @@
+//! The whole agent between the control plane and a real API server, ended as a power cut ends it, at any moment: each job
+//! is applied once, as the API server itself has written down, and answered once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::agent::{Agent, Setup};
+use crate::apiserver::{ApiServer, unique, wait_until};
+use crate::testbed::job::config_map;
+use crate::testbed::{State, Testbed};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Pseudo-random numbers of a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+fn on(testbed: &Testbed, api: &ApiServer, cluster: &str) -> Setup {
+    Setup::of_cluster(testbed, cluster)
+        .flag("--kubeconfig", api.kubeconfig())
+        .flag("--allow-kind", "/ConfigMap")
+        .flag("--wait", "1")
+}
+
+fn acks(testbed: &Testbed) -> usize {
+    testbed.wait_for("the state", PATIENCE, |state| Some(acks_in(state)))
+}
+
+fn acks_in(state: &State) -> usize {
+    state.jobs.iter().map(|job| job.acks.len()).sum()
+}
+
+#[test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+fn an_agent_that_is_killed_at_random_moments_applies_each_job_once_to_a_cluster() {
+    let kills = if std::env::var_os("PULLET_LONG").is_some() { 500 } else { 50 };
+    let seed: u64 = std::env::var("PULLET_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_127);
+    println!("reproduce: PULLET_SEED={seed} tests/run applies_each_job_once_to_a_cluster");
+    let mut random = Random(seed);
+    let api = ApiServer::shared();
+    let (testbed, cluster) = (Testbed::start(), format!("cluster-{}", unique()));
+    let namespace = format!("shop-{}", unique());
+    let setup = on(&testbed, api, &cluster);
+    // A token that was used up while the power went is for a person to replace: not what this is about.
+    let mut agent = setup.spawn();
+    testbed.held_poll(PATIENCE);
+    agent.kill();
+    let (mut jobs, mut names, mut amid) = (Vec::new(), Vec::new(), 0);
+    for round in 0..kills {
+        for job in 0..random.below(3) {
+            // A short one stays in its page, a long one goes to the spool.
+            let size = if random.below(4) == 0 { 20_000 } else { 10 };
+            let name = format!("m{round}-{job}");
+            jobs.push(testbed.apply(&cluster, config_map(&namespace, &name, &"v".repeat(size))));
+            names.push(name);
+        }
+        let mut agent = setup.spawn();
+        let before = acks(&testbed);
+        if round % 2 == 0 {
+            std::thread::sleep(Duration::from_millis(random.below(400)));
+        } else if testbed
+            .try_wait_for(Duration::from_secs(1), |state| (acks_in(state) > before).then_some(()))
+            .is_some()
+        {
+            // Around the apply, which is short.
+            std::thread::sleep(Duration::from_millis(random.below(40)));
+        }
+        agent.kill();
+        let is_open = |job: &&String| testbed.acks(job) > 0 && testbed.result(job).is_none();
+        amid += usize::from(jobs.iter().any(|job| is_open(&job)));
+    }
+    let mut agent = setup.spawn();
+    for job in &jobs {
+        assert_eq!(testbed.result_of(job, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
+    }
+    // What is not there any more is bounded, and said.
+    testbed.event("how many events may be lost", PATIENCE, |event| {
+        let conditions = event["conditions"].as_array().into_iter().flatten();
+        conditions.filter_map(|condition| condition["message"].as_str()).any(|message| message.contains("at most"))
+    });
+    stop(&mut agent);
+    let cut = check_effects(api, &namespace, &names);
+    println!(
+        "{kills} kills, {amid} of them amid a job; {} jobs, each applied once, {cut} of them by a request that was cut",
+        jobs.len()
+    );
+    assert!(amid > 0, "no kill came amid a job: this tests nothing");
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+    let events = testbed.events();
+    let keys: Vec<_> = events.iter().filter_map(|record| record.event["eventKey"].as_str()).collect();
+    assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "two occurrences share a key");
+}
+
+fn stop(agent: &mut Agent) {
+    let ended = agent.stop();
+    assert!(ended.status.success(), "{ended:?}\n{}", agent.log());
+}
+
+/// Each object was made by one request, and none came after that: an apply of an object that is there is a 200, not a 201.
+/// A request whose sender was killed is a 500 in the log, whether it was done or not: where no other one made the
+/// object, it did. Gives how many those are.
+fn check_effects(api: &ApiServer, namespace: &str, names: &[String]) -> usize {
+    let log = || {
+        api.audited("patch", namespace).into_iter().fold(BTreeMap::<_, Vec<u64>>::new(), |mut log, (name, code)| {
+            log.entry(name).or_default().push(code);
+            log
+        })
+    };
+    // A line of the log can follow the answer.
+    wait_until("the audit log has them all", || names.iter().all(|name| log().contains_key(name)));
+    let log = log();
+    assert_eq!(log.len(), names.len());
+    let mut cut = 0;
+    for (name, codes) in &log {
+        api.get(&format!("/api/v1/namespaces/{namespace}/configmaps/{name}"));
+        let done: Vec<u64> = codes.iter().copied().filter(|code| (200..300).contains(code)).collect();
+        let is_cut = done.is_empty() && codes.contains(&500);
+        cut += usize::from(is_cut);
+        assert!(done == [201] || is_cut, "{name} was applied more than once: {codes:?}");
+    }
+    cut
+}
