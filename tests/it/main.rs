@@ -15,6 +15,7 @@ mod bench;
 mod check;
 mod command_line;
 mod contract;
+mod control_plane_doc;
 mod directory;
 mod fake_api;
 mod faults;
