@@ -39,6 +39,8 @@ mod proxy;
 mod scene;
 mod secrecy;
 mod signed;
+#[cfg(feature = "sign")]
+mod signing;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]
