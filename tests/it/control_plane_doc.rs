@@ -41,7 +41,8 @@ impl Plane {
             fs::write(home.path().join(name), text).unwrap();
         }
         let file = |name: &str| home.path().join(name);
-        let python = std::env::var_os("PULLET_PYTHON").expect("PULLET_PYTHON names a Python with tests/requirements.txt");
+        let python =
+            std::env::var_os("PULLET_PYTHON").expect("PULLET_PYTHON names a Python with tests/requirements.txt");
         let mut child = Command::new(python)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/control_plane.py"))
             .arg(file("control_plane.py"))
@@ -52,8 +53,7 @@ impl Plane {
             .spawn()
             .unwrap();
         let (orders, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut plane =
-            Self { child, orders, answers, home, endpoint: String::new(), fingerprint: String::new() };
+        let mut plane = Self { child, orders, answers, home, endpoint: String::new(), fingerprint: String::new() };
         let first = plane.answer();
         plane.endpoint = format!("https://127.0.0.1:{}", first["port"]);
         plane.fingerprint = first["fingerprint"].as_str().unwrap().to_owned();
@@ -163,7 +163,11 @@ fn the_documents_checks_of_proofs_and_old_macs_are_those_of_the_agent() {
         ("POST", TARGET, "b2", &jwk, false),
         ("POST", TARGET, "b1", &other, false),
     ] {
-        assert_eq!(plane.ask(json!(["proof", proof, method, target, bearer, key])), is_right, "{method} {target} {bearer}");
+        assert_eq!(
+            plane.ask(json!(["proof", proof, method, target, bearer, key])),
+            is_right,
+            "{method} {target} {bearer}"
+        );
     }
     let derived = MacKey::derived(CLUSTER, "b1").unwrap();
     assert_eq!(plane.ask(json!(["derive", "b1"])), derived.to_text().as_str());
