@@ -21,15 +21,16 @@ use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
+use crate::link::keeper::Rotated;
 use crate::link::pinned::PinError;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
     self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
     LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted,
-    events,
+    events, traffic,
 };
-use crate::metrics::{Meter, Traffic};
+use crate::metrics::Meter;
 use crate::net::renewal::TlsFiles;
 use crate::net::tls::TlsFileError;
 use crate::net::{Profile, Tls};
@@ -137,7 +138,9 @@ impl std::error::Error for AgentError {
 /// # Errors
 /// When a CA file cannot be used.
 pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
-    let tls = Tls::open(TlsFiles { authorities: config.ca_file.clone(), client: config.client_certificate.clone() })?;
+    let provided = Provided::find().and_then(|provided| provided.ca());
+    let authorities = config.ca_file.clone().into_iter().chain(provided).collect();
+    let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone() })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
@@ -374,6 +377,7 @@ impl Agent {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "the one place where all parts meet; each line wires one")]
     async fn serve(
         self,
         credential: Credential,
@@ -387,20 +391,27 @@ impl Agent {
         let cluster_id = credential.cluster_id.clone();
         let bearer = credential.current.clone();
         let endpoint_text = endpoint.to_string();
-        // Where a journal keeps the traffic of before, it belongs here.
-        let budget = Budget::new(config.monthly_budget, profile.meter.clone(), Traffic::default());
+        let (before, learnt) = traffic::load(&store);
+        let budget = Budget::new(config.monthly_budget, profile.meter.clone(), before);
+        let hold = Arc::new(Mutex::new(match learnt {
+            Some(learnt) => config.hold.knowing(learnt),
+            None => config.hold,
+        }));
+        let counting = tokio::spawn(traffic::keep(Arc::clone(&store), budget.clone(), Arc::clone(&hold)));
+        let last_words = {
+            let (store, budget, hold) = (Arc::clone(&store), budget.clone(), Arc::clone(&hold));
+            move || traffic::save(&store, &budget, &hold)
+        };
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
+        let journal_fault = opened.fault();
         let Opened { outbox, restored, .. } = opened;
         let outbox = Arc::new(outbox);
+        if !journal_fault.is_empty() {
+            events::push_impaired(&outbox, &cluster_id, journal_fault.clone());
+        }
         let gate = Arc::new(gate);
-        let health = Arc::new(Health::default());
-        let rotated = {
-            let (outbox, cluster_id, gate) = (Arc::clone(&outbox), cluster_id.clone(), Arc::clone(&gate));
-            Box::new(move |keyrings: &[String]| {
-                events::push_rotated(&outbox, &cluster_id);
-                gate.offer(keyrings, &outbox);
-            })
-        };
+        let health = link.report_to(Arc::new(Health::default()));
+        let rotated = on_rotation(&outbox, &cluster_id, &gate);
         let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
         let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
@@ -418,10 +429,7 @@ impl Agent {
         }));
         let jobs = runner.restore(restored);
         let observer = tokio::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
-        let waiter = {
-            let runner = Arc::clone(&runner);
-            tokio::spawn(async move { runner.watch_the_clock().await })
-        };
+        let waiter = tokio::spawn(watch_the_clock(Arc::clone(&runner)));
         let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
         let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
@@ -432,9 +440,12 @@ impl Agent {
             Arc::clone(&reports),
             cluster_id.clone(),
             config.heartbeat_interval,
+            {
+                let gate = Arc::clone(&gate);
+                move || gate.summary()
+            },
         ));
         let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
-        let hold = Arc::new(Mutex::new(config.hold));
         let board = tokio::spawn(
             Board::new(
                 config.status_file,
@@ -448,6 +459,7 @@ impl Agent {
                     reports: Arc::clone(&reports),
                     runner: Arc::clone(&runner),
                     cluster_meter: target.meter(),
+                    journal_fault,
                 },
             )
             .keep(),
@@ -477,7 +489,8 @@ impl Agent {
                 "stopped before everything was posted"
             ),
         }
-        close(outbox, flushing).await;
+        close(outbox, flushing, last_words).await;
+        counting.abort();
         link.shut();
         observer.abort();
         rotation.abort();
@@ -486,6 +499,19 @@ impl Agent {
         silence.abort();
         board.abort();
     }
+}
+
+/// A new credential is told, and the keyrings that came with it are looked at.
+fn on_rotation(outbox: &Arc<Outbox>, cluster_id: &ClusterId, gate: &Arc<Gate>) -> Rotated {
+    let (outbox, cluster_id, gate) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate));
+    Box::new(move |keyrings| {
+        events::push_rotated(&outbox, &cluster_id);
+        gate.offer(keyrings, &outbox);
+    })
+}
+
+async fn watch_the_clock(runner: Arc<Runner>) {
+    runner.watch_the_clock().await;
 }
 
 async fn observe(target: Arc<dyn Target>, runner: Arc<Runner>) {
@@ -500,11 +526,15 @@ async fn observe(target: Arc<dyn Target>, runner: Arc<Runner>) {
 }
 
 /// What waits goes to the disk, with the mark of a clean stop.
-async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>) {
+async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>, last_words: impl FnOnce() + Send + 'static) {
     let closing = async {
         // It ends by itself.
         let _ = flushing.await;
-        let _ = tokio::task::spawn_blocking(move || outbox.close()).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            outbox.close();
+            last_words();
+        })
+        .await;
     };
     if tokio::time::timeout(limits::STOP_CLOSE, closing).await.is_err() {
         warn!("the disk took too long: the next start takes this for a power cut");

@@ -21,8 +21,19 @@ pub enum Command {
         /// As JSON.
         is_json: bool,
     },
+    /// Set right what the agent must not by itself.
+    Doctor(Settings, Remedy),
     /// Text for stdout.
     Help(String),
+    /// Print what waits in the journal.
+    Journal {
+        /// Where it is.
+        settings: Settings,
+        /// As JSON.
+        is_json: bool,
+        /// And what comes, until it is ended.
+        follows: bool,
+    },
     /// Exchange the one-time token, over an existing credential where that is asked for.
     Register(Settings, bool),
     /// Run the agent.
@@ -31,6 +42,15 @@ pub enum Command {
     Status(Settings, bool),
     /// Name and version.
     Version,
+}
+
+/// What `doctor` is to set right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Forget the last confirmed time.
+    Clock,
+    /// Take it that nothing of what the ledger lost comes again.
+    Ledger,
 }
 
 /// Why the arguments cannot be understood.
@@ -68,11 +88,13 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 6] = [
+const COMMANDS: [(&str, &str); 8] = [
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
+    ("journal", "show what waits on the disk to be done or posted (--json, --follow)"),
     ("check", "say what would become of the job in a file, without doing it (--json)"),
+    ("doctor", "set right what the agent must not by itself: --reset-clock, --reset-ledger"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
 ];
@@ -86,7 +108,9 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register" | "status" | "check")) => Ok(Command::Help(help(command))),
+            Some(command @ ("run" | "register" | "status" | "journal" | "check" | "doctor")) => {
+                Ok(Command::Help(help(command)))
+            }
             None | Some("help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
@@ -109,6 +133,25 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
                 (Ok(_), None) => Err(UsageError::Value("check needs a file with one job; - is stdin".to_owned())),
             }
         }
+        "journal" => {
+            let (is_json, rest) = without(JSON, rest);
+            let (follows, rest) = without(FOLLOW, &rest);
+            settings("journal", &rest).map(|settings| {
+                settings.map_or_else(Command::Help, |settings| Command::Journal { settings, is_json, follows })
+            })
+        }
+        "doctor" => {
+            let (is_clock, rest) = without(RESET_CLOCK, rest);
+            let (is_ledger, rest) = without(RESET_LEDGER, &rest);
+            match (settings("doctor", &rest)?, is_clock, is_ledger) {
+                (Err(help), ..) => Ok(Command::Help(help)),
+                (Ok(settings), true, false) => Ok(Command::Doctor(settings, Remedy::Clock)),
+                (Ok(settings), false, true) => Ok(Command::Doctor(settings, Remedy::Ledger)),
+                (Ok(_), ..) => Err(UsageError::Value(
+                    "doctor needs one thing to set right: --reset-clock or --reset-ledger".to_owned(),
+                )),
+            }
+        }
         "status" => {
             let (is_json, rest) = without(JSON, rest);
             settings("status", &rest)
@@ -121,8 +164,17 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
 /// The flag of `register` that is no setting.
 const FORCE: &str = "--force";
 
-/// The flag of `status` and `check` that is no setting.
+/// The flag of `journal` that is no setting.
+const FOLLOW: &str = "--follow";
+
+/// The flag of `status`, `journal` and `check` that is no setting.
 const JSON: &str = "--json";
+
+/// The flag of `doctor` that is no setting.
+const RESET_CLOCK: &str = "--reset-clock";
+
+/// As [`RESET_CLOCK`].
+const RESET_LEDGER: &str = "--reset-ledger";
 
 /// Whether a flag is there, and the arguments without it.
 fn without(flag: &str, rest: &[String]) -> (bool, Vec<String>) {
@@ -233,6 +285,19 @@ fn help(command: &str) -> String {
              nobody is asked. FILE - is standard input; --json prints one JSON object. The flags and the configuration\n\
              file say what jobs may do. Ends with 0 when the job is admitted, with 1 when it is refused."
         }
+        "journal" => {
+            "Prints what waits in the journal: jobs that were taken, results and events that were not posted, events that\n\
+             were lost. It can be read while the agent runs, and nothing is changed. What was posted since the newest page\n\
+             was written is still shown. With --json one JSON object; with --follow every record that comes as well, one a\n\
+             line, until it is ended. Of the flags only --config and --state-dir matter. Ends with 0, or with 1 when there\n\
+             is no journal that can be read."
+        }
+        "doctor" => {
+            "With --reset-clock forgets the last confirmed time, where a clock that was wrong had been believed: the time\n\
+             of the build is the earliest again. Set the clock of this node first, and stop the agent: it would write\n\
+             the time again. With --reset-ledger lets signed jobs pass again that are older than the loss of the ledger: only\n\
+             where you know that no old job is played again. Of the flags only --config and --state-dir matter."
+        }
         "status" => {
             "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\
              --status-file matter. Ends with 0 when it is connected, with 1 and a line that says why when it is not."
@@ -258,7 +323,7 @@ fn help(command: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, UsageError, parse};
+    use super::{Command, Remedy, UsageError, parse};
     use crate::config::KEYS;
 
     fn words(text: &str) -> Vec<String> {
@@ -283,6 +348,16 @@ mod tests {
         assert_eq!(settings.endpoint.as_deref(), Some("https://a/?x=1"));
         assert_eq!(settings.allow_kind, ["/A", "b/C"]);
         assert_eq!(run("run --display-name --x").display_name.as_deref(), Some("--x"));
+    }
+
+    #[test]
+    fn doctor_needs_to_be_told_what_to_set_right() {
+        let parsed = parse(&words("doctor --state-dir /s --reset-clock"));
+        assert!(
+            matches!(parsed, Ok(Command::Doctor(settings, Remedy::Clock)) if settings.state_dir == Some("/s".into()))
+        );
+        assert!(error("doctor").contains("--reset-clock"));
+        assert!(error("run --reset-clock").contains("no flag"));
     }
 
     #[test]
@@ -321,6 +396,8 @@ mod tests {
             "register --wait 1 -h",
             "help status",
             "status --json -h",
+            "help journal",
+            "journal --follow -h",
             "check -h",
             "check --help --json x",
             "help check",
@@ -343,6 +420,24 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(error("run --json"), "there is no flag --json; --help lists them");
+    }
+
+    #[test]
+    fn the_journal_is_shown_once_or_followed() {
+        for (text, json, follow) in [
+            ("journal --state-dir /x", false, false),
+            ("journal --json --state-dir=/x", true, false),
+            ("journal --follow --state-dir /x --json", true, true),
+        ] {
+            match parse(&words(text)) {
+                Ok(Command::Journal { settings, is_json, follows }) => {
+                    assert_eq!((settings.state_dir, is_json, follows), (Some("/x".into()), json, follow), "{text}");
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        assert_eq!(error("status --follow"), "there is no flag --follow; --help lists them");
+        assert_eq!(error("journal now"), "\"now\" does not belong here; --help shows how it goes");
     }
 
     #[test]

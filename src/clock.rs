@@ -38,6 +38,20 @@ pub fn unix_seconds() -> u64 {
     ours().clock.judged(reading())
 }
 
+/// [`unix_seconds`], where the clock runs: none while it stands at a floor, which is no time of day.
+#[must_use]
+pub fn running() -> Option<u64> {
+    let ours = ours();
+    let judged = ours.clock.judged(reading());
+    (ours.clock.is_confirmed() || judged > ours.clock.floor()).then_some(judged)
+}
+
+/// The earliest time that any clock of this program says: when it was built.
+#[must_use]
+pub const fn floor() -> u64 {
+    BUILT_AT
+}
+
 /// Reads the floor that an earlier run confirmed, and keeps it there from now on. A file that cannot be read is as none:
 /// the build time is a floor, too.
 ///

@@ -48,6 +48,9 @@ pub const KEYRING_CHAIN: usize = 16;
 /// The owner's file with keyrings: [`KEYRING_CHAIN`] of [`KEYRING_BYTES`], and the ends of their lines.
 pub const KEYRING_FILE_BYTES: u64 = (KEYRING_CHAIN * (KEYRING_BYTES + 2)) as u64;
 
+/// When no signed job came for so long, it is said: a control plane that holds all of them back looks like one that has none.
+pub const QUIET_OWNER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
 pub const SEQUENCE_STEP: u64 = 1 << 20;
 
@@ -328,6 +331,16 @@ pub const STATUS_INTERVAL_IDLE: Duration = Duration::from_secs(30);
 /// The file of the status has 2 kB.
 pub const STATUS_FILE_BYTES: u64 = 64 * 1024;
 
+/// How often the bytes of the month are written down where it has a budget: one page a day.
+pub const TRAFFIC_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Records of one sort that `pullet journal` names; of more it gives the count. The largest journal holds 4,096 pages of
+/// 255 records, and what looks into it may run in the agent's own cgroup: 512 times 3 records of 300 bytes are 0.5 MB.
+pub const SURVEY_RECORDS: usize = 512;
+
+/// How often `pullet journal --follow` looks for a new page: one read of 4 KiB, which the kernel has in memory.
+pub const JOURNAL_LOOK: Duration = Duration::from_secs(1);
+
 /// SIGTERM to exit, all told.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -484,3 +497,6 @@ pub const CLOCK_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `{"version":1,"confirmed":<20 digits>}` is 46 bytes.
 pub const CLOCK_FILE_BYTES: u64 = 256;
+
+/// How often a job that waits for the time looks whether it is known: a `stat` of one file.
+pub const CLOCK_LOOK: Duration = Duration::from_secs(5);

@@ -3,19 +3,24 @@
 //! The file lies under `/run`, which is memory and not flash. It is replaced as a whole, at most once a second, and only
 //! when something changed; it is removed at a clean stop.
 
+mod flash;
+
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
+pub use self::flash::FlashStatus;
 use crate::clock;
 use crate::job::run::Runner;
 use crate::journal::Outbox;
+use crate::journal::medium::FlashCounts;
 use crate::limits;
 use crate::link::Health;
 use crate::link::deliver::Reports;
@@ -59,6 +64,12 @@ pub struct Status {
     pub jobs: JobsStatus,
     /// Bytes on the wire.
     pub traffic: TrafficStatus,
+    /// Writes to the flash.
+    #[serde(default)]
+    pub flash: FlashStatus,
+    /// What is wrong with the journal, or was when the agent started.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub journal_fault: String,
     /// Memory.
     pub memory: Memory,
 }
@@ -253,6 +264,7 @@ impl Status {
         let bare = |status: &Self| Self {
             written_at: Timestamp::from_unix_seconds(0),
             memory: Memory::default(),
+            flash: status.flash.bare(),
             ..status.clone()
         };
         bare(self) != bare(other)
@@ -286,6 +298,8 @@ pub struct Sources {
     pub runner: Arc<Runner>,
     /// What counts the bytes to the cluster.
     pub cluster_meter: Meter,
+    /// What was wrong with the journal when it was opened.
+    pub journal_fault: String,
 }
 
 /// Writes the status while the agent runs.
@@ -295,6 +309,7 @@ pub struct Board {
     cluster_traffic: Traffic,
     started_at: Timestamp,
     process_began: u64,
+    began: (Instant, FlashCounts),
     written: Option<Status>,
     has_failed: bool,
 }
@@ -306,7 +321,8 @@ impl Board {
         let started_at = Timestamp::from_unix_seconds(clock::unix_seconds());
         let process_began = process_began(std::process::id()).unwrap_or(0);
         let cluster_traffic = Traffic::default();
-        Self { path, sources, cluster_traffic, started_at, process_began, written: None, has_failed: false }
+        let began = (Instant::now(), sources.outbox.flash());
+        Self { path, sources, cluster_traffic, started_at, process_began, began, written: None, has_failed: false }
     }
 
     /// Looks what changed, once a second while something does and ever more rarely while nothing does: each look
@@ -341,6 +357,8 @@ impl Board {
         let hold = sources.hold.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let fill = sources.outbox.fill();
         let outcomes = sources.reports.outcomes();
+        let (since, flash) = &self.began;
+        let ended = [outcomes.succeeded, outcomes.failed, outcomes.noop, outcomes.conflict].map(u64::from);
         let health = &sources.health;
         Status {
             version: VERSION,
@@ -388,6 +406,8 @@ impl Board {
                 cluster_today: self.cluster_traffic.today(),
                 cluster_this_month: self.cluster_traffic.this_month(),
             },
+            flash: FlashStatus::new(sources.outbox.flash(), *flash, since.elapsed().as_secs(), ended.iter().sum()),
+            journal_fault: sources.outbox.trouble().unwrap_or_else(|| sources.journal_fault.clone()),
             memory: Memory::default(),
         }
     }
@@ -453,8 +473,8 @@ fn replace(path: &Path, status: &Status) -> io::Result<()> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{
-        BufferStatus, ConnectionState, ConnectionStatus, JobsStatus, PollStatus, Status, StatusError, TrafficStatus,
-        process_began, replace,
+        BufferStatus, ConnectionState, ConnectionStatus, FlashStatus, JobsStatus, PollStatus, Status, StatusError,
+        TrafficStatus, process_began, replace,
     };
     use crate::limits;
     use crate::metrics::{Bytes, Memory};
@@ -492,6 +512,8 @@ pub(crate) mod tests {
                 cluster_today: bytes,
                 cluster_this_month: bytes,
             },
+            flash: FlashStatus::default(),
+            journal_fault: String::new(),
             memory: Memory { rss_kb: 3_400, rss_peak_kb: 3_500 },
         }
     }

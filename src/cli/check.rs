@@ -36,8 +36,7 @@ pub(super) fn check(config: &Config, file: &Path, is_json: bool) -> Result<(), F
 /// not disturbed.
 fn judge(text: &[u8], config: &Config) -> Result<Report, Failure> {
     let seal = Provided::find().map(|provided| provided.seal()).transpose().map_err(Failure::failed)?.flatten();
-    let (pin, credential) =
-        StateDirectory::look(&config.state_dir, seal).map_err(Failure::failed)?.unwrap_or((None, None));
+    let (pin, credential) = StateDirectory::look(&config.state_dir, seal).map_err(Failure::failed)?;
     let pinned = agent::wanted(config).map_err(Failure::usage)?;
     let settings = KeySettings { signatures: config.signatures, pin: pinned };
     let (signatures, keyring) = gate::look(pin.as_ref(), &settings, &config.policy).map_err(Failure::failed)?;

@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod check;
+mod doctor;
+mod journal;
 mod register;
 mod run;
 #[cfg(feature = "sign")]
@@ -52,6 +54,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check { settings, file, is_json } => read_config(settings)
             .map_err(Failure::from)
             .and_then(|config| check::check(&config, Path::new(&file), is_json)),
+        Command::Journal { settings, is_json, follows } => journal::journal(settings, is_json, follows),
+        Command::Doctor(settings, remedy) => {
+            read_config(settings).map_err(Failure::from).and_then(|config| doctor::set_right(&config, remedy))
+        }
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),
         Command::Status(settings, is_json) => status::status(settings, is_json),

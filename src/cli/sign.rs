@@ -57,9 +57,18 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.";
 pub(super) fn main(arguments: &[String]) -> Option<Result<(), Failure>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ours = |word: &str| matches!(word, "key" | "sign");
+    let is_help = |rest: &[&str]| rest.iter().any(|word| matches!(*word, "--help" | "-h"));
+    if let ["help", word, ..] = words.as_slice()
+        && ours(word)
+    {
+        say(HELP);
+        return Some(Ok(()));
+    }
     match words.as_slice() {
-        ["help", word, ..] if ours(word) => Some(help()),
-        [word, rest @ ..] if ours(word) && rest.iter().any(|word| matches!(*word, "--help" | "-h")) => Some(help()),
+        [word, rest @ ..] if ours(word) && is_help(rest) => {
+            say(HELP);
+            Some(Ok(()))
+        }
         ["key", "new", rest @ ..] => Some(new_key(rest)),
         ["sign", "keyring", rest @ ..] => Some(sign_keyring(rest)),
         ["sign", "job", rest @ ..] => Some(sign_job(rest)),
@@ -69,11 +78,6 @@ pub(super) fn main(arguments: &[String]) -> Option<Result<(), Failure>> {
         }
         _ => None,
     }
-}
-
-fn help() -> Result<(), Failure> {
-    say(HELP);
-    Ok(())
 }
 
 /// The flags of a command, each with its values, and what is no flag.

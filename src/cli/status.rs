@@ -110,6 +110,10 @@ fn print(status: &Status, now: u64) -> String {
         "to the cluster",
         format!("today {}, this month {}", both(traffic.cluster_today), both(traffic.cluster_this_month)),
     );
+    line("flash", status.flash.describe());
+    if !status.journal_fault.is_empty() {
+        line("journal", status.journal_fault.clone());
+    }
     line("memory", format!("{} kB, at most {} kB", status.memory.rss_kb, status.memory.rss_peak_kb));
     line("agent", format!("pullet {}, process {}, up for {}", status.agent, status.pid, since(status.started_at)));
     text
@@ -168,11 +172,15 @@ mod tests {
             "waiting        1 reports of jobs and 2 events of 256 each; none lost",
             "jobs           1 open; since the start 2 succeeded, 3 failed, 4 without effect, 5 in conflict",
             "bytes          today 12.3 kB sent and 4.5 MB received, this month 12.3 kB sent and 4.5 MB received",
+            "flash          0 writes and 0 syncs, 0.00 and 0.00 an hour",
             "memory         3400 kB, at most 3500 kB",
         ] {
             assert!(text.lines().any(|printed| printed == line), "{line}\n{text}");
         }
         assert!(text.lines().all(|line| line.len() < 130));
+        assert!(!text.contains("\njournal "));
+        let fault = Status { journal_fault: "it is full of noise".into(), ..status() };
+        assert!(print(&fault, 0).contains("\njournal        it is full of noise\n"));
         let forged = Status { endpoint: "a\u{1b}[2J\nb".into(), ..status() };
         assert_eq!(print(&forged, 0).lines().count(), text.lines().count());
         let poll = PollStatus { hold_seconds: 30, hold_state: "fixed".into(), hold_failed_seconds: None };

@@ -16,6 +16,9 @@ const NAME: &str = "clock.json";
 /// Another version is not read.
 const VERSION: u32 = 1;
 
+/// The end of the year 9999: no timestamp can be written beyond it.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Floor {
@@ -124,7 +127,8 @@ fn read(path: &Path) -> Result<Option<u64>, FloorError> {
         return Err(malformed());
     }
     let floor: Floor = serde_json::from_slice(&text).map_err(|_| malformed())?;
-    if floor.version == VERSION { Ok(Some(floor.confirmed)) } else { Err(malformed()) }
+    let is_good = floor.version == VERSION && floor.confirmed <= LAST_SECOND;
+    if is_good { Ok(Some(floor.confirmed)) } else { Err(malformed()) }
 }
 
 /// A pipe in its place does not hold us up, a link is not followed.
@@ -171,12 +175,13 @@ mod tests {
         let path = directory.path().join("clock.json");
         let good = br#"{"version":1,"confirmed":1793491200}"#;
         let long = [good.as_slice(), &[b' '; 300]].concat();
-        let cases: [&[u8]; 7] = [
+        let cases: [&[u8]; 8] = [
             b"",
             &good[..20],
             br#"{"version":2,"confirmed":1}"#,
             br#"{"version":1,"confirmed":"1"}"#,
             br#"{"version":1,"confirmed":-1}"#,
+            br#"{"version":1,"confirmed":253402300800}"#,
             br#"{"version":1,"confirmed":18446744073709551616}"#,
             &long,
         ];

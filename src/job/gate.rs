@@ -5,11 +5,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::value::RawValue;
 use tracing::{error, info, warn};
 
 use super::ledger::KeyHash;
 use crate::clock;
 use crate::journal::Outbox;
+use crate::limits;
 use crate::link::pinned::{PinError, pin_first};
 use crate::link::stream::{Arrival, Limit};
 use crate::link::{Pin, PinStore, StoreError, Wanted};
@@ -56,6 +58,7 @@ pub struct Gate {
     settings: KeySettings,
     keys: Option<Arc<NodeKeys>>,
     store: Arc<dyn PinStore>,
+    opened_at: u64,
     held: Mutex<Held>,
 }
 
@@ -158,6 +161,7 @@ impl Gate {
             settings,
             keys,
             store,
+            opened_at: clock::unix_seconds(),
             held: Mutex::new(Held { keyring: None, is_behind: false, state, changes: 0, signed_at: None }),
         };
         if let Some(keyring) = keyring {
@@ -247,7 +251,7 @@ impl Gate {
             keyring: held.keyring.as_ref().filter(|_| !held.is_behind),
             payload_keys: self.keys.as_deref().map(NodeKeys::payload),
             cluster: &self.cluster,
-            now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed: true },
+            now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed: clock::standing().may_judge() },
             known,
         };
         let (content, next) = match verify(&outer, &context, &held.state) {
@@ -310,6 +314,30 @@ impl Gate {
         }
     }
 
+    /// The same for the heartbeat: whether jobs are verified, in one word, and what a person should know.
+    #[must_use]
+    pub fn summary(&self) -> (bool, &'static str, String) {
+        let standing = self.standing();
+        let quiet = clock::unix_seconds().saturating_sub(standing.signed_at.unwrap_or(self.opened_at));
+        let keyring = standing.keyring.map(|(version, epoch)| format!("keyring {version} of epoch {epoch}"));
+        let keyring = keyring.unwrap_or_default();
+        match standing.signatures {
+            Signatures::Off => (false, "TurnedOff", String::new()),
+            Signatures::Warn => (false, "NoKeyPinned", String::new()),
+            Signatures::Require if standing.lost_at.is_some() => (
+                false,
+                "LedgerLost",
+                format!("{keyring}; only jobs signed since the loss are done; a keyring of a new epoch clears it"),
+            ),
+            Signatures::Require if standing.is_behind => (false, "KeyringBehind", keyring),
+            Signatures::Require if standing.keyring.is_none() => (false, "NoKeyring", String::new()),
+            Signatures::Require if quiet > limits::QUIET_OWNER.as_secs() => {
+                (true, "NothingSigned", format!("{keyring}; no signed job for {} days", quiet / 86_400))
+            }
+            Signatures::Require => (true, "KeyPinned", String::new()),
+        }
+    }
+
     /// A party that asks for signatures is heard, whatever is set here; nobody weakens what is set.
     fn signatures(&self, held: &Held) -> Signatures {
         // A keyring that was pinned and is gone is no reason to trust everybody.
@@ -322,7 +350,7 @@ impl Gate {
         let fingerprints: Vec<String> = standing.fingerprints.iter().map(ToString::to_string).collect();
         match standing.signatures {
             Signatures::Require => {
-                info!(fingerprint = fingerprints.join(" "), "only jobs that the owner signed are done")
+                info!(fingerprint = fingerprints.join(" "), "only jobs that the owner signed are done");
             }
             Signatures::Warn => warn!(
                 "jobs need no signature here: whoever controls the control plane decides what this node does, within its limits; pin \
@@ -345,7 +373,7 @@ pub fn outer<'a>(job: &'a Job<'_>) -> Outer<'a> {
         kind: &job.kind,
         expires_at: job.expires_at.map(Timestamp::unix_seconds),
         idempotency_key: &job.idempotency_key,
-        payload: job.payload.map(|payload| payload.get()),
+        payload: job.payload.map(RawValue::get),
         encrypted_payload: job.encrypted_payload.as_deref(),
         signature: job.signature.as_deref(),
     }

@@ -1,5 +1,6 @@
 //! Does what [`machine`] says.
 
+mod order;
 mod resume;
 mod stamp;
 mod take;
@@ -286,6 +287,13 @@ impl Runner {
         let done = match permitted.instruction() {
             Instruction::Apply(manifest) => match self.done_before(id, manifest).await {
                 Ok(Some(done)) => Ok(done),
+                Ok(None) if permitted.order().is_some() => match self.later_job(permitted, manifest).await {
+                    Ok(Some(seq)) => return Input::Superseded(seq),
+                    Ok(None) => {
+                        target.apply(manifest, rule).await.map(|done| Done::Applied(done.reference, done.readiness))
+                    }
+                    Err(error) => Err(error),
+                },
                 Ok(None) => {
                     target.apply(manifest, rule).await.map(|done| Done::Applied(done.reference, done.readiness))
                 }

@@ -28,8 +28,16 @@ fn event(journal: &Journal<Faulty>, name: usize) -> Frame {
         uid: String::new(),
         generation: Some(1),
     };
-    let event =
-        StoredEvent { shape: "s".repeat(120), epoch: 1, kind: 1, object, conditions: vec![], endpoints: vec![], at: 1 };
+    let event = StoredEvent {
+        shape: "s".repeat(120),
+        epoch: 1,
+        kind: 1,
+        object,
+        conditions: vec![],
+        endpoints: vec![],
+        at: 1,
+        made: None,
+    };
     Frame { number: journal.numbers().fetch_add(1, Ordering::Relaxed), record: Record::Event(event) }
 }
 

@@ -99,7 +99,19 @@ impl FileMedium {
     /// # Errors
     /// When it cannot be opened for writing, is a link, or is no plain file.
     pub fn open(directory: BorrowedFd<'_>, name: &str, flash: &Arc<Flash>) -> io::Result<Option<Self>> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        Self::open_for(OFlags::RDWR, directory, name, flash)
+    }
+
+    /// As [`open`](Self::open), to be read alone: whoever looks while the agent runs cannot harm it.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is a link, or is no plain file.
+    pub fn open_to_read(directory: BorrowedFd<'_>, name: &str) -> io::Result<Option<Self>> {
+        Self::open_for(OFlags::RDONLY, directory, name, &Arc::default())
+    }
+
+    fn open_for(access: OFlags, directory: BorrowedFd<'_>, name: &str, flash: &Arc<Flash>) -> io::Result<Option<Self>> {
+        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = match fs::openat(directory, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return Ok(None),

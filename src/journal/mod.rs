@@ -24,6 +24,7 @@ pub mod ring;
 pub mod spool;
 pub mod stamp;
 pub mod store;
+pub mod survey;
 
 pub use bound::cut;
 pub use outbox::{Ended, Fill, Outbox, Report, keep};

@@ -11,6 +11,7 @@ use super::medium::faulty::{Faults, Faulty, Random};
 use super::page::{Frame, PAGE};
 use super::record::{Body, Record, StoredEvent, StoredJob, StoredOutcome, StoredRef, number_of};
 use super::spool::SPOOL;
+use super::stamp::BootMoment;
 use super::store::{Journal, Restored};
 use crate::limits;
 
@@ -71,6 +72,7 @@ fn event(len: usize) -> Record {
         conditions: vec![],
         endpoints: vec![],
         at: 1,
+        made: Some(BootMoment { boot: [1; 16], seconds: 1 }),
     })
 }
 

@@ -12,8 +12,8 @@ use super::ring::RingError;
 use super::spool::SPOOL;
 use super::store::{Journal, Restored};
 
-const JOURNAL: &str = "journal";
-const SPOOL_FILE: &str = "spool";
+pub(super) const JOURNAL: &str = "journal";
+pub(super) const SPOOL_FILE: &str = "spool";
 const CHECKPOINT_FILE: &str = "checkpoint";
 
 /// A file is made under this name and renamed.
@@ -29,6 +29,14 @@ pub struct Opened {
     pub troubles: Vec<Trouble>,
 }
 
+impl Opened {
+    /// All that is wrong, in one text; empty where nothing is.
+    #[must_use]
+    pub fn fault(&self) -> String {
+        self.troubles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+}
+
 /// What is wrong with the journal. The agent goes on with what can be trusted.
 #[derive(Debug)]
 pub enum Trouble {
@@ -38,6 +46,8 @@ pub enum Trouble {
     JobsLost(u64),
     /// The journal cannot be used or written.
     Ring(RingError),
+    /// A file was too short to be used, of so many bytes, and was made anew.
+    Short(&'static str, u64),
     /// The journal has another size than configured, and something waits in it.
     Size(u64, u64),
     /// There were bytes, and no page among them.
@@ -61,6 +71,11 @@ impl fmt::Display for Trouble {
                 let detail = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
                 write!(f, "{error} {detail}")
             }
+            Self::Short(name, found) => write!(
+                f,
+                "{name} in the state directory was cut to {found} bytes and was made anew: what waited in it is lost; is the \
+                 disk worn out?"
+            ),
             Self::Size(found, wanted) => write!(
                 f,
                 "the journal has {found} bytes and not {wanted} as configured; it is used as it is until nothing waits in it \
@@ -86,7 +101,10 @@ pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, 
     let flash = Arc::new(Flash::default());
     let mut troubles = Vec::new();
     let mut open_or_make = |name: &'static str, len: u64| match open_or_make(directory, name, len, &flash) {
-        Ok(medium) => Some(medium),
+        Ok((medium, short)) => {
+            troubles.extend(short.map(|found| Trouble::Short(name, found)));
+            Some(medium)
+        }
         Err(error) => {
             troubles.push(Trouble::File(name, error));
             None
@@ -130,30 +148,39 @@ pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, 
     if let Err(error) = started {
         troubles.push(Trouble::Ring(error));
     }
-    if let Some(trouble) = troubles.last() {
-        outbox.set_trouble(trouble.to_string());
-    }
-    Ok(Opened { outbox, restored, troubles })
+    Ok(said(Opened { outbox, restored, troubles }))
 }
 
 fn in_memory(epoch: u64, troubles: Vec<Trouble>) -> Opened {
-    let outbox = Outbox::new(epoch);
-    if let Some(trouble) = troubles.last() {
-        outbox.set_trouble(trouble.to_string());
-    }
-    Opened { outbox, restored: Restored { is_new: true, ..Restored::default() }, troubles }
+    let restored = Restored { is_new: true, ..Restored::default() };
+    said(Opened { outbox: Outbox::new(epoch), restored, troubles })
 }
 
-fn open_or_make(directory: BorrowedFd<'_>, name: &str, len: u64, flash: &Arc<Flash>) -> io::Result<FileMedium> {
-    match FileMedium::open(directory, name, flash)? {
-        // A journal of another size may hold something; the others are no use when they are too short.
-        Some(medium)
-            if medium.len()? >= len.min(crate::limits::JOURNAL_MIN) && (name == JOURNAL || medium.len()? >= len) =>
-        {
-            Ok(medium)
-        }
-        _ => make(directory, name, len, flash),
+/// A heartbeat tells of it, until a page could be written.
+fn said(opened: Opened) -> Opened {
+    if !opened.troubles.is_empty() {
+        opened.outbox.set_trouble(opened.fault());
     }
+    opened
+}
+
+/// The file, and its length where it was there and too short to be used.
+fn open_or_make(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    len: u64,
+    flash: &Arc<Flash>,
+) -> io::Result<(FileMedium, Option<u64>)> {
+    let Some(medium) = FileMedium::open(directory, name, flash)? else {
+        return make(directory, name, len, flash).map(|medium| (medium, None));
+    };
+    let found = medium.len()?;
+    // A journal of another size may hold something; the others are no use when they are too short.
+    let least = if name == JOURNAL { len.min(crate::limits::JOURNAL_MIN) } else { len };
+    if found >= least {
+        return Ok((medium, None));
+    }
+    make(directory, name, len, flash).map(|medium| (medium, Some(found)))
 }
 
 fn make(directory: BorrowedFd<'_>, name: &str, len: u64, flash: &Arc<Flash>) -> io::Result<FileMedium> {

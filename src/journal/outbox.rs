@@ -13,6 +13,7 @@ use super::medium::{FileMedium, Flash, FlashCounts};
 use super::page::Frame;
 use super::record::{StoredJob, StoredOutcome, StoredRef, number_of};
 use super::ring::RingError;
+use super::stamp::{self, BootMoment, Staged};
 use super::store::{Journal, OpenJob, event_frame};
 use crate::limits;
 use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, StatusUpdate};
@@ -41,7 +42,7 @@ pub struct Outbox {
 struct Stage {
     /// With the number of the record, where there is one.
     reports: Box<Deque<Box<Waiting>, { limits::STAGE_RECORDS }>>,
-    events: Box<Deque<Box<Event>, { limits::STAGE_RECORDS }>>,
+    events: Box<Deque<Box<Staged>, { limits::STAGE_RECORDS }>>,
     /// When the oldest waiting event came.
     events_since: Option<Instant>,
     epoch: u64,
@@ -211,7 +212,7 @@ impl Outbox {
         }
         stage.events_since.get_or_insert_with(Instant::now);
         // Room was made above.
-        let _ = stage.events.push_back(Box::new(event));
+        let _ = stage.events.push_back(Box::new((event, BootMoment::now())));
         drop(stage);
         self.filled.notify_one();
         self.staged.notify_one();
@@ -321,8 +322,8 @@ impl Outbox {
                 }
             }
             journal.count_lost(std::mem::take(&mut stage.lost));
-            let frame = |event: &Event| Some(event_frame(number_of(&event.event_key)?, event));
-            stage.events.iter().filter_map(|event| frame(event)).collect()
+            let frame = |event: &Event, made| Some(event_frame(number_of(&event.event_key)?, event, made));
+            stage.events.iter().filter_map(|staged| frame(&staged.0, staged.1)).collect()
         };
         let done = act(journal, &staged);
         let mut stage = self.lock();
@@ -449,7 +450,9 @@ impl Outbox {
         let last = events.last().and_then(|event: &Event| number_of(&event.event_key));
         let is_behind = |event: &Event| last.is_none_or(|last| number_of(&event.event_key) > Some(last));
         let room = limits::EVENT_BATCH.saturating_sub(events.len());
-        events.extend(stage.events.iter().filter(|event| is_behind(event)).take(room).map(|event| (**event).clone()));
+        events.extend(
+            stage.events.iter().filter(|staged| is_behind(&staged.0)).take(room).map(|staged| stamp::as_sent(staged)),
+        );
         (!events.is_empty()).then_some((events, since))
     }
 
@@ -531,11 +534,16 @@ impl Outbox {
 
 impl Stage {
     fn has_heartbeat(&self) -> bool {
-        self.events.iter().any(|event| event.kind == EventKind::ClusterHeartbeat)
+        self.events.iter().any(|staged| staged.0.kind == EventKind::ClusterHeartbeat)
     }
 
     fn drop_events(&mut self, through: u64) {
-        while self.events.front().and_then(|event| number_of(&event.event_key)).is_some_and(|first| first <= through) {
+        while self
+            .events
+            .front()
+            .and_then(|staged| number_of(&staged.0.event_key))
+            .is_some_and(|first| first <= through)
+        {
             self.events.pop_front();
         }
     }

@@ -317,7 +317,8 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::{BODY, Builder, CRC_AT, Frame, HEADER, Mark, PAGE, Sight, crc32c, frames, look};
-    use crate::journal::record::{Body, Record, StoredJob};
+    use crate::journal::record::{Body, Record, StoredEvent, StoredJob, StoredRef};
+    use crate::journal::stamp::BootMoment;
 
     fn mark() -> Mark {
         Mark {
@@ -415,6 +416,30 @@ mod tests {
         let found: Vec<Frame> = frames(&bytes, &header).collect();
         assert_eq!(found[0].record, record);
         assert_eq!(found[1].record, Record::Trust(vec![1; 192]));
+    }
+
+    #[test]
+    fn the_moment_of_an_event_comes_back_and_one_without_is_as_in_format_1() {
+        let made = Some(BootMoment { boot: [9; 16], seconds: 77 });
+        let event = StoredEvent {
+            shape: "s".into(),
+            epoch: 1,
+            kind: 1,
+            object: StoredRef::of(&crate::protocol::ObjectRef::default()),
+            conditions: vec![],
+            endpoints: vec![],
+            at: 1,
+            made,
+        };
+        let bare = Record::Event(StoredEvent { made: None, ..event.clone() });
+        let record = Record::Event(event);
+        let mut builder = Builder::new(3, 5);
+        assert!(builder.push(7, &record) && builder.push(8, &bare));
+        let bytes = builder.finish(7, &mark());
+        let Sight::Whole(header) = look(&bytes) else { panic!() };
+        let found: Vec<Record> = frames(&bytes, &header).map(|frame| frame.record).collect();
+        assert_eq!(found, [record, bare.clone()]);
+        assert_eq!(postcard::to_allocvec(&*bare.packed()).unwrap()[0], 2, "the place of Event");
     }
 
     #[test]

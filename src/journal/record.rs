@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::cut;
+use super::stamp::BootMoment;
 use crate::limits;
 use crate::protocol::{Condition, Endpoint, Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, Timestamp};
 
@@ -41,6 +42,8 @@ pub enum Record {
     OutcomeSigned([u8; 8], StoredOutcome),
     /// The trust state from here on, as whoever made it writes it. Since format 2.
     Trust(Vec<u8>),
+    /// As it is written: [`Record::Event`] of which the kernel's own count is known. Since format 2.
+    EventMade(StoredEvent, BootMoment),
 }
 
 impl Record {
@@ -50,6 +53,10 @@ impl Record {
         match self {
             Self::Accepted(job) => match job.header {
                 Some(header) => Cow::Owned(Self::AcceptedSigned(header, job.clone())),
+                None => Cow::Borrowed(self),
+            },
+            Self::Event(event) => match event.made {
+                Some(made) => Cow::Owned(Self::EventMade(event.clone(), made)),
                 None => Cow::Borrowed(self),
             },
             Self::Outcome(outcome) => match outcome.header {
@@ -65,6 +72,7 @@ impl Record {
     pub fn unpacked(self) -> Self {
         match self {
             Self::AcceptedSigned(header, job) => Self::Accepted(StoredJob { header: Some(header), ..job }),
+            Self::EventMade(event, made) => Self::Event(StoredEvent { made: Some(made), ..event }),
             Self::OutcomeSigned(header, outcome) => Self::Outcome(StoredOutcome { header: Some(header), ..outcome }),
             record => record,
         }
@@ -154,6 +162,9 @@ pub struct StoredEvent {
     pub endpoints: Vec<(String, String, String, String)>,
     /// Unix seconds.
     pub at: i64,
+    /// The same moment as the kernel counts it; none = it is not known.
+    #[serde(skip)]
+    pub made: Option<BootMoment>,
 }
 
 /// A condition.
@@ -252,6 +263,12 @@ impl StoredOutcome {
         }
     }
 
+    /// How the job ended, in a word.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        ["conflict", "failed", "noop", "succeeded"].get(usize::from(self.outcome)).copied().unwrap_or("unknown")
+    }
+
     /// The result; none when the record makes no sense.
     #[must_use]
     pub fn to_result(&self) -> Option<(JobId, JobResult)> {
@@ -291,6 +308,7 @@ impl StoredEvent {
             conditions: event.conditions.iter().map(condition).collect(),
             endpoints: event.endpoints.iter().map(endpoint).collect(),
             at: event.timestamp.unix_seconds(),
+            made: None,
         }
     }
 

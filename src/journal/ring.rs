@@ -17,6 +17,7 @@ use std::io;
 use super::medium::Medium;
 use super::page::{self, Builder, Frame, Header, Mark, PAGE, Sight};
 use super::record::Record;
+use super::stamp;
 use crate::limits;
 use crate::protocol::Event;
 
@@ -382,18 +383,27 @@ impl<M: Medium> Ring<M> {
     }
 
     /// Reads every record there is, oldest page first. A record that was carried forward comes more than once.
-    ///
-    /// # Errors
-    /// What `each` gives.
     pub fn read_all(&self, mut each: impl FnMut(u64, Frame)) {
+        self.read_pages(|header, frame| each(header.mark.epoch, frame));
+    }
+
+    /// As [`read_all`](Self::read_all), with the header of the page that each lies in.
+    pub fn read_pages(&self, mut each: impl FnMut(&Header, Frame)) {
         for at in self.by_age() {
             let Ok(bytes) = self.read(at) else { continue };
             if let Sight::Whole(header) | Sight::Damaged(header) = page::look(&bytes)
                 && header.page == self.slot(at).page
             {
-                page::frames(&bytes, &header).for_each(|frame| each(header.mark.epoch, frame));
+                page::frames(&bytes, &header).for_each(|frame| each(&header, frame));
             }
         }
+    }
+
+    /// Whether somebody else has written a page since this was opened.
+    #[must_use]
+    pub fn has_newer_page(&self) -> bool {
+        let sight = self.read(self.target()).map(|bytes| page::look(&bytes));
+        matches!(sight, Ok(Sight::Whole(header)) if header.page > self.newest_page)
     }
 
     fn by_age(&self) -> Vec<usize> {
@@ -419,9 +429,10 @@ impl<M: Medium> Ring<M> {
             for frame in self.frames_of(at).map_err(RingError::Io)? {
                 if let Record::Event(event) = &frame.record
                     && frame.number > through
-                    && let Some(event) = event.to_event(frame.number)
+                    && let Some(mut sent) = event.to_event(frame.number)
                 {
-                    events.insert(frame.number, event);
+                    stamp::correct(&mut sent, event.made);
+                    events.insert(frame.number, sent);
                     if events.len() > most {
                         events.pop_last();
                     }

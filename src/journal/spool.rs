@@ -105,18 +105,7 @@ impl<M: Medium> Spool<M> {
     }
 
     fn header(&self, slot: u8) -> Option<(u64, usize, u32, [u8; 8])> {
-        let mut header = [0; HEADER];
-        self.medium.read_at(u64::from(slot).checked_mul(SLOT)?, &mut header).ok()?;
-        let (body, crc) = header.split_last_chunk::<4>()?;
-        let (magic, rest) = body.split_first_chunk::<8>()?;
-        if *magic != MAGIC || u32::from_le_bytes(*crc) != crc32c(body) {
-            return None;
-        }
-        let (number, rest) = rest.split_first_chunk::<8>()?;
-        let (len, rest) = rest.split_first_chunk::<4>()?;
-        let (text_crc, rest) = rest.split_first_chunk::<4>()?;
-        let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
-        Some((u64::from_le_bytes(*number), len, u32::from_le_bytes(*text_crc), *rest.first_chunk::<8>()?))
+        header_of(&self.medium, slot)
     }
 
     /// Overwrites a text with zeros and frees its slot. Not made durable by itself: the next sync does it.
@@ -138,6 +127,27 @@ impl<M: Medium> Spool<M> {
         }
         self.medium.write_at(u64::from(slot).saturating_mul(SLOT), &[0; HEADER])
     }
+}
+
+/// The length of a job's text, for who only looks: [`Spool::open`] tidies up.
+#[must_use]
+pub fn text_len(medium: &impl Medium, slot: u8, number: u64) -> Option<usize> {
+    header_of(medium, slot).filter(|(found, ..)| *found == number).map(|(_, len, ..)| len)
+}
+
+fn header_of(medium: &impl Medium, slot: u8) -> Option<(u64, usize, u32, [u8; 8])> {
+    let mut header = [0; HEADER];
+    medium.read_at(u64::from(slot).checked_mul(SLOT)?, &mut header).ok()?;
+    let (body, crc) = header.split_last_chunk::<4>()?;
+    let (magic, rest) = body.split_first_chunk::<8>()?;
+    if *magic != MAGIC || u32::from_le_bytes(*crc) != crc32c(body) {
+        return None;
+    }
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    let (len, rest) = rest.split_first_chunk::<4>()?;
+    let (text_crc, rest) = rest.split_first_chunk::<4>()?;
+    let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
+    Some((u64::from_le_bytes(*number), len, u32::from_le_bytes(*text_crc), *rest.first_chunk::<8>()?))
 }
 
 fn id_hash(id: &str) -> [u8; 8] {

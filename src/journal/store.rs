@@ -13,6 +13,7 @@ use super::page::{Frame, Mark};
 use super::record::{Body, Record, StoredEvent, StoredJob, StoredOutcome, StoredRef};
 use super::ring::{Ring, RingError};
 use super::spool::Spool;
+use super::stamp::BootMoment;
 use crate::limits;
 use crate::protocol::Event;
 
@@ -488,7 +489,11 @@ impl<M: Medium> Journal<M> {
             Record::Outcome(_) => unsent.contains(&frame.number),
             Record::Event(_) => keeps_events && frame.number > through,
             Record::Trust(_) => Some(frame.number) == trust,
-            Record::AcceptedSigned(..) | Record::Lost { .. } | Record::OutcomeSigned(..) | Record::Started => false,
+            Record::AcceptedSigned(..)
+            | Record::EventMade(..)
+            | Record::Lost { .. }
+            | Record::OutcomeSigned(..)
+            | Record::Started => false,
         };
         let mut mark = self.mark;
         let written = self.ring.write(self.mark.epoch, frames, keep, |count| {
@@ -560,8 +565,8 @@ impl<M: Medium> Journal<M> {
 
 /// An event for [`Journal::flush`].
 #[must_use]
-pub fn event_frame(number: u64, event: &Event) -> Frame {
-    Frame { number, record: Record::Event(StoredEvent::of(event)) }
+pub fn event_frame(number: u64, event: &Event, made: Option<BootMoment>) -> Frame {
+    Frame { number, record: Record::Event(StoredEvent { made, ..StoredEvent::of(event) }) }
 }
 
 fn fits(frame: &Frame) -> bool {

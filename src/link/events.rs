@@ -22,6 +22,7 @@ pub async fn beat(
     reports: Arc<Reports>,
     cluster_id: ClusterId,
     interval: Duration,
+    trusting: impl Fn() -> (bool, &'static str, String) + Send,
 ) {
     let mut changes = health.subscribe();
     // The one sign of life of a day, when the budget is used up: tried again after an interval if it fails.
@@ -45,7 +46,15 @@ pub async fn beat(
         // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
         } else if connection.reachable == Some(true) && connection.access != Access::Refused {
             due_of_day = Instant::now();
-            push_heartbeat(&outbox, &cluster_id, connection, health.credential_ends(), budget.this_month());
+            push_heartbeat(
+                &outbox,
+                &cluster_id,
+                connection,
+                health.credential_ends(),
+                budget.this_month(),
+                health.has_unused_certificates(),
+                trusting(),
+            );
         }
         let pause = if budget.limit().is_some() { interval.min(limits::BUDGET_LOOK) } else { interval };
         let wake = Instant::now() + interval;
@@ -102,6 +111,8 @@ pub fn push_heartbeat(
     connection: Connection,
     ends: Option<Timestamp>,
     this_month: Bytes,
+    has_unused_certificates: bool,
+    (is_verified, reason, detail): (bool, &str, String),
 ) {
     if outbox.has_heartbeat() {
         return;
@@ -109,6 +120,15 @@ pub fn push_heartbeat(
     let mut conditions = conditions(connection, ends, outbox.fill(), this_month);
     conditions.extend(outbox.trouble().map(|trouble| condition("JournalHealthy", false, "JournalImpaired", trouble)));
     conditions.extend(doubtful_clock(clock::standing()));
+    // Bytes cost: that all is as it should be is not said.
+    if !is_verified || !detail.is_empty() {
+        conditions.push(condition("JobsVerified", is_verified, reason, detail));
+    }
+    // Why is in the log: an event has room for so much.
+    conditions.extend(
+        has_unused_certificates
+            .then(|| condition("CertificatesRenewed", false, "NewCertificatesUnusable", String::new())),
+    );
     push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
 }
 
@@ -120,6 +140,12 @@ fn conditions(connection: Connection, ends: Option<Timestamp>, fill: Fill, this_
 pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
     let condition = condition("Authenticated", true, "CredentialRotated", String::new());
     push(outbox, cluster_id, EventKind::CredentialRotated, vec![condition]);
+}
+
+/// The journal was not as it should be when the agent started.
+pub fn push_impaired(outbox: &Outbox, cluster_id: &ClusterId, fault: String) {
+    let condition = condition("JournalHealthy", false, "JournalImpaired", fault);
+    push(outbox, cluster_id, EventKind::ConditionTransition, vec![condition]);
 }
 
 /// A job was refused because it is not trusted.
@@ -225,16 +251,17 @@ mod tests {
         let connection = Connection { reachable: Some(true), access: Access::Accepted };
         let bytes = Bytes { sent: 7, received: 9 };
         let ends = Some(Timestamp::from_unix_seconds(0));
-        push_heartbeat(&outbox, &cluster, connection, ends, bytes);
-        push_heartbeat(&outbox, &cluster, connection, ends, bytes);
+        push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
+        push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
         let (events, _) = outbox.first_events().unwrap();
         assert_eq!(events.len(), 1);
         let reasons: Vec<&str> = events[0].conditions.iter().map(|condition| condition.reason.as_str()).collect();
-        assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained", "CountedThisMonth"]);
+        assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained", "CountedThisMonth", "NoKeyPinned"]);
         assert_eq!(events[0].conditions[1].message, "the credential ends 1970-01-01T00:00:00Z");
         assert_eq!(events[0].conditions[3].message, "7 bytes sent, 9 received");
-        // Four an hour, with their requests and answers, are to stay below 5 kB.
-        assert!(serde_json::to_vec(&events).unwrap().len() < 900);
+        // The worst of the usual: no key is pinned. tests/bench counts what four an hour cost on the wire.
+        let size = serde_json::to_vec(&events).unwrap().len();
+        assert!(size < 1_000, "{size}");
         assert!(
             events[0].event_key.starts_with("condition/ops.vworkspace.io/v1alpha1/Cluster/_/c1/_/Connected/True@0#")
         );

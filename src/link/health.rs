@@ -66,6 +66,8 @@ struct Contact {
     fault: String,
     /// When the credential in use ends; none = never.
     credential_ends: Option<Timestamp>,
+    /// Certificates that have changed cannot be used.
+    has_unused_certificates: bool,
 }
 
 /// How long may pass without a round trip before the agent counts as disconnected.
@@ -95,6 +97,7 @@ impl Default for Health {
             is_long_outage: false,
             fault: String::new(),
             credential_ends: None,
+            has_unused_certificates: false,
         };
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
@@ -186,6 +189,17 @@ impl Health {
     /// Another credential is in use, which ends then.
     pub fn set_credential_end(&self, end: Option<Timestamp>) {
         self.contact().credential_ends = end;
+    }
+
+    /// Whether certificates that have changed cannot be used.
+    #[must_use]
+    pub fn has_unused_certificates(&self) -> bool {
+        self.contact().has_unused_certificates
+    }
+
+    /// Certificates that have changed cannot be used, or are in use.
+    pub fn set_unused_certificates(&self, is_so: bool) {
+        self.contact().has_unused_certificates = is_so;
     }
 
     /// How long it takes until the agent counts as disconnected, if nothing is heard.

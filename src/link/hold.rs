@@ -16,6 +16,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits;
 
 /// The length of the next poll, and what is known of the way.
@@ -35,6 +37,15 @@ pub struct Hold {
 struct Failed {
     length: Duration,
     at: Duration,
+}
+
+/// What is known of the way, in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Learnt {
+    length: u64,
+    borne: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failed: Option<u64>,
 }
 
 /// How a poll went.
@@ -75,6 +86,26 @@ impl Hold {
     #[must_use]
     pub fn adapting(length: Duration) -> Self {
         Self { length, is_fixed: false, borne: Duration::ZERO, failed: None, suspect: None, deaths: 0 }
+    }
+
+    /// What a restart may know; none of one that stays as it is.
+    #[must_use]
+    pub fn learnt(&self) -> Option<Learnt> {
+        let failed = self.failed.map(|failed| failed.length.as_secs());
+        (!self.is_fixed).then_some(Learnt { length: self.length.as_secs(), borne: self.borne.as_secs(), failed })
+    }
+
+    /// As it was learnt before, within the bounds of today; what failed is remembered for one more day.
+    #[must_use]
+    pub fn knowing(self, learnt: Learnt) -> Self {
+        if self.is_fixed {
+            return self;
+        }
+        let within = |seconds: u64| Duration::from_secs(seconds).clamp(limits::HOLD_FLOOR, limits::HOLD_MAX);
+        let borne = if learnt.borne == 0 { Duration::ZERO } else { within(learnt.borne) };
+        let failed = learnt.failed.map(within).filter(|length| *length > borne);
+        let failed = failed.map(|length| Failed { length, at: Duration::ZERO });
+        Self { length: within(learnt.length), borne, failed, ..self }
     }
 
     /// What the next poll asks for.

@@ -1,22 +1,21 @@
 //! The calls of the protocol over HTTPS: one connection for polling, one for posting.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use super::backoff::draw;
 use tracing::{info, warn};
 
+use super::backoff::draw;
 use super::credential::{Bearer, StoreError};
 use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
-use super::{Acknowledged, JobSource, Posted, StatusSink};
+use super::{Acknowledged, Health, JobSource, Posted, StatusSink};
 use crate::net::{Body, Line, NetError, Patience, Profile};
 use crate::protocol::{
     ClusterId, CredentialAnswer, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest,
@@ -39,7 +38,8 @@ pub struct LongPoll {
     /// The `n` of the next MAC. It begins anywhere below 2^52 and counts on: no clock is needed so that a restart does not
     /// repeat one, and every reader of JSON or a float can hold it (decision 0017).
     posts: AtomicU64,
-    has_client_certificate: AtomicBool,
+    /// Where is told what became of certificates that have changed.
+    health: OnceLock<Arc<Health>>,
 }
 
 /// What a registration or a rotation gave. The texts are as they came: whoever uses them checks them.
@@ -67,13 +67,13 @@ impl LongPoll {
             profile,
             bearer: RwLock::new(bearer),
             posts: AtomicU64::new(draw() >> 12),
-            has_client_certificate: AtomicBool::new(false),
+            health: OnceLock::new(),
         }
     }
 
-    /// Whether a client certificate shows who posts, so that no MAC has to.
-    pub fn set_client_certificate(&self, is_in_use: bool) {
-        self.has_client_certificate.store(is_in_use, Ordering::Relaxed);
+    /// Tells there from now on what becomes of certificates that change.
+    pub fn report_to(&self, health: Arc<Health>) -> Arc<Health> {
+        Arc::clone(self.health.get_or_init(|| health))
     }
 
     /// Uses another bearer from the next call on, for every caller.
@@ -131,7 +131,7 @@ impl LongPoll {
         let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = request(Method::POST, &self.endpoint.url(path), &bearer.token, body)?;
         let at = clock::unix_seconds();
-        if !self.has_client_certificate.load(Ordering::Relaxed) {
+        if !self.profile.tls.has_client_certificate() {
             self.add_mac(&mut request, bearer, at)?;
         }
         if let Some(signer) = proof_by.and_then(NodeKeys::signer) {
@@ -174,7 +174,14 @@ impl LongPoll {
     /// Certificates and authorities whose files have changed are tried on a connection of their own, and are used by
     /// every later connection once the control plane has answered there. Requests that are under way go on.
     fn follow_files(&self) {
-        let Some(changed) = self.profile.tls.changed() else { return };
+        let Some(changed) = self.profile.tls.changed() else {
+            if self.profile.tls.is_current()
+                && let Some(health) = self.health.get()
+            {
+                health.set_unused_certificates(false);
+            }
+            return;
+        };
         let tried = changed.map_err(|error| error.to_string()).and_then(|candidate| {
             let profile = Profile { tls: candidate.tls(), ..self.profile.clone() };
             let tried = request(Method::GET, &self.jobs_url(PROBE_WAIT), &self.bearer().token, Vec::new())
@@ -184,6 +191,9 @@ impl LongPoll {
                 format!("{fault}: {cause} {detail}")
             })
         });
+        if let Some(health) = self.health.get() {
+            health.set_unused_certificates(tried.is_err());
+        }
         match tried {
             Ok(candidate) => {
                 self.profile.tls.commit(candidate);
@@ -197,6 +207,25 @@ impl LongPoll {
                 "the changed certificates do not work with the control plane; those of before stay in use, and the files are \
                  tried again"
             ),
+        }
+    }
+
+    /// The server's certificate is not valid yet, as far as a clock can tell that nobody has confirmed: a poll on a line of
+    /// its own may set the clock. Its jobs come again.
+    fn ask_the_time(&self) {
+        if clock::standing().is_confirmed() {
+            return;
+        }
+        let Some(tls) = self.profile.tls.at_not_before() else { return };
+        let line = Line::new(Profile { tls, ..self.profile.clone() });
+        let asked = request(Method::GET, &self.jobs_url(PROBE_WAIT), &self.bearer().token, Vec::new())
+            .and_then(|request| call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)));
+        match asked {
+            Ok(_) => warn!(
+                "the server's certificate is not valid yet by the clock of this node, which nobody has confirmed: the server was \
+                 asked for the time; two answers 10 minutes apart set the clock, and no job is taken before"
+            ),
+            Err(fault) => warn!(error = %fault, "the server could not be asked for the time"),
         }
     }
 
@@ -216,7 +245,13 @@ impl JobSource for LongPoll {
         self.follow_files();
         let line = self.poll.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
-        let response = call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE))?;
+        let response = match call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE)) {
+            Err(fault) if is_not_valid_yet(&fault) => {
+                self.ask_the_time();
+                return Err(fault);
+            }
+            called => called?,
+        };
         let answer = stream::read(response.into_body().with_limit(limits::ANSWER_READ_BYTES));
         match answer.end {
             // A captive portal answers 200 with a page of its own.
@@ -342,7 +377,10 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
     let response = line.run(request, patience).map_err(Fault::Network)?;
     let status = response.status();
     if status == StatusCode::OK || status == StatusCode::NO_CONTENT {
-        note_date(&response);
+        // A captive portal says 200 to everything, with a date of its own.
+        if status == StatusCode::NO_CONTENT || is_ours(&response) {
+            note_date(line, &response);
+        }
         return Ok(response);
     }
     let ours = is_ours(&response);
@@ -368,14 +406,25 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
     })
 }
 
-/// The control plane let us in over TLS: it may stand for the time.
-fn note_date(response: &Response<Body>) {
+/// The control plane let us in over TLS: it may stand for a time at which its own certificate is valid.
+fn note_date(line: &Line, response: &Response<Body>) {
     let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
     if let Some(date) = date.and_then(|text| httpdate::parse_http_date(text).ok())
+        && line.is_valid_at(date)
         && let Err(error) = clock::witness(date)
     {
         warn!(%error, "the floor of the clock was not stored");
     }
+}
+
+fn is_not_valid_yet(fault: &Fault) -> bool {
+    use rustls::{CertificateError, Error};
+    matches!(
+        fault,
+        Fault::Network(NetError::Tls(Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
+        )))
+    )
 }
 
 fn is_ours(response: &Response<Body>) -> bool {

@@ -24,6 +24,7 @@ pub mod seal;
 pub mod secret_file;
 pub mod store;
 pub mod stream;
+pub mod traffic;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 //! | `credential.json` | the credential with its keys |
 //! | `keys.json` | the keys of a registration that has no answer yet |
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
+//! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
 //! | `lock` | one agent acts on one directory |
 
 use std::fs::File;
@@ -94,19 +95,19 @@ impl StateDirectory {
     }
 
     /// What lies in a directory, without its lock and without making or changing anything: the pinned keyring and the
-    /// credential. None where there is no directory.
+    /// credential. Neither where there is no directory.
     ///
     /// # Errors
     /// When it is there and cannot be trusted or read.
-    pub fn look(path: &Path, seal: Option<Seal>) -> Result<Option<(Option<Pin>, Option<Credential>)>, StoreError> {
+    pub fn look(path: &Path, seal: Option<Seal>) -> Result<(Option<Pin>, Option<Credential>), StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = match fs::open(path, flags, Mode::empty()) {
             Ok(handle) => handle,
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::NOENT) => return Ok((None, None)),
             Err(error) => return Err(StoreError::Io(path.to_owned(), error.into())),
         };
         let store = Self { path: path.to_owned(), handle, seal, _lock: None };
-        Ok(Some((store.load_pin()?, store.load()?)))
+        Ok((store.load_pin()?, store.load()?))
     }
 
     /// Wraps a credential that was stored before there was a seal. What it was lies on in the free blocks of the disk.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Method, Request, Response};
 use rustls::pki_types::ServerName;
@@ -60,6 +60,7 @@ pub enum Patience {
 pub struct Line {
     agent: ureq::Agent,
     plain_http: PlainHttp,
+    tls: Tls,
 }
 
 impl Line {
@@ -87,8 +88,9 @@ impl Line {
         let connector =
             ().chain(ConnectProxyConnector::default())
                 .chain(MeteredConnector(TcpConnector::default(), profile.meter))
-                .chain(TlsConnector(profile.tls));
-        Self { agent: ureq::Agent::with_parts(config, connector, Names::default()), plain_http: profile.plain_http }
+                .chain(TlsConnector(profile.tls.clone()));
+        let agent = ureq::Agent::with_parts(config, connector, Names::default());
+        Self { agent, plain_http: profile.plain_http, tls: profile.tls }
     }
 
     /// Sends a request and waits for the head of its answer, whatever its status. Blocks. A GET or DELETE
@@ -137,6 +139,12 @@ impl Line {
             }
         };
         self.agent.run(request)
+    }
+
+    /// Whether the server's chain is valid at this time; true without TLS.
+    #[must_use]
+    pub fn is_valid_at(&self, time: SystemTime) -> bool {
+        self.tls.is_valid_at(time)
     }
 
     /// Ends the line: a call that blocks on it fails at once, and so does every later one.

@@ -9,6 +9,7 @@ mod error;
 pub mod proxy;
 pub mod renewal;
 pub mod tls;
+mod verifier;
 
 pub use body::Body;
 pub use connector::{Line, Patience, PlainHttp, Profile};

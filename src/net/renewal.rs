@@ -6,19 +6,20 @@ use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
-use super::tls::{ClientIdentity, Roots, TlsFileError, client_config};
+use super::tls::{ClientIdentity, Roots, TlsFileError, judged_config};
+use super::verifier::{Verifier, When};
 use crate::limits;
 
 /// The files that a line's TLS is made of; none = what the system trusts, and nothing is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Authorities beside those of the system; a bundle of several overlaps two of them.
-    pub authorities: Option<PathBuf>,
+    pub authorities: Vec<PathBuf>,
     /// The client's certificate, leaf first, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
@@ -28,16 +29,25 @@ pub struct TlsFiles {
 pub struct Tls(Arc<Mutex<State>>);
 
 struct State {
-    config: Arc<ClientConfig>,
+    material: Material,
     files: TlsFiles,
     stamps: Vec<Stamp>,
     /// What was refused last, and when: it is tried again, but not with each poll.
     refused: Option<(Vec<Stamp>, Instant)>,
 }
 
+/// What the files come to.
+#[derive(Clone)]
+struct Material {
+    config: Arc<ClientConfig>,
+    verifier: Option<Arc<Verifier>>,
+    /// For a line that asks for the time and nothing else.
+    at_not_before: Option<(Arc<ClientConfig>, Arc<Verifier>)>,
+}
+
 /// Changed material that has not been tried yet.
 pub struct Candidate {
-    config: Arc<ClientConfig>,
+    material: Material,
     stamps: Vec<Stamp>,
 }
 
@@ -53,7 +63,7 @@ impl fmt::Debug for Tls {
 /// Of material that does not change.
 impl From<Arc<ClientConfig>> for Tls {
     fn from(config: Arc<ClientConfig>) -> Self {
-        Self::of(config, TlsFiles::default(), Vec::new())
+        Self::of(Material { config, verifier: None, at_not_before: None }, TlsFiles::default(), Vec::new())
     }
 }
 
@@ -67,13 +77,28 @@ impl Tls {
         Ok(Self::of(files.read()?, files, stamps))
     }
 
-    fn of(config: Arc<ClientConfig>, files: TlsFiles, stamps: Vec<Stamp>) -> Self {
-        Self(Arc::new(Mutex::new(State { config, files, stamps, refused: None })))
+    fn of(material: Material, files: TlsFiles, stamps: Vec<Stamp>) -> Self {
+        Self(Arc::new(Mutex::new(State { material, files, stamps, refused: None })))
     }
 
     /// What a new connection uses.
     pub(super) fn now(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.state().config)
+        Arc::clone(&self.state().material.config)
+    }
+
+    /// For one line to a server whose certificate is not valid yet by a clock that nobody has confirmed: the chain is
+    /// verified when it first is. None where nothing is known of files.
+    #[must_use]
+    pub fn at_not_before(&self) -> Option<Self> {
+        let (config, verifier) = self.state().material.at_not_before.clone()?;
+        let material = Material { config, verifier: Some(verifier), at_not_before: None };
+        Some(Self::of(material, TlsFiles::default(), Vec::new()))
+    }
+
+    /// Whether the chain that the server showed last is valid at this time; true where it showed none.
+    #[must_use]
+    pub fn is_valid_at(&self, time: SystemTime) -> bool {
+        self.state().material.verifier.as_ref().is_none_or(|verifier| verifier.is_valid_at(time))
     }
 
     /// Whether a client certificate is shown to a server that asks for one.
@@ -100,13 +125,19 @@ impl Tls {
         }
         // Until somebody commits it.
         state.refused = Some((stamps.clone(), Instant::now()));
-        Some(state.files.read().map(|config| Candidate { config, stamps }))
+        Some(state.files.read().map(|material| Candidate { material, stamps }))
+    }
+
+    /// Whether no change of a file waits to be used.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.state().refused.is_none()
     }
 
     /// It has worked: every new connection uses it.
     pub fn commit(&self, candidate: Candidate) {
         let mut state = self.state();
-        state.config = candidate.config;
+        state.material = candidate.material;
         state.stamps = candidate.stamps;
         state.refused = None;
     }
@@ -120,21 +151,24 @@ impl Candidate {
     /// For a line that tries it.
     #[must_use]
     pub fn tls(&self) -> Tls {
-        Arc::clone(&self.config).into()
+        Tls::of(self.material.clone(), TlsFiles::default(), Vec::new())
     }
 }
 
 impl TlsFiles {
-    fn read(&self) -> Result<Arc<ClientConfig>, TlsFileError> {
+    fn read(&self) -> Result<Material, TlsFileError> {
         let mut roots = Roots::system();
-        if let Some(path) = &self.authorities {
+        for path in &self.authorities {
             roots.add_file(path)?;
         }
         let identity = match &self.client {
             Some((certificate, key)) => Some(read_identity(certificate, key)?),
             None => None,
         };
-        client_config(roots, identity)
+        let again = identity.as_ref().map(ClientIdentity::duplicate);
+        let (config, verifier) = judged_config(roots.clone(), identity, When::Now)?;
+        let at_not_before = judged_config(roots, again, When::AtNotBefore)?;
+        Ok(Material { config, verifier: Some(verifier), at_not_before: Some(at_not_before) })
     }
 
     fn stamps(&self) -> Vec<Stamp> {
@@ -150,13 +184,16 @@ fn stamp(path: &Path) -> Stamp {
 
 fn read_identity(certificate: &Path, key: &Path) -> Result<ClientIdentity, TlsFileError> {
     let chain = read_bounded(certificate, |_| true)?;
-    let secret = read_bounded(key, |mode| mode & 0o077 == 0)?;
+    let secret = read_bounded(key, |mode| mode.trailing_zeros() >= GROUP_AND_OTHERS)?;
     // An error names the file that is wrong.
     ClientIdentity::from_pem(&chain, &secret, certificate).map_err(|error| match error {
         TlsFileError::Malformed(_) if is_chain(&chain) => TlsFileError::Malformed(key.to_owned()),
         error => error,
     })
 }
+
+/// The lower bits of a mode.
+const GROUP_AND_OTHERS: u32 = 6;
 
 fn is_chain(pem: &[u8]) -> bool {
     use rustls::pki_types::CertificateDer;
@@ -212,7 +249,7 @@ mod tests {
         let (chain, secret) = pair();
         put(&certificate, chain);
         put(&key, secret);
-        TlsFiles { authorities: None, client: Some((certificate, key)) }
+        TlsFiles { authorities: Vec::new(), client: Some((certificate, key)) }
     }
 
     #[test]

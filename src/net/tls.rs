@@ -6,12 +6,13 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
+use super::verifier::{Verifier, When};
 use crate::{clock, limits};
 
 /// Where Debian, Fedora, Alpine and SUSE keep their bundle.
@@ -138,6 +139,11 @@ impl Roots {
 }
 
 impl ClientIdentity {
+    /// The same once more.
+    pub(super) fn duplicate(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+
     /// Reads a chain and a key from PEM texts; `origin` is what an error names.
     ///
     /// # Errors
@@ -158,11 +164,32 @@ impl ClientIdentity {
 /// # Errors
 /// When the client's certificate and key do not belong together.
 pub fn client_config(roots: Roots, identity: Option<ClientIdentity>) -> Result<Arc<ClientConfig>, TlsFileError> {
+    finish(builder()?.with_root_certificates(roots.0), identity)
+}
+
+/// As [`client_config`], and what judges the server.
+pub(super) fn judged_config(
+    roots: Roots,
+    identity: Option<ClientIdentity>,
+    when: When,
+) -> Result<(Arc<ClientConfig>, Arc<Verifier>), TlsFileError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_details(provider, Arc::new(OurClock))
+    let verifier = Arc::new(Verifier::new(roots.0, provider, when).map_err(TlsFileError::Unusable)?);
+    let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<_>);
+    Ok((finish(builder, identity)?, verifier))
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsFileError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_details(provider, Arc::new(OurClock))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(TlsFileError::Unusable)?
-        .with_root_certificates(roots.0);
+        .map_err(TlsFileError::Unusable)
+}
+
+fn finish(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    identity: Option<ClientIdentity>,
+) -> Result<Arc<ClientConfig>, TlsFileError> {
     let mut config = match identity {
         Some(identity) => {
             builder.with_client_auth_cert(identity.chain, identity.key).map_err(TlsFileError::Unusable)?

@@ -167,6 +167,12 @@ impl TrustState {
         Ok(next)
     }
 
+    /// The state after somebody who can tell has said that nothing of what was lost comes again.
+    #[must_use]
+    pub fn without_loss(self) -> Self {
+        Self { lost_at: None, ..self }
+    }
+
     /// As it is written.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; STATE_BYTES] {

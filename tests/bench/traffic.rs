@@ -1,5 +1,5 @@
 //! What an idle agent sends and receives, as it goes over the wire: TLS records as they are counted, and what TCP and IP
-//! add to them, which is computed.
+//! add to them, which is computed and not less than it is: no acknowledgement rides on an answer.
 //!
 //! One cycle is measured at a hold of one second and reckoned up: a longer hold changes two characters of the request.
 //! A heartbeat is measured whole, from one to the next, with the connection that it opens.
@@ -8,6 +8,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::{Figure, PATIENCE, setup};
+use crate::agent::CLUSTER;
+use crate::testbed::job::config_map;
 use crate::testbed::{Call, Counts, Testbed};
 
 /// The promises.
@@ -112,7 +114,7 @@ impl std::fmt::Display for Wire {
 /// From one poll's coming to the next one's.
 fn cycle() -> Wire {
     let testbed = Testbed::start();
-    let _agent = setup(&testbed).target_directory().flag("--wait", "1").spawn();
+    let _agent = setup(&testbed).target_directory().without("--wait").flag("--wait", "1").spawn();
     // The first ones are not like the others: a heartbeat goes out beside them.
     let start = 5;
     testbed.polls(start, PATIENCE);
@@ -125,7 +127,7 @@ fn cycle() -> Wire {
 /// A poll whose connection was cut: a whole handshake or a resumed one, whichever the agent makes of it.
 fn handshake() -> Wire {
     let testbed = Testbed::start();
-    let _agent = setup(&testbed).target_directory().flag("--wait", "60").spawn();
+    let _agent = setup(&testbed).target_directory().without("--wait").flag("--wait", "60").spawn();
     testbed.held_poll(PATIENCE);
     std::thread::sleep(Duration::from_secs(3));
     let before = testbed.counts();
@@ -138,11 +140,15 @@ fn handshake() -> Wire {
 /// From one heartbeat's coming to the next one's, with a poll that is held all the while.
 fn heartbeat() -> Wire {
     let testbed = Testbed::start();
-    let mut setup = setup(&testbed).target_directory().flag("--wait", "300");
+    let mut setup = setup(&testbed).target_directory().without("--wait").flag("--wait", "300");
     let file = setup.home().join("bench.toml");
     fs::write(&file, "heartbeat_interval = 60\n").unwrap();
     setup = setup.flag("--config", &file);
     let _agent = setup.spawn();
+    testbed.held_poll(PATIENCE);
+    // The first sign of life follows the first answer.
+    let id = testbed.apply(CLUSTER, config_map("bench", "c", "value"));
+    testbed.result_of(&id, PATIENCE);
     testbed.held_poll(PATIENCE);
     let heartbeats = |count: usize| {
         let is_there = |state: &crate::testbed::State| {
@@ -150,7 +156,7 @@ fn heartbeat() -> Wire {
         };
         testbed.wait_for("a heartbeat", Duration::from_secs(150), is_there);
         // What is about it is over as well.
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(3));
         testbed.counts()
     };
     let (before, after) = (heartbeats(1), heartbeats(2));

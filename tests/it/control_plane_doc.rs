@@ -56,7 +56,7 @@ impl Plane {
         let mut plane = Self { child, orders, answers, home, endpoint: String::new(), fingerprint: String::new() };
         let first = plane.answer();
         plane.endpoint = format!("https://127.0.0.1:{}", first["port"]);
-        plane.fingerprint = first["fingerprint"].as_str().unwrap().to_owned();
+        first["fingerprint"].as_str().unwrap().clone_into(&mut plane.fingerprint);
         plane
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, CLUSTER};
+use crate::agent::{Agent, CLUSTER, Setup};
 use crate::testbed::{Call, Fault, Job, Testbed};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -187,9 +187,104 @@ fn whatever_is_in_its_files_the_agent_starts_and_says_so() {
         let job = testbed.apply(CLUSTER, config_map("a", 5_000));
         let mut agent = setup.spawn();
         assert_eq!(testbed.result_of(&job, PATIENCE)["outcome"], "succeeded", "{what}: {}", agent.log());
-        if ["noise", "long", "no file"].contains(&what) {
-            assert!(agent.log().contains("the journal is not as it should be"), "{what}: {}", agent.log());
-        }
+        says_so(&testbed, &setup, &agent, what);
         agent.stop();
     }
+}
+
+/// In the log, in an event, and in `status`.
+fn says_so(testbed: &Testbed, setup: &Setup, agent: &Agent, what: &str) {
+    assert!(agent.log().contains("the journal is not as it should be"), "{what}: {}", agent.log());
+    let file = setup.home().join("run/status.json").display().to_string();
+    let status = Agent::run_to_end(["status", "--json", "--status-file", &file]);
+    let status: Value = serde_json::from_slice(&status.stdout).expect("a status");
+    let fault = status["journalFault"].as_str().unwrap_or_default().to_owned();
+    assert!(!fault.is_empty(), "{what}: {status}");
+    let tells = |event: &Value| {
+        let conditions = event["conditions"].as_array().cloned().unwrap_or_default();
+        let is_it = |one: &Value| {
+            let said = one["message"].as_str().unwrap_or_default().trim_end_matches('…').to_owned();
+            one["type"] == "JournalHealthy" && one["status"] == "False" && fault.starts_with(&said)
+        };
+        event["kind"] == "ConditionTransition" && conditions.iter().any(is_it)
+    };
+    testbed.event(&format!("what is wrong: {what}"), PATIENCE, tells);
+}
+
+/// A state directory on a disk of its own.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn mount(at: &std::path::Path, options: &str) -> Self {
+        let disk = Self(at.to_owned());
+        disk.run("mount", &["-t", "tmpfs", "-o", options, "tmpfs"]);
+        disk
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let ended = std::process::Command::new(program).args(arguments).arg(&self.0).status();
+        assert!(ended.expect("it can be started").success(), "{program} {arguments:?}");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+#[ignore = "needs a small disk: root, to mount a file system of 64 KiB"]
+fn on_a_full_disk_the_agent_works_in_memory_and_says_so() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory();
+    let _disk = Disk::mount(&setup.state_dir(), "size=64k,mode=0700");
+    let job = testbed.apply(CLUSTER, config_map("a", 5_000));
+    let mut agent = setup.spawn();
+    assert_eq!(testbed.result_of(&job, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
+    says_so(&testbed, &setup, &agent, "full");
+    agent.stop();
+}
+
+#[test]
+#[ignore = "needs a small disk: root, to mount one of its files read-only"]
+fn with_a_read_only_journal_the_agent_works_in_memory_and_says_so() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory();
+    let mut agent = setup.spawn();
+    testbed.held_poll(PATIENCE);
+    agent.stop();
+    let journal = setup.state_dir().join("journal");
+    let disk = Disk(journal.clone());
+    disk.run("mount", &["--bind", &journal.display().to_string()]);
+    disk.run("mount", &["-o", "remount,ro,bind"]);
+    let job = testbed.apply(CLUSTER, config_map("a", 10));
+    let mut agent = setup.spawn();
+    assert_eq!(testbed.result_of(&job, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
+    says_so(&testbed, &setup, &agent, "read-only");
+    agent.stop();
+}
+
+#[test]
+fn a_journal_of_another_size_than_configured_is_used_until_nothing_waits_in_it() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory();
+    testbed.fault_until_cleared(Call::Result, Fault::status(503));
+    let job = testbed.apply(CLUSTER, config_map("a", 10));
+    let mut agent = setup.spawn();
+    testbed.wait_for("a result", PATIENCE, |state| {
+        state.requests.iter().any(|seen| seen.call == Some(Call::Result)).then_some(())
+    });
+    agent.kill();
+    let larger = setup.clone().flag("--journal-size", "524288");
+    let mut agent = larger.spawn();
+    agent.wait_for_log("524288 as configured", PATIENCE);
+    testbed.clear_faults();
+    assert_eq!(testbed.result_of(&job, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
+    says_so(&testbed, &larger, &agent, "another size");
+    agent.stop();
+    let mut agent = larger.spawn();
+    testbed.held_poll(PATIENCE);
+    assert_eq!(std::fs::metadata(larger.state_dir().join("journal")).expect("it is there").len(), 524_288);
+    agent.stop();
 }

@@ -340,3 +340,17 @@ fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
     node.owner.epoch = 2;
     node.does(node.sign(job("new-epoch").with("createdAt", "2026-06-01T00:00:00Z")));
 }
+
+#[test]
+fn an_older_signed_job_does_not_bring_back_what_a_later_one_replaced() {
+    let node = Node::start();
+    let version = |value: &str| Job::apply(config_map("clinic", "settings", value));
+    let old = node.owner.sign_with_seq(CLUSTER, version("old"), 5);
+    node.does(node.owner.sign_with_seq(CLUSTER, version("new"), 6));
+    let before = node.applied();
+    let id = node.send(old);
+    let result = node.testbed.result_of(&id, LATER);
+    assert!(result["error"].as_str().unwrap().starts_with("RolledBack: "), "{result}");
+    assert_eq!(node.applied(), before);
+    node.does(node.owner.sign_with_seq(CLUSTER, version("newer"), 7));
+}

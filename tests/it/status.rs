@@ -144,6 +144,34 @@ fn the_bytes_are_those_that_the_server_counts() {
 }
 
 #[test]
+fn a_job_writes_two_pages_with_one_sync_each_and_an_idle_agent_none() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "2");
+    let agent = setup.spawn();
+    testbed.held_poll(SOON);
+    let flash = |status: &Value| ["writes", "syncs"].map(|name| status["flash"][name].as_u64().unwrap());
+    let after_job = |number: u64| {
+        let id = testbed.apply(CLUSTER, config_map("shop", &format!("a{number}"), "1"));
+        testbed.result_of(&id, SOON);
+        flash(&until(&setup, "a job that is done", |status| status["jobs"]["succeeded"] == number))
+    };
+    let mut before = after_job(1);
+    for number in 2..6 {
+        let now = after_job(number);
+        assert_eq!([now[0] - before[0], now[1] - before[1]], [2, 2], "job {number}");
+        before = now;
+    }
+    let polls = testbed.counts().polls;
+    testbed.polls(polls + 3, SOON);
+    let idle = json(&setup).unwrap();
+    assert_eq!(flash(&idle), before, "{idle}");
+    assert_eq!([&idle["flash"]["writesPerJob"], &idle["flash"]["syncsPerJob"]], [2.0, 2.0], "{idle}");
+    let text = status(&setup, &[]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("2.00 and 2.00 a job"), "{text:?}");
+    drop(agent);
+}
+
+#[test]
 fn the_metered_profile_polls_rarely_and_resumes_its_sessions() {
     let testbed = Testbed::start();
     let setup = Agent::of(&testbed).target_directory().flag("--profile", "metered").flag("--poll-interval", "60");
@@ -197,5 +225,16 @@ fn a_month_that_has_had_its_budget_brings_results_and_one_sign_of_life() {
     let text = status(&setup, &[]);
     assert_eq!(text.status.code(), Some(1));
     assert!(stderr(&text).contains("the monthly budget is used up"), "{text:?}");
+    // A restart brings no new budget.
+    let mut agent = agent;
+    assert!(agent.stop().status.success());
+    let mut agent = setup.spawn();
+    agent.wait_for_log("the monthly budget is used up", SOON);
+    assert_eq!(testbed.counts().polls, polls, "{}", agent.log());
+    agent.stop();
+    fs::write(setup.state_dir().join("traffic.json"), "{").unwrap();
+    let agent = setup.spawn();
+    agent.wait_for_log("counted anew", SOON);
+    testbed.wait_for("a poll", SOON, |state| (state.counts.polls > polls).then_some(()));
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }

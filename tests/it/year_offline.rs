@@ -96,7 +96,7 @@ fn live_through_it() {
     for at in 0..6 {
         let id = JobId::parse(&format!("j{at}")).unwrap();
         let body = Body::Inline("{}".into());
-        let job = StoredJob { id: id.to_string().into(), key: None, expires_at: None, body, header: None };
+        let job = StoredJob { id: id.to_string(), key: None, expires_at: None, body, header: None };
         let number = outbox.accept(job, None).expect("there is room for a job");
         let timestamp = Timestamp::from_unix_seconds(1);
         let result = JobResult { outcome: OutcomeKind::Succeeded, error: String::new(), applied_ref: None, timestamp };

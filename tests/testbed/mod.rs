@@ -47,7 +47,7 @@ pub(crate) use owner::Owner;
 pub(crate) use proxy::Proxy;
 pub(crate) use route::Call;
 pub(crate) use state::{Counts, EventRecord, JobRecord, Seen, State};
-pub(crate) use tls::{Certificate, Clients};
+pub(crate) use tls::{Certificate, Clients, server_pem};
 
 use server::{Server, Shared};
 
@@ -173,12 +173,22 @@ impl Testbed {
     }
 
     /// Shows another certificate, by another authority, to everybody who connects from now on. Gives the authority.
-    pub(crate) fn change_authority(&mut self, clients: Option<&Clients>) -> String {
-        let (ca_pem, tls) = tls::make(Certificate::Good, rustls::ALL_VERSIONS, clients);
+    pub(crate) fn change_certificate(&mut self, certificate: Certificate) -> String {
+        let (ca_pem, tls) = tls::make(certificate, rustls::ALL_VERSIONS, None);
+        self.show(tls);
+        ca_pem
+    }
+
+    /// Another authority, and what [`Testbed::show`] takes to change over to it.
+    pub(crate) fn next_authority(clients: Option<&Clients>) -> (String, Arc<ServerConfig>) {
+        tls::make(Certificate::Good, rustls::ALL_VERSIONS, clients)
+    }
+
+    /// Ends every connection, and shows another certificate from now on.
+    pub(crate) fn show(&mut self, tls: Arc<ServerConfig>) {
         self.down();
         self.tls = Some(tls);
         self.up();
-        ca_pem
     }
 
     /// The base URL by address.

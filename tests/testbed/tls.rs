@@ -98,9 +98,22 @@ impl Clients {
         (params.signed_by(&key, &self.0).expect("the authority can sign").pem(), key.serialize_pem())
     }
 
+    /// The authority itself, in PEM.
+    pub(crate) fn ca_pem(&self) -> String {
+        self.0.pem()
+    }
+
     fn verifier(&self, provider: Arc<CryptoProvider>) -> Arc<dyn ClientCertVerifier> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).expect("our own authority is one");
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("there is a root")
     }
+}
+
+/// For a server that is not ours, on this machine: its authority, its certificate and its key, in PEM.
+pub(crate) fn server_pem() -> (String, String, String) {
+    let (authority, key) = (authority(), KeyPair::generate().expect("a key can be made"));
+    let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names are valid");
+    let signed = params.signed_by(&key, &authority).expect("the authority can sign");
+    (authority.pem(), signed.pem(), key.serialize_pem())
 }

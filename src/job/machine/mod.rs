@@ -7,6 +7,7 @@
 //!    └─────────────────┴───────────────────────────────────────────┘
 //! ```
 
+mod verdict;
 mod wait;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::protocol::{Condition, JobError, ObjectRef, OutcomeKind, Timestamp};
 use crate::target::{Observation, Readiness, TargetError};
 use crate::trust::{Denied, TrustError};
 
+pub use verdict::Verdict;
 pub use wait::Wait;
 
 /// When something happens.
@@ -100,6 +102,8 @@ pub enum Input<'a> {
     Done(Result<Done, TargetError>),
     /// There is no new credential, and this is why.
     NotRotated(String),
+    /// The signed job of this number has applied the object since.
+    Superseded(u64),
     /// The target reports on an object.
     Observed(&'a Observation),
     /// The agent stops.
@@ -144,52 +148,6 @@ pub enum Effect {
     Report(&'static str, Vec<Condition>, String),
 }
 
-/// How a job ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// In one word.
-    pub outcome: OutcomeKind,
-    /// Why; never empty when it failed.
-    pub error: String,
-    /// More to be said of a success, told as a status before the result.
-    pub note: String,
-    /// The object.
-    pub applied: Option<ObjectRef>,
-    /// Whether anything was changed.
-    pub had_effect: bool,
-}
-
-impl Verdict {
-    pub(super) fn failed(reason: &str, message: impl std::fmt::Display) -> Self {
-        Self {
-            outcome: OutcomeKind::Failed,
-            error: format!("{reason}: {message}"),
-            note: String::new(),
-            applied: None,
-            had_effect: false,
-        }
-    }
-
-    fn noop(error: &str) -> Self {
-        Self { outcome: OutcomeKind::Noop, error: error.to_owned(), ..Self::succeeded(None, "") }.without_effect()
-    }
-
-    fn succeeded(applied: Option<ObjectRef>, note: &str) -> Self {
-        Self { outcome: OutcomeKind::Succeeded, error: String::new(), note: note.to_owned(), applied, had_effect: true }
-    }
-
-    fn without_effect(mut self) -> Self {
-        self.had_effect = false;
-        self
-    }
-
-    fn on(mut self, object: &ObjectRef) -> Self {
-        self.applied = Some(object.clone());
-        self.had_effect = true;
-        self
-    }
-}
-
 /// P1.5: what an expired job is answered with.
 pub const EXPIRED: &str = "expired";
 
@@ -216,6 +174,10 @@ pub fn step(state: State, input: Input<'_>, facts: &Facts, now: Now) -> (State, 
         // P1.5: what is closed is not to be done; what was not acked is not ours and comes again.
         (State::Taking, Input::Acked(Acknowledged::Closed)) => (State::Ended, Effect::Drop),
         (State::Taking, Input::AckLost | Input::AckRefused | Input::Stopped) => (State::Ended, Effect::Leave),
+        (State::Acting(_) | State::Stuck { .. }, Input::Superseded(seq)) => end(Verdict::failed(
+            "RolledBack",
+            format!("the object is from a later signed job (number {seq}); sign this one anew to go back to it"),
+        )),
         (State::Acting(_), Input::NotRotated(reason)) => end(Verdict::failed("RotationFailed", reason)),
         (State::Acting(since), Input::Done(done)) => finish_act(done, since, None, facts, now),
         (State::Stuck { acting, since }, Input::Done(done)) => finish_act(done, acting, Some(since), facts, now),

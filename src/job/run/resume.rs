@@ -12,6 +12,7 @@ use super::super::gate::{self, Task};
 use super::super::ledger::KeyHash;
 use super::super::machine::{self, Effect, Input, State, Verdict, Wait};
 use super::{Runner, Waiting};
+use crate::clock;
 use crate::journal::record::{Body, timestamp};
 use crate::journal::store::{OpenJob, Restored};
 use crate::limits;
@@ -58,15 +59,42 @@ impl Runner {
         acting
     }
 
-    /// Resumes these, one after the other, and then lets new ones be worked.
+    /// Resumes these, one after the other, and then lets new ones be worked. While the clock is in doubt those with an
+    /// expiry stand back.
     pub async fn resume(&self, jobs: Vec<OpenJob>) {
+        let mut standing_back = Vec::new();
         for open in jobs {
             if self.parts.stop.is_set() {
                 return;
             }
-            self.resume_one(open).await;
+            if open.job.expires_at.is_some() && !clock::standing().may_judge() {
+                warn!(
+                    job = open.job.id,
+                    "the clock of this node is in doubt: the job goes on when the time is confirmed"
+                );
+                standing_back.push(open);
+            } else {
+                self.resume_one(open).await;
+            }
         }
         self.resumed.set();
+        for open in standing_back {
+            if !self.until_the_time_is_known().await {
+                return;
+            }
+            self.resume_one(open).await;
+        }
+    }
+
+    /// False when it is time to stop.
+    async fn until_the_time_is_known(&self) -> bool {
+        while !clock::standing().may_judge() {
+            tokio::select! {
+                () = tokio::time::sleep(limits::CLOCK_LOOK) => {}
+                () = self.parts.stop.wait() => return false,
+            }
+        }
+        !self.parts.stop.is_set()
     }
 
     async fn resume_one(&self, open: OpenJob) {
@@ -78,6 +106,10 @@ impl Runner {
                 return self.forget(&id).await;
             }
             Some(Acknowledged::Ours) => {}
+        }
+        // The answer to the ack was dated, too.
+        if open.job.expires_at.is_some() && !self.until_the_time_is_known().await {
+            return;
         }
         let key = open.job.key.map(KeyHash::from_bytes);
         let arrival = match &open.job.body {

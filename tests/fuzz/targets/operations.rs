@@ -102,8 +102,16 @@ fn event(journal: &Journal<Tape>, len: usize) -> Frame {
     let number = journal.numbers().fetch_add(1, Ordering::Relaxed);
     let shape = "s".into();
     let object = object(len);
-    let record =
-        Record::Event(StoredEvent { shape, epoch: 1, kind: 1, object, conditions: vec![], endpoints: vec![], at: 1 });
+    let record = Record::Event(StoredEvent {
+        shape,
+        epoch: 1,
+        kind: 1,
+        object,
+        conditions: vec![],
+        endpoints: vec![],
+        at: 1,
+        made: None,
+    });
     Frame { number, record }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use pullet::limits;
-use pullet::protocol::Job;
+use pullet::protocol::{Job, Timestamp};
 use pullet::trust::canonical::{CanonicalError, Caps, canonical};
 use pullet::trust::envelope::{PayloadKey, PayloadKeys, decrypt};
 use pullet::trust::key_id::KeyId;
@@ -108,13 +108,15 @@ pub(crate) fn signed(data: &[u8]) {
         let outer = Outer {
             id: job.id.as_str(),
             kind: &job.kind,
-            expires_at: job.expires_at.map(|end| end.unix_seconds()),
+            expires_at: job.expires_at.map(Timestamp::unix_seconds),
             idempotency_key: &job.idempotency_key,
             payload: job.payload.map(serde_json::value::RawValue::get),
             encrypted_payload: job.encrypted_payload.as_deref(),
             signature: job.signature.as_deref(),
         };
-        [Signatures::Require, Signatures::Warn, Signatures::Off].iter().for_each(|mode| judge(&outer, *mode));
+        for mode in [Signatures::Require, Signatures::Warn, Signatures::Off] {
+            judge(&outer, mode);
+        }
     } else {
         let Ok(text) = std::str::from_utf8(input.rest()) else { return };
         let (header, payload) = text.split_once('\n').unwrap_or((text, "null"));

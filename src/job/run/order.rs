@@ -1,0 +1,37 @@
+//! Whether a signed job would bring back what a later one has replaced (TRUST.md, Rollback).
+
+use super::Runner;
+use crate::protocol::{Manifest, ObjectRef};
+use crate::target::TargetError;
+use crate::trust::Permitted;
+
+impl Runner {
+    /// The number of the later job that applied the object, if there is one. Costs a signed job one request; others have no
+    /// number to compare.
+    pub(super) async fn later_job(
+        &self,
+        permitted: &Permitted<'_>,
+        manifest: &Manifest<'_>,
+    ) -> Result<Option<u64>, TargetError> {
+        if permitted.order().is_none() {
+            return Ok(None);
+        }
+        let object = ObjectRef {
+            api_version: manifest.api_version.clone(),
+            kind: manifest.kind.clone(),
+            namespace: manifest.namespace.clone(),
+            name: manifest.name.clone(),
+            ..ObjectRef::default()
+        };
+        match self.parts.target.stamp(&object).await {
+            Ok(stamp) => {
+                let carried = stamp.and_then(|stamp| stamp.signed);
+                Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|(_, seq)| seq))
+            }
+            // Nobody knows what is there: then nothing is put over it.
+            Err(error @ (TargetError::Forbidden(_) | TargetError::Unavailable(_))) => Err(error),
+            // The kind is not there, or its object cannot be read: that is for the apply to say.
+            Err(_) => Ok(None),
+        }
+    }
+}

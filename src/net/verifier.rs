@@ -1,0 +1,185 @@
+//! Whom a line believes, and when a chain that is not valid yet is looked at all the same.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// Verifies as webpki does, and remembers the chain that it saw last.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    inner: Arc<WebPkiServerVerifier>,
+    when: When,
+    last: Mutex<Option<Shown>>,
+}
+
+/// The time that a chain is verified at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Where the only fault is that it is not valid yet, when it first is.
+    AtNotBefore,
+    /// Now.
+    Now,
+}
+
+#[derive(Debug)]
+struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    name: ServerName<'static>,
+}
+
+/// Certificates of a chain that may each be the one that begins last.
+const CHAIN: usize = 8;
+
+impl Verifier {
+    pub(super) fn new(roots: RootCertStore, provider: Arc<CryptoProvider>, when: When) -> Result<Self, Error> {
+        // A store without roots verifies nothing, as it should.
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
+        Ok(Self { inner, when, last: Mutex::default() })
+    }
+
+    /// Whether the chain that was shown last is valid at this time; true where none was shown.
+    pub(super) fn is_valid_at(&self, time: SystemTime) -> bool {
+        let Ok(since) = time.duration_since(UNIX_EPOCH) else { return false };
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().is_none_or(|shown| {
+            shown.chain.split_first().is_some_and(|(leaf, rest)| {
+                let time = UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs()));
+                self.inner.verify_server_cert(leaf, rest, &shown.name, &[], time).is_ok()
+            })
+        })
+    }
+
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        stapled: &[u8],
+        mut time: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        for _ in 0..CHAIN {
+            match self.inner.verify_server_cert(leaf, rest, name, stapled, time) {
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }))
+                    if self.when == When::AtNotBefore && not_before > time =>
+                {
+                    time = not_before;
+                }
+                judged => return judged,
+            }
+        }
+        Err(Error::InvalidCertificate(CertificateError::NotValidYet))
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        stapled: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.judge(leaf, rest, name, stapled, now)?;
+        let chain = std::iter::once(leaf).chain(rest).map(|certificate| certificate.clone().into_owned()).collect();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Shown { chain, name: name.to_owned() });
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Verifier, When};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{CertificateError, Error, RootCertStore};
+    use std::sync::Arc;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    const IN_2026: Duration = Duration::from_secs(1_793_491_200);
+    const IN_2031: Duration = Duration::from_secs(1_930_000_000);
+    const IN_2041: Duration = Duration::from_secs(2_245_000_000);
+
+    /// A root, an authority that begins in 2029, and a server's certificate of 2030 to 2040.
+    fn chain() -> (RootCertStore, CertificateDer<'static>, CertificateDer<'static>) {
+        let key = || KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = CertifiedIssuer::self_signed(params.clone(), key()).unwrap();
+        params.not_before = date_time_ymd(2029, 1, 1);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        let between = CertifiedIssuer::signed_by(params, key(), &root).unwrap();
+        let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2030, 1, 1);
+        params.not_after = date_time_ymd(2040, 1, 1);
+        let leaf = params.signed_by(&key(), &between).unwrap().der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        (roots, leaf, between.der().clone())
+    }
+
+    fn verifier(roots: &RootCertStore, when: When) -> Verifier {
+        Verifier::new(roots.clone(), Arc::new(rustls::crypto::ring::default_provider()), when).unwrap()
+    }
+
+    #[test]
+    fn a_chain_that_is_not_valid_yet_passes_only_when_it_is_asked_for_and_has_no_other_fault() {
+        let (roots, leaf, between) = chain();
+        let name = ServerName::try_from("a.example").unwrap();
+        let at = |verifier: &Verifier, time, name: &ServerName<'_>| {
+            let time = UnixTime::since_unix_epoch(time);
+            verifier.verify_server_cert(&leaf, std::slice::from_ref(&between), name, &[], time).map(drop)
+        };
+        let strict = verifier(&roots, When::Now);
+        assert!(matches!(
+            at(&strict, IN_2026, &name),
+            Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }))
+        ));
+        assert!(strict.is_valid_at(UNIX_EPOCH), "nothing was shown");
+        at(&strict, IN_2031, &name).unwrap();
+        for (time, expected) in [(IN_2026, false), (IN_2031, true), (IN_2041, false)] {
+            assert_eq!(strict.is_valid_at(UNIX_EPOCH + time), expected);
+        }
+        let lenient = verifier(&roots, When::AtNotBefore);
+        at(&lenient, IN_2026, &name).unwrap();
+        assert!(lenient.is_valid_at(UNIX_EPOCH + IN_2031) && !lenient.is_valid_at(UNIX_EPOCH + IN_2026));
+        let other = ServerName::try_from("b.example").unwrap();
+        assert!(at(&lenient, IN_2026, &other).is_err());
+        assert!(matches!(
+            at(&lenient, IN_2041, &name),
+            Err(Error::InvalidCertificate(CertificateError::ExpiredContext { .. }))
+        ));
+        let (strangers, ..) = chain();
+        assert!(at(&verifier(&strangers, When::AtNotBefore), IN_2026, &name).is_err());
+    }
+}
