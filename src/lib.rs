@@ -36,9 +36,12 @@
 //! - a name that would leave the directory, a link planted in it: `target::directory`;
 //! - a secret in a log: `secret`, `logging`;
 //! - a fleet that comes back in step: `link::backoff`;
-//! - a job that was delivered twice: `job::ledger`.
+//! - a job that was delivered twice: `job::ledger`;
+//! - a control plane that was taken over: `trust::verify` and `job::gate`. Where the owner's key is pinned a job does only
+//!   what the owner signed, once, and a payload can be encrypted to the node.
 //!
-//! Not yet: a control plane that was taken over. Jobs carry no signature that is checked.
+//! Not against: a control plane that is taken over before a key is pinned. Without a pinned key and without
+//! `signatures = "require"` jobs need no signature, and the limits of `trust::policy` are all there is.
 
 pub mod agent;
 pub mod args;

@@ -15,7 +15,7 @@ mod story;
 mod testbed;
 
 use std::ffi::OsString;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use agent::Agent;
 use options::{Cluster, Command, Options};
 use story::{Expected, Story, Who};
 use testbed::job::{application_instance, config_map, operation};
+use testbed::owner::Owner;
 use testbed::{Job, Testbed};
 
 /// The cluster that is registered.
@@ -93,7 +94,12 @@ fn tell(options: &Options) -> Result<(), Failure> {
 
 fn play(options: &Options, home: &Path) -> Result<(), Failure> {
     let mut testbed = Testbed::start();
-    let mut story = Story::new();
+    let owner = Owner::new();
+    let keyring = home.join("keyring");
+    std::fs::write(&keyring, owner.keyring(1))
+        .and_then(|()| std::fs::set_permissions(&keyring, std::fs::Permissions::from_mode(0o600)))
+        .map_err(|error| format!("{} cannot be written: {error}", keyring.display()))?;
+    let mut story = Story::new(owner);
     introduce(&testbed, options);
 
     let agent = Agent::new(home, &testbed, options);
@@ -142,6 +148,7 @@ Each line: seconds since the start, who tells whom, what.",
 fn register(testbed: &Testbed, agent: &Agent, story: &mut Story) -> Result<(), Failure> {
     let token = testbed.issue_token(Some(CLUSTER));
     story.say(Who::ControlPlane, Who::You, "a one-time token for the new node");
+    story.say(Who::You, Who::Agent, "your keyring to pin: from now on it obeys your signature only");
     story.say(Who::You, Who::Agent, "register, with the token in a file that only you can read");
     agent.register(&token)?;
     story.catch_up(testbed);
@@ -164,7 +171,11 @@ fn work(testbed: &Testbed, options: &Options, story: &mut Story) -> Result<(), F
 
     let rotate = Job::intent("rotate-operator-credentials", Value::Null);
     story.order(testbed, "job-4", "fetch a new credential", rotate);
-    story.await_result(testbed, "job-4", Expected::Succeeded, STEP)
+    story.await_result(testbed, "job-4", Expected::Succeeded, STEP)?;
+
+    let sealed = Job::apply(config_map(NAMESPACE, "sealed", "what the control plane cannot read"));
+    story.order_sealed(testbed, "job-5", "apply a ConfigMap that is encrypted to the node", sealed)?;
+    story.await_result(testbed, "job-5", Expected::Succeeded, STEP)
 }
 
 /// An application with the chart that it is installed from.
@@ -175,6 +186,10 @@ fn from(charts: &str, name: &str) -> Value {
 }
 
 fn refuse(testbed: &Testbed, story: &mut Story) -> Result<(), Failure> {
+    let forged = Job::apply(config_map(NAMESPACE, "forged", "not by you"));
+    story.slip_in(testbed, "job-6", "apply a ConfigMap that you did not sign, slipped in by an intruder", forged);
+    story.await_result(testbed, "job-6", Expected::Failed, STEP)?;
+
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
@@ -183,24 +198,24 @@ fn refuse(testbed: &Testbed, story: &mut Story) -> Result<(), Failure> {
     });
     story.order(
         testbed,
-        "job-5",
+        "job-7",
         "apply a ClusterRoleBinding, which this node's owner never allowed",
         Job::apply(role),
     );
-    story.await_result(testbed, "job-5", Expected::Failed, STEP)?;
+    story.await_result(testbed, "job-7", Expected::Failed, STEP)?;
 
     let late = Job::apply(config_map(NAMESPACE, "late", "too late")).expires_in(-3600);
-    story.order(testbed, "job-6", "apply a ConfigMap, in a job that expired an hour ago", late);
-    story.await_result(testbed, "job-6", Expected::Noop, STEP)?;
+    story.order(testbed, "job-8", "apply a ConfigMap, in a job that expired an hour ago", late);
+    story.await_result(testbed, "job-8", Expected::Noop, STEP)?;
 
     let again = Job::apply(config_map(NAMESPACE, "greeting", "hello")).with("idempotencyKey", "greeting-v1");
-    story.order(testbed, "job-7", "the same as job-1 (same idempotency key)", again);
-    story.await_result(testbed, "job-7", Expected::Noop, STEP)?;
+    story.order(testbed, "job-9", "the same as job-1 (same idempotency key)", again);
+    story.await_result(testbed, "job-9", Expected::Noop, STEP)?;
 
     let elsewhere = json!({"applicationInstance": from("https://elsewhere.example", "miner")});
     let elsewhere = Job::intent("ensure-application-instance", elsewhere);
-    story.order(testbed, "job-8", "have an application whose chart comes from elsewhere", elsewhere);
-    story.await_result(testbed, "job-8", Expected::Failed, STEP)
+    story.order(testbed, "job-10", "have an application whose chart comes from elsewhere", elsewhere);
+    story.await_result(testbed, "job-10", Expected::Failed, STEP)
 }
 
 fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure> {
@@ -209,7 +224,7 @@ fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure
     story.mark("the line is down: connections are cut, new ones refused");
     story.order(
         testbed,
-        "job-9",
+        "job-11",
         "apply the ConfigMap meanwhile",
         Job::apply(config_map(NAMESPACE, "meanwhile", "sent while the line was down")),
     );
@@ -218,13 +233,13 @@ fn lose_the_line(testbed: &mut Testbed, story: &mut Story) -> Result<(), Failure
     testbed.up();
     story.mark("the line is up again");
     story.expect_poll();
-    story.await_result(testbed, "job-9", Expected::Succeeded, RETURN)
+    story.await_result(testbed, "job-11", Expected::Succeeded, RETURN)
 }
 
 fn delete(testbed: &Testbed, options: &Options, story: &mut Story) -> Result<(), Failure> {
     let meanwhile = Job::delete("v1", "ConfigMap", NAMESPACE, "meanwhile");
-    story.order(testbed, "job-10", "delete the ConfigMap meanwhile", meanwhile);
-    story.await_result(testbed, "job-10", Expected::Succeeded, STEP)?;
+    story.order(testbed, "job-12", "delete the ConfigMap meanwhile", meanwhile);
+    story.await_result(testbed, "job-12", Expected::Succeeded, STEP)?;
     if options.cluster.is_none() {
         story.note("its file has no object now, from which k3s learns to delete it; the file itself goes later");
     }

@@ -5,16 +5,21 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Failure, say};
+use crate::agent;
 use crate::clock;
 use crate::config::Config;
-use crate::job::check::{Report, check as check_job};
+use crate::job::check::{Report, Rules, check as check_job};
+use crate::job::gate::{self, KeySettings};
 use crate::limits;
-use crate::protocol::Timestamp;
+use crate::link::{Provided, StateDirectory};
+use crate::protocol::{ClusterId, Timestamp};
+use crate::trust::Signatures;
+use crate::trust::identity::NodeKeys;
 
 /// Prints which clauses the job of a file passes. Fails when one of them stops it.
 pub(super) fn check(config: &Config, file: &Path, is_json: bool) -> Result<(), Failure> {
     let text = read(file).map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?;
-    let report = check_job(&text, &config.policy, Timestamp::from_unix_seconds(clock::unix_seconds()));
+    let report = judge(&text, config)?;
     if is_json {
         // A report of texts cannot fail to be written to memory.
         say(&serde_json::to_string(&report).unwrap_or_default());
@@ -25,6 +30,31 @@ pub(super) fn check(config: &Config, file: &Path, is_json: bool) -> Result<(), F
         None => Ok(()),
         Some(stopped) => Err(Failure::failed(format!("refused: {}: {}", stopped.reason, stopped.message))),
     }
+}
+
+/// With the keyring and the keys that the agent would use. Nothing is pinned, counted or written, and an agent that runs is
+/// not disturbed.
+fn judge(text: &[u8], config: &Config) -> Result<Report, Failure> {
+    let seal = Provided::find().map(|provided| provided.seal()).transpose().map_err(Failure::failed)?.flatten();
+    let (pin, credential) = StateDirectory::look(&config.state_dir, seal).map_err(Failure::failed)?;
+    let pinned = agent::wanted(config).map_err(Failure::usage)?;
+    let settings = KeySettings { signatures: config.signatures, pin: pinned };
+    let (signatures, keyring) = gate::look(pin.as_ref(), &settings, &config.policy).map_err(Failure::failed)?;
+    let cluster = credential.as_ref().map(|credential| &credential.cluster_id).or(config.cluster_id.as_ref());
+    if cluster.is_none() && keyring.is_some() && signatures != Signatures::Off {
+        return Err(Failure::usage(
+            "a signature is for one cluster: say for which one this is checked, with --cluster-id",
+        ));
+    }
+    let keys = credential.as_ref().and_then(|credential| credential.keys.as_deref());
+    let rules = Rules {
+        policy: &config.policy,
+        signatures,
+        keyring: keyring.as_ref(),
+        payload_keys: keys.map(NodeKeys::payload),
+        cluster: cluster.map(ClusterId::as_str).unwrap_or_default(),
+    };
+    Ok(check_job(text, &rules, Timestamp::from_unix_seconds(clock::unix_seconds())))
 }
 
 /// One byte more than is taken, so that a longer file is told from one that is as long as may be.
@@ -48,13 +78,13 @@ fn print(report: &Report) -> String {
     for clause in &report.passed {
         let _ = writeln!(text, "passed    {}", clause.describe());
     }
-    match (&report.stopped, report.left) {
-        (Some(stopped), _) => {
+    match &report.stopped {
+        Some(stopped) => {
             let _ = writeln!(text, "stopped   {}", stopped.clause.describe());
         }
-        (None, left) => {
+        None => {
             let _ = writeln!(text, "admitted");
-            if let Some(left) = left {
+            for left in &report.left {
                 let _ = writeln!(text, "left      {left}");
             }
         }

@@ -7,6 +7,8 @@ mod doctor;
 mod journal;
 mod register;
 mod run;
+#[cfg(feature = "sign")]
+mod sign;
 mod status;
 
 use std::ffi::OsString;
@@ -28,6 +30,10 @@ const WRONG_USAGE: u8 = 2;
 /// Reads the arguments, the program's name first, and does what they say.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Result<Vec<String>, OsString> = arguments.skip(1).map(OsString::into_string).collect();
+    #[cfg(feature = "sign")]
+    if let Some(ended) = arguments.as_ref().ok().and_then(|arguments| sign::main(arguments)) {
+        return end(ended);
+    }
     let command = match arguments.map_err(|_| UsageError::NotText).and_then(|arguments| args::parse(&arguments)) {
         Ok(command) => command,
         Err(error) => return fail(WRONG_USAGE, &error),
@@ -35,6 +41,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let ended = match command {
         Command::Help(text) => {
             say(text.trim_end());
+            #[cfg(feature = "sign")]
+            if text == args::overview() {
+                say(sign::OVERVIEW.trim_end());
+            }
             Ok(())
         }
         Command::Version => {
@@ -52,6 +62,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Run(settings) => configure(settings).and_then(run::run),
         Command::Status(settings, is_json) => status::status(settings, is_json),
     };
+    end(ended)
+}
+
+fn end(ended: Result<(), Failure>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(failure.code, failure.error.as_ref()),

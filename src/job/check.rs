@@ -5,10 +5,16 @@
 
 use serde::Serialize;
 
+use super::gate::outer;
 use crate::limits;
 use crate::link::stream::{self, Arrival, Limit};
 use crate::protocol::{Instruction, Job, Manifest, ObjectRef, Timestamp};
+use crate::trust::envelope::PayloadKeys;
+use crate::trust::keyring::Keyring;
 use crate::trust::policy::{NamespaceRule, Policy, Provenance};
+use crate::trust::replay::TrustState;
+use crate::trust::signature::{Now, header_hash};
+use crate::trust::{Assurance, Context, Payload, Signatures, TrustError, Verified, verify};
 
 /// A clause that a job has to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -18,6 +24,8 @@ pub enum Clause {
     Limits,
     /// The members of the job.
     Job,
+    /// The owner's signature, and that it can be decrypted.
+    Signature,
     /// It has not expired.
     Expiry,
     /// What it asks for.
@@ -33,6 +41,7 @@ impl Clause {
         match self {
             Self::Limits => "within the bounds of a job",
             Self::Job => "a job, with its members in order",
+            Self::Signature => "signed by the owner as far as this node asks, and readable by it",
             Self::Expiry => "not expired",
             Self::Payload => "an instruction that can be read",
             Self::Policy => "allowed by the policy of this node",
@@ -55,9 +64,23 @@ pub struct Report {
     /// The clause that stopped it; none when it is admitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
-    /// What is left for the target to find out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left: Option<&'static str>,
+    /// What is left for others to find out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<&'static str>,
+}
+
+/// What a job is held against.
+pub struct Rules<'a> {
+    /// What jobs may do.
+    pub policy: &'a Policy,
+    /// What is asked of signatures.
+    pub signatures: Signatures,
+    /// The keys that are trusted.
+    pub keyring: Option<&'a Keyring>,
+    /// The keys that payloads are encrypted to.
+    pub payload_keys: Option<&'a PayloadKeys>,
+    /// The id of this cluster; empty where it is not known.
+    pub cluster: &'a str,
 }
 
 /// The clause that stopped a job, as its result would say it.
@@ -75,13 +98,13 @@ pub struct Stopped {
 /// Checks the text of one job. A clause of its own goes between two that are here: each either adds itself to what was
 /// passed or ends the check.
 #[must_use]
-pub fn check(text: &[u8], policy: &Policy, now: Timestamp) -> Report {
-    let mut report = Report { job: None, action: None, passed: Vec::new(), stopped: None, left: None };
-    report.stopped = walk(text, policy, now, &mut report).err();
+pub fn check(text: &[u8], rules: &Rules<'_>, now: Timestamp) -> Report {
+    let mut report = Report { job: None, action: None, passed: Vec::new(), stopped: None, left: Vec::new() };
+    report.stopped = walk(text, rules, now, &mut report).err();
     report
 }
 
-fn walk(text: &[u8], policy: &Policy, now: Timestamp, report: &mut Report) -> Result<(), Stopped> {
+fn walk(text: &[u8], rules: &Rules<'_>, now: Timestamp, report: &mut Report) -> Result<(), Stopped> {
     if text.len() > limits::CHECK_FILE_BYTES {
         return Err(stop(Clause::Limits, Limit::Bytes.name(), Limit::Bytes));
     }
@@ -100,6 +123,12 @@ fn walk(text: &[u8], policy: &Policy, now: Timestamp, report: &mut Report) -> Re
     })?;
     report.job = Some(job.id.to_string());
     report.passed.push(Clause::Job);
+    let payload =
+        verified(&job, rules, now).map_err(|error| stop(Clause::Signature, error.reason(), trusts(&error)))?;
+    report.passed.push(Clause::Signature);
+    if matches!(payload.assurance(), Assurance::Signed(_)) {
+        report.left.push("whether the number of its signature was taken before");
+    }
     if job.expires_at.is_some_and(|end| end <= now) {
         return Err(stop(
             Clause::Expiry,
@@ -108,11 +137,13 @@ fn walk(text: &[u8], policy: &Policy, now: Timestamp, report: &mut Report) -> Re
         ));
     }
     report.passed.push(Clause::Expiry);
-    let instruction = job.instruction().map_err(|error| stop(Clause::Payload, error.reason(), error))?;
+    let instruction = Instruction::parse(&payload.kind, payload.text())
+        .map_err(|error| stop(Clause::Payload, error.reason(), error))?;
     report.action = Some(describe(&instruction));
     report.passed.push(Clause::Payload);
-    let rule = policy
-        .check(&instruction, Provenance::default())
+    let rule = rules
+        .policy
+        .check(&instruction, Provenance { encrypted: payload.encrypted })
         .map_err(|refusal| stop(Clause::Policy, refusal.reason(), refusal))?;
     report.passed.push(Clause::Policy);
     let is_in_namespace = match &instruction {
@@ -122,9 +153,33 @@ fn walk(text: &[u8], policy: &Policy, now: Timestamp, report: &mut Report) -> Re
         Instruction::RotateCredentials => false,
     };
     if rule == NamespaceRule::Managed && is_in_namespace {
-        report.left = Some("whether the namespace is labelled managed-by=vworkspace or not there yet");
+        report.left.push("whether the namespace is labelled managed-by=vworkspace or not there yet");
     }
     Ok(())
+}
+
+/// As the gate does it. The number of the signature is not counted, as if the job were known: that is the ledger's.
+fn verified(job: &Job<'_>, rules: &Rules<'_>, now: Timestamp) -> Result<Verified<Payload>, TrustError> {
+    let context = Context {
+        signatures: rules.signatures,
+        keyring: rules.keyring,
+        payload_keys: rules.payload_keys,
+        cluster: rules.cluster,
+        now: Now { seconds: now.unix_seconds(), confirmed: true },
+        known: job.signature.as_deref().map(header_hash),
+    };
+    verify(&outer(job), &context, &TrustState::default()).map(|(payload, _)| payload)
+}
+
+/// What happened, and what can be done where the person who checks can do it.
+fn trusts(error: &TrustError) -> String {
+    let advice = match error {
+        TrustError::Unsigned => "; pullet sign job signs one",
+        TrustError::NoKeyring => "; give the owner's with --keyring",
+        TrustError::NoPayloadKey => "; it is checked on the node that it is for, by its user",
+        _ => "",
+    };
+    format!("{error}{advice}")
 }
 
 /// What is said of a file that holds no job, or several.
@@ -153,14 +208,19 @@ fn describe(instruction: &Instruction<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clause, Report, check};
+    use super::{Clause, Report, Rules as Held, check};
     use crate::limits;
     use crate::protocol::Timestamp;
+    use crate::trust::Signatures;
     use crate::trust::policy::{Policy, Rules};
 
     fn report(text: &str) -> Report {
         let policy = Policy::from(Rules::of_owner(Vec::new(), Vec::new()));
-        check(text.as_bytes(), &policy, Timestamp::from_unix_seconds(1_800_000_000))
+        check(text.as_bytes(), &held(&policy), Timestamp::from_unix_seconds(1_800_000_000))
+    }
+
+    fn held(policy: &Policy) -> Held<'_> {
+        Held { policy, signatures: Signatures::Warn, keyring: None, payload_keys: None, cluster: "c1" }
     }
 
     fn stopped(text: &str) -> (Clause, String) {
@@ -178,7 +238,10 @@ mod tests {
         assert_eq!(report.stopped, None);
         assert_eq!(report.job.as_deref(), Some("a"));
         assert_eq!(report.action.as_deref(), Some("rotate the credential"));
-        assert_eq!(report.passed, [Clause::Limits, Clause::Job, Clause::Expiry, Clause::Payload, Clause::Policy]);
+        assert_eq!(
+            report.passed,
+            [Clause::Limits, Clause::Job, Clause::Signature, Clause::Expiry, Clause::Payload, Clause::Policy]
+        );
     }
 
     #[test]
@@ -210,7 +273,7 @@ mod tests {
         assert_eq!(stopped(&rotate(&deep)), (Clause::Limits, "job_depth".into()));
         let not_text = [br#"{"id":"a","kind":""#.as_slice(), &[0xff], br#""}"#].concat();
         let policy = Policy::from(Rules::default());
-        let report = check(&not_text, &policy, Timestamp::from_unix_seconds(0));
+        let report = check(&not_text, &held(&policy), Timestamp::from_unix_seconds(0));
         assert_eq!(report.stopped.unwrap().reason, "job_encoding");
     }
 }

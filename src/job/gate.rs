@@ -243,15 +243,7 @@ impl Gate {
             Ok(job) => job,
             Err((id, error)) => return id.map(|id| faulty(id, Fault::Malformed(error))),
         };
-        let outer = Outer {
-            id: job.id.as_str(),
-            kind: &job.kind,
-            expires_at: job.expires_at.map(Timestamp::unix_seconds),
-            idempotency_key: &job.idempotency_key,
-            payload: job.payload.map(RawValue::get),
-            encrypted_payload: job.encrypted_payload.as_deref(),
-            signature: job.signature.as_deref(),
-        };
+        let outer = outer(&job);
         let known = known(&job.id);
         let mut held = self.held();
         let context = Context {
@@ -350,13 +342,7 @@ impl Gate {
     fn signatures(&self, held: &Held) -> Signatures {
         // A keyring that was pinned and is gone is no reason to trust everybody.
         let was_pinned = held.keyring.is_some() || held.state.keyring_version > 0;
-        let is_pinned = was_pinned || matches!(self.settings.pin, Some(Wanted::Fingerprint(_)));
-        match self.settings.signatures {
-            _ if self.policy.requires_signatures() => Signatures::Require,
-            Some(asked) => asked,
-            None if is_pinned => Signatures::Require,
-            None => Signatures::Warn,
-        }
+        asked(&self.policy, &self.settings, was_pinned)
     }
 
     fn say(&self) {
@@ -377,6 +363,47 @@ impl Gate {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a signature is held against.
+#[must_use]
+pub fn outer<'a>(job: &'a Job<'_>) -> Outer<'a> {
+    Outer {
+        id: job.id.as_str(),
+        kind: &job.kind,
+        expires_at: job.expires_at.map(Timestamp::unix_seconds),
+        idempotency_key: &job.idempotency_key,
+        payload: job.payload.map(RawValue::get),
+        encrypted_payload: job.encrypted_payload.as_deref(),
+        signature: job.signature.as_deref(),
+    }
+}
+
+fn asked(policy: &Policy, settings: &KeySettings, was_pinned: bool) -> Signatures {
+    let is_pinned = was_pinned || matches!(settings.pin, Some(Wanted::Fingerprint(_)));
+    match settings.signatures {
+        _ if policy.requires_signatures() => Signatures::Require,
+        Some(asked) => asked,
+        None if is_pinned => Signatures::Require,
+        None => Signatures::Warn,
+    }
+}
+
+/// What a gate with this pin and these settings would ask, and with which keyring; nothing is pinned by it.
+///
+/// # Errors
+/// When a keyring cannot be used.
+pub fn look(
+    pin: Option<&Pin>,
+    settings: &KeySettings,
+    policy: &Policy,
+) -> Result<(Signatures, Option<Keyring>), PinError> {
+    let pinned = match (pin, &settings.pin) {
+        (Some(pin), _) => Some(follow(Keyring::restore(&pin.keyring).map_err(PinError::Pinned)?, settings)?),
+        (None, Some(Wanted::Chain(chain))) => Some(Keyring::pin(chain).map_err(PinError::Given)?),
+        (None, _) => None,
+    };
+    Ok((asked(policy, settings, pinned.is_some()), pinned))
 }
 
 /// The pinned ring, or the newest one of the chain that was given.

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use super::backoff::draw;
 use super::credential::{Bearer, Credential, CredentialStore, StoreError};
 use super::machine::Binding;
+use super::pinned::{Pin, PinStore as _};
 use super::seal::Seal;
 use super::secret_file::{self, Closed};
 use crate::protocol::{ClusterId, Timestamp};
@@ -38,7 +39,7 @@ pub struct StateDirectory {
     /// Wraps what is written.
     seal: Option<Seal>,
     /// Held as long as this value lives: one agent acts on one state directory.
-    _lock: OwnedFd,
+    _lock: Option<OwnedFd>,
 }
 
 const CREDENTIAL: &str = "credential.json";
@@ -93,7 +94,23 @@ impl StateDirectory {
         if fs::flock(&lock, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
         }
-        Ok(Self { path: path.to_owned(), handle, seal, _lock: lock })
+        Ok(Self { path: path.to_owned(), handle, seal, _lock: Some(lock) })
+    }
+
+    /// What lies in a directory, without its lock and without making or changing anything: the pinned keyring and the
+    /// credential. Neither where there is no directory.
+    ///
+    /// # Errors
+    /// When it is there and cannot be trusted or read.
+    pub fn look(path: &Path, seal: Option<Seal>) -> Result<(Option<Pin>, Option<Credential>), StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = match fs::open(path, flags, Mode::empty()) {
+            Ok(handle) => handle,
+            Err(rustix::io::Errno::NOENT) => return Ok((None, None)),
+            Err(error) => return Err(StoreError::Io(path.to_owned(), error.into())),
+        };
+        let store = Self { path: path.to_owned(), handle, seal, _lock: None };
+        Ok((store.load_pin()?, store.load()?))
     }
 
     /// Wraps a credential that was stored before there was a seal. What it was lies on in the free blocks of the disk.

@@ -235,8 +235,6 @@ pub fn check(
     header.compare(job, cluster)?;
     header.check_times(key, now, lost_at)?;
 
-    let mut header_hash = [0; 8];
-    header_hash.iter_mut().zip(sha256(jws.segment.as_bytes())).for_each(|(place, byte)| *place = byte);
     Ok(Checked {
         kid: header.kid,
         epoch: header.epoch,
@@ -244,11 +242,20 @@ pub fn check(
         iat: header.iat,
         exp: header.exp,
         jti: header.jti.into_owned(),
-        header_hash,
+        header_hash: header_hash(signature),
         enc_sha256: header.enc_sha256,
         signed,
         payload_at,
     })
+}
+
+/// See [`Checked::header_hash`]; of a signature that may not even be one.
+#[must_use]
+pub fn header_hash(signature: &str) -> [u8; 8] {
+    let segment = signature.split_once('.').map_or(signature, |(segment, _)| segment);
+    let mut hash = [0; 8];
+    hash.iter_mut().zip(sha256(segment.as_bytes())).for_each(|(place, byte)| *place = byte);
+    hash
 }
 
 /// The bytes that are signed, and where the payload begins in them (RFC 7515, section 5.1; RFC 7797, section 3).

@@ -35,7 +35,7 @@ pub(crate) struct Agent {
 pub(crate) struct Running(Child);
 
 impl Agent {
-    /// An agent with its files in `home`.
+    /// An agent with its files in `home`, the owner's keyring among them.
     pub(crate) fn new(home: &Path, testbed: &Testbed, options: &Options) -> Self {
         let text = |path: &Path| path.display().to_string();
         let endpoint = testbed.endpoint();
@@ -44,6 +44,7 @@ impl Agent {
             ("--ca-file", &text(&testbed.ca_file())),
             ("--state-dir", &text(&home.join("state"))),
             ("--cluster-id", CLUSTER),
+            ("--keyring", &text(&home.join("keyring"))),
         ]
         .map(|(name, value)| format!("{name}={value}"));
         let mut run = vec![

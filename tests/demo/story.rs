@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::testbed::owner::{Owner, encrypted, sha256};
 use crate::testbed::{Call, Job, JobRecord, State, Testbed};
 use crate::{CLUSTER, Failure};
 
@@ -38,6 +39,8 @@ pub(crate) enum Expected {
 /// What was told so far.
 pub(crate) struct Story {
     since: Instant,
+    /// Signs the jobs; the control plane cannot.
+    owner: Owner,
     told_requests: BTreeSet<usize>,
     told_events: usize,
     told_jobs: BTreeMap<String, Told>,
@@ -59,10 +62,11 @@ struct Told {
 struct Line(Instant, Who, Who, String);
 
 impl Story {
-    /// A story that begins now.
-    pub(crate) fn new() -> Self {
+    /// A story that begins now, with jobs of this owner.
+    pub(crate) fn new(owner: Owner) -> Self {
         Self {
             since: Instant::now(),
+            owner,
             told_requests: BTreeSet::new(),
             told_events: 0,
             told_jobs: BTreeMap::new(),
@@ -97,12 +101,36 @@ impl Story {
         self.polls = true;
     }
 
-    /// Enqueues a job under an id that a person can read.
+    /// Enqueues a job, signed, under an id that a person can read.
     pub(crate) fn order(&mut self, testbed: &Testbed, id: &str, title: &str, job: Job) {
-        self.catch_up(testbed);
-        self.say(Who::You, Who::ControlPlane, &format!("{id}: {title}"));
-        self.told_jobs.insert(id.to_owned(), Told { title: title.to_owned(), ..Told::default() });
+        self.announce(testbed, Who::You, id, title);
+        testbed.enqueue(CLUSTER, self.owner.sign(CLUSTER, job.with("id", id)));
+    }
+
+    /// As [`Story::order`], with a payload that only the node can read.
+    pub(crate) fn order_sealed(&mut self, testbed: &Testbed, id: &str, title: &str, job: Job) -> Result<(), Failure> {
+        let key = testbed.try_wait_for(Duration::ZERO, |state| {
+            let seen = state.requests.iter().rfind(|seen| seen.call == Some(Call::Register))?;
+            serde_json::from_slice::<Value>(&seen.body).ok()?.get("publicKey").cloned()
+        });
+        let mut key = key.ok_or("the agent sent no key that payloads could be encrypted to")?;
+        let canonical = format!(r#"{{"crv":"X25519","kty":"OKP","x":{}}}"#, key["x"]);
+        key["kid"] = json!(sha256(canonical.as_bytes()));
+        self.announce(testbed, Who::You, id, title);
+        testbed.enqueue(CLUSTER, self.owner.sign(CLUSTER, encrypted(job.with("id", id), &key)));
+        Ok(())
+    }
+
+    /// A job that the control plane makes up by itself.
+    pub(crate) fn slip_in(&mut self, testbed: &Testbed, id: &str, title: &str, job: Job) {
+        self.announce(testbed, Who::ControlPlane, id, title);
         testbed.enqueue(CLUSTER, job.with("id", id));
+    }
+
+    fn announce(&mut self, testbed: &Testbed, from: Who, id: &str, title: &str) {
+        self.catch_up(testbed);
+        self.say(from, Who::ControlPlane, &format!("{id}: {title}"));
+        self.told_jobs.insert(id.to_owned(), Told { title: title.to_owned(), ..Told::default() });
     }
 
     /// Tells what happens until a job has its result.

@@ -192,15 +192,20 @@ impl Drop for Agent {
 impl Setup {
     /// As [`Agent::of`] with another cluster.
     pub(crate) fn of_cluster(testbed: &Testbed, cluster: &str) -> Self {
+        Self::at(&testbed.endpoint(), &testbed.ca_file(), &testbed.issue_token(Some(cluster)))
+    }
+
+    /// An agent of the control plane at this address, with a one-time token.
+    pub(crate) fn at(endpoint: &str, ca_file: &Path, one_time_token: &str) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory can be made");
         let (state, token) = (home.path().join("state"), home.path().join("token"));
         fs::create_dir(&state).expect("the state directory can be made");
         fs::set_permissions(&state, Permissions::from_mode(0o700)).expect("its mode can be set");
         fs::create_dir(home.path().join("applied")).expect("the target directory can be made");
-        write_secret(&token, &testbed.issue_token(Some(cluster)));
+        write_secret(&token, one_time_token);
         let defaults = vec![
-            ("--endpoint".to_owned(), testbed.endpoint().into()),
-            ("--ca-file".to_owned(), testbed.ca_file().into()),
+            ("--endpoint".to_owned(), endpoint.into()),
+            ("--ca-file".to_owned(), ca_file.into()),
             ("--state-dir".to_owned(), state.into()),
             ("--token-file".to_owned(), token.into()),
             ("--status-file".to_owned(), home.path().join("run/status.json").into()),

@@ -8,10 +8,11 @@ use pullet::limits;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::agent::Agent;
-use crate::scene::says;
-use crate::testbed::Job;
+use crate::agent::{Agent, CLUSTER};
+use crate::scene::{SOON, quick, says};
 use crate::testbed::job::{application_instance, config_map, operation};
+use crate::testbed::owner::{Owner, sha256};
+use crate::testbed::{Call, Job, Testbed};
 
 /// Checks a text from standard input.
 fn check(text: &[u8], flags: &[&str]) -> Output {
@@ -38,7 +39,7 @@ fn an_admitted_job_ends_with_0_and_says_what_is_left_to_the_target() {
         &["job       j1", "action    apply ApplicationInstance shop/wiki", "admitted", "managed-by=vworkspace"],
     );
     let (code, report) = report(job, &["--allow-namespace", "shop"]);
-    let passed = json!(["limits", "job", "expiry", "payload", "policy"]);
+    let passed = json!(["limits", "job", "signature", "expiry", "payload", "policy"]);
     let action = "apply ApplicationInstance shop/wiki";
     assert_eq!((code, report), (0, json!({"job": "j1", "action": action, "passed": passed})));
 }
@@ -120,4 +121,64 @@ fn wrong_usage_ends_with_2() {
         says(&output, 2, &["pullet: ", words]);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("geheim"));
     }
+}
+
+#[test]
+fn the_signature_is_judged_with_the_given_or_the_pinned_keyring_and_nothing_is_counted() {
+    let (testbed, owner) = (Testbed::start(), Owner::new());
+    let setup = quick(&testbed);
+    let ring = setup.home().join("keyring");
+    fs::write(&ring, owner.keyring(1)).unwrap();
+    let setup = setup.clone().flag("--keyring", &ring);
+    let agent = setup.spawn();
+    testbed.held_poll(SOON);
+    let state = agent.state_dir();
+    let files = || -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> = fs::read_dir(&state)
+            .unwrap()
+            .map(Result::unwrap)
+            .map(|file| (file.file_name().to_string_lossy().into_owned(), fs::read(file.path()).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    let job = || Job::apply(operation("shop", "a"));
+    let given = ["--keyring", ring.to_str().unwrap(), "--cluster-id", CLUSTER];
+    let pinned = ["--state-dir", state.to_str().unwrap()];
+    let signed = owner.sign(CLUSTER, job());
+    for flags in [&given[..], &pinned[..]] {
+        // Twice: the number is not taken by it, and far from the start it is not refused.
+        for job in [&signed, &signed, &owner.sign_with_seq(CLUSTER, job(), 1 << 40)] {
+            let (code, report) = report(job.clone(), flags);
+            assert_eq!(code, 0, "{report}");
+            assert!(report["left"][0].as_str().unwrap().contains("number"), "{report}");
+        }
+        for (job, reason) in [
+            (job(), "Unsigned"),
+            (signed.clone().with("payload", json!({})), "BadSignature"),
+            (owner.sign("elsewhere", job()), "WrongCluster"),
+            (Owner::new().sign(CLUSTER, job()), "UnknownKey"),
+        ] {
+            let (code, report) = report(job, flags);
+            assert_eq!((code, &report["stopped"]["clause"]), (1, &json!("signature")), "{report}");
+            assert_eq!(report["stopped"]["reason"], reason, "{report}");
+            assert_eq!(report["passed"], json!(["limits", "job"]));
+        }
+        assert_eq!(report(job(), &[flags, &["--signatures", "off"]].concat()).0, 0);
+    }
+    let request = testbed.requests_of(Call::Register).pop().unwrap();
+    let mut key: Value = serde_json::from_slice::<Value>(&request.body).unwrap()["publicKey"].clone();
+    let jwk = format!(r#"{{"crv":"X25519","kty":"OKP","x":{}}}"#, key["x"]);
+    key["kid"] = json!(sha256(jwk.as_bytes()));
+    let sealed = owner.seal(CLUSTER, job(), &key);
+    assert_eq!(report(sealed.clone(), &pinned).0, 0);
+    let (code, elsewhere) = report(sealed, &given);
+    assert_eq!((code, &elsewhere["stopped"]["reason"]), (1, &json!("NoPayloadKey")));
+    assert_eq!(files(), before, "nothing is written");
+
+    let unsaid = check(Value::from(signed).to_string().as_bytes(), &given[..2]);
+    says(&unsaid, 2, &["--cluster-id"]);
+    let (code, report) = report(job(), &["--signatures", "require"]);
+    assert_eq!((code, &report["stopped"]["reason"]), (1, &json!("NoKeyring")));
 }

@@ -15,6 +15,7 @@ mod bench;
 mod check;
 mod command_line;
 mod contract;
+mod control_plane_doc;
 mod directory;
 mod fake_api;
 mod faults;
@@ -43,6 +44,8 @@ mod proxy;
 mod scene;
 mod secrecy;
 mod signed;
+#[cfg(feature = "sign")]
+mod signing;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]

@@ -25,7 +25,7 @@ mod random;
 mod route;
 mod server;
 mod state;
-mod tls;
+pub(crate) mod tls;
 mod traffic;
 mod wire;
 

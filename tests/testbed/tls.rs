@@ -64,6 +64,14 @@ pub(crate) fn make(
     (authority.pem(), Arc::new(config))
 }
 
+/// An authority, a certificate by it for 127.0.0.1, and the key, in PEM: for a server that is another program.
+pub(crate) fn for_another_program() -> (String, String, String) {
+    let (authority, key) = (authority(), KeyPair::generate().expect("a key can be made"));
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("the name is valid");
+    let signed = params.signed_by(&key, &authority).expect("the authority can sign");
+    (authority.pem(), signed.pem(), key.serialize_pem())
+}
+
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Testbed authority");
