@@ -26,7 +26,9 @@ fn json(setup: &Setup) -> Value {
 fn until(setup: &Setup, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + SOON;
     loop {
-        let now = json(setup);
+        let output = journal(setup, &["--json"]);
+        // Before the agent has made it, there is none.
+        let now = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
         if fits(&now) {
             return now;
         }

@@ -181,16 +181,18 @@ fn the_same_job_again_is_a_redelivery_also_after_a_power_cut() {
     let id = node.does(node.sign(job("once")));
     let before = node.applied();
     for _ in 0..2 {
-        // The poll behind it says that the agent has put the job away.
-        node.testbed.polls(node.testbed.counts().polls + 2, SOON);
-        let results = node.testbed.requests_of(Call::Result).len();
+        let acks = node.testbed.requests_of(Call::Ack).len();
         node.testbed.redeliver(&id);
-        node.testbed.wait_for("the outcome again", LATER, |state| {
-            let posted = state.requests.iter().filter(|seen| seen.call == Some(Call::Result)).count();
-            (posted > results).then_some(())
+        // A job that was refused would be acked as well, and told of.
+        node.testbed.wait_for("another ack", LATER, |state| {
+            let acked = state.requests.iter().filter(|seen| seen.call == Some(Call::Ack)).count();
+            (acked > acks).then_some(())
         });
         node.power_cut();
     }
+    let refused = |record: &crate::testbed::EventRecord| record.event["kind"] == "JobPayloadSignatureInvalid";
+    assert!(!node.testbed.events().iter().any(refused), "it is no replay");
+    assert!(!node.agent.log().contains("Replayed"));
     assert_eq!(node.applied(), before);
     assert_eq!(node.testbed.job(&id).result.unwrap()["outcome"], "succeeded");
 }

@@ -31,7 +31,13 @@ fn a_heartbeat_says_that_the_agent_is_there() {
         .collect();
     assert_eq!(
         told,
-        [("Connected", "True"), ("Authenticated", "True"), ("BufferOverflow", "False"), ("Traffic", "True")]
+        [
+            ("Connected", "True"),
+            ("Authenticated", "True"),
+            ("BufferOverflow", "False"),
+            ("Traffic", "True"),
+            ("JobsVerified", "False")
+        ]
     );
     for condition in conditions {
         assert_eq!(members(condition), ["lastTransitionTime", "message", "reason", "status", "type"].into());
