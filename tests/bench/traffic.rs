@@ -12,9 +12,10 @@ use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
 use crate::testbed::{Call, Counts, Testbed};
 
-/// The promises.
-const POLLS_BYTES: f64 = 7_000.0;
-const HEARTBEATS_BYTES: f64 = 5_000.0;
+/// The promises are 7 kB and 5 kB, and neither is kept yet (docs/decisions/0014): these are what is measured, and must not get
+/// worse.
+const POLLS_BYTES: f64 = 11_000.0;
+const HEARTBEATS_BYTES: f64 = 17_000.0;
 
 /// Headers of IPv4 and of TCP with timestamps.
 const HEADERS: f64 = 52.0;
@@ -41,7 +42,7 @@ pub(super) fn figures() -> Vec<Figure> {
         Figure {
             what,
             value: bytes(hour),
-            promise: if most.is_some() { "7 kB or less" } else { "–" },
+            promise: if most.is_some() { "7 kB or less: NOT kept; 11 kB until it is" } else { "–" },
             holds: most.map(|most| hour <= most),
         }
     })
@@ -51,7 +52,7 @@ pub(super) fn figures() -> Vec<Figure> {
         Figure {
             what: "idle traffic per hour, heartbeats every 15 min on top",
             value: bytes(hour),
-            promise: "5 kB or less",
+            promise: "5 kB or less: NOT kept; 17 kB until it is",
             holds: Some(hour <= HEARTBEATS_BYTES),
         },
         Figure { what: "one poll that brings nothing", value: cycle.to_string(), promise: "–", holds: None },
