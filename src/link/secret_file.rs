@@ -97,8 +97,7 @@ pub fn check(file: OwnedFd, path: &Path, closed: Closed) -> Result<File, StoreEr
 /// # Errors
 /// When it is too long, no UTF-8, or cannot be read.
 pub fn read_text(reader: impl Read, path: &Path) -> Result<Zeroizing<String>, StoreError> {
-    // One buffer of the full size: a growing one would leave copies of the secret behind.
-    let mut text = Zeroizing::new(String::with_capacity(buffer_bytes()));
+    let mut text = Zeroizing::new(String::with_capacity(USUAL_BYTES));
     let count = reader
         .take(limits::SECRET_FILE_BYTES.saturating_add(1))
         .read_to_string(&mut text)
@@ -111,7 +110,7 @@ pub fn read_text(reader: impl Read, path: &Path) -> Result<Zeroizing<String>, St
 /// # Errors
 /// When they are too many or cannot be read.
 pub fn read_bytes(reader: impl Read, path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(buffer_bytes()));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(USUAL_BYTES));
     let count = reader
         .take(limits::SECRET_FILE_BYTES.saturating_add(1))
         .read_to_end(&mut bytes)
@@ -119,9 +118,9 @@ pub fn read_bytes(reader: impl Read, path: &Path) -> Result<Zeroizing<Vec<u8>>, 
     is_small(count, path).map(|()| bytes)
 }
 
-fn buffer_bytes() -> usize {
-    usize::try_from(limits::SECRET_FILE_BYTES.saturating_add(1)).unwrap_or(0)
-}
+/// What these files have at most, as a rule. One of the full size would be touched whole when it is wiped, and count as
+/// memory in use; what a growing buffer leaves behind is wiped by the allocator (`main.rs`).
+const USUAL_BYTES: usize = 4 * 1024;
 
 fn is_small(count: usize, path: &Path) -> Result<(), StoreError> {
     if count as u64 > limits::SECRET_FILE_BYTES {

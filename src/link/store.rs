@@ -282,9 +282,9 @@ fn is_agent_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Writes into one buffer of the full size: a growing one would leave copies of the secrets behind.
+/// Writes into one buffer; where that has to grow, the allocator wipes what is left behind.
 fn written(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
-    let mut text = Zeroizing::new(Vec::with_capacity(REHEARSAL_BYTES * 4));
+    let mut text = Zeroizing::new(Vec::with_capacity(REHEARSAL_BYTES / 2));
     // A struct of texts and numbers: writing it to memory does not fail.
     let _ = serde_json::to_writer(&mut *text, value);
     text
