@@ -60,7 +60,7 @@ pub struct Gate {
     keys: Option<Arc<NodeKeys>>,
     store: Arc<dyn PinStore>,
     opened_at: u64,
-    /// The same by the clock that nobody sets.
+    /// When it was opened, by the clock that nobody sets.
     began: Duration,
     held: Mutex<Held>,
 }
