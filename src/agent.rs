@@ -23,14 +23,15 @@ use crate::limits;
 use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
+use crate::link::heart::{self, Heart};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
-    self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
-    LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted,
-    events, traffic,
+    self, Account, BetweenPolls, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint,
+    JobSource, Keeper, LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink,
+    StoreError, Wanted, events, traffic,
 };
 use crate::metrics::Meter;
 use crate::net::renewal::TlsFiles;
@@ -364,18 +365,20 @@ impl Agent {
         let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
         let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
-        let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget));
-        let heart = tokio::spawn(events::beat(
-            Arc::clone(&outbox),
-            Arc::clone(&health),
-            Arc::clone(&reports),
-            cluster_id.clone(),
-            config.heartbeat_interval,
-            {
+        let reports = Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget.clone());
+        let reports = Arc::new(reports.between_polls(Arc::new(BetweenPolls(Arc::clone(&link)))));
+        let heart = Arc::new(Heart::new(heart::Parts {
+            outbox: Arc::clone(&outbox),
+            health: Arc::clone(&health),
+            budget,
+            cluster_id: cluster_id.clone(),
+            interval: config.heartbeat_interval,
+            trusting: {
                 let gate = Arc::clone(&gate);
-                move || gate.summary()
+                Box::new(move || gate.summary())
             },
-        ));
+        }));
+        let beating = tokio::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
         let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
         let board = tokio::spawn(
             Board::new(
@@ -401,6 +404,7 @@ impl Agent {
             reports,
             health,
             hold,
+            heart,
             interval: config.poll_interval,
             wake,
             stop: stop.clone(),
@@ -426,7 +430,7 @@ impl Agent {
         observer.abort();
         rotation.abort();
         waiter.abort();
-        heart.abort();
+        beating.abort();
         silence.abort();
         board.abort();
     }

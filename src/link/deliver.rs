@@ -20,6 +20,8 @@ use crate::shutdown::Stop;
 /// before it polls again after an outage.
 pub struct Reports {
     sink: Arc<dyn StatusSink>,
+    /// The same on the connection of the polls, for what is posted between two of them.
+    between: Arc<dyn StatusSink>,
     outbox: Arc<Outbox>,
     health: Arc<Health>,
     budget: Budget,
@@ -45,16 +47,29 @@ impl Reports {
     /// Posts from this outbox to this sink.
     #[must_use]
     pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
-        Self { sink, outbox, health, budget, turn: tokio::sync::Mutex::default(), outcomes: Mutex::default() }
+        let (between, turn, outcomes) = (Arc::clone(&sink), tokio::sync::Mutex::default(), Mutex::default());
+        Self { sink, between, outbox, health, budget, turn, outcomes }
     }
 
-    /// Posts all that waits, oldest first, one after the other without a pause.
+    /// What is posted between two polls goes there.
+    #[must_use]
+    pub fn between_polls(self, between: Arc<dyn StatusSink>) -> Self {
+        Self { between, ..self }
+    }
+
+    /// Posts all that waits, oldest first, one after the other without a pause, between two polls.
     ///
     /// # Errors
     /// The [`Fault`] that ended it; what is left waits on.
     pub async fn post_all(self: &Arc<Self>) -> Result<(), Fault> {
-        while self.post_next().await? {}
+        while self.post_next(&self.between).await? {}
         Ok(())
+    }
+
+    /// Whether something is being posted.
+    #[must_use]
+    pub fn is_posting(&self) -> bool {
+        self.turn.try_lock().is_err()
     }
 
     /// Posts one event past all that waits: the daily sign of life when the budget is used up.
@@ -84,10 +99,10 @@ impl Reports {
     }
 
     /// Whether there was something to post.
-    async fn post_next(self: &Arc<Self>) -> Result<bool, Fault> {
+    async fn post_next(self: &Arc<Self>, sink: &Arc<dyn StatusSink>) -> Result<bool, Fault> {
         let _turn = self.turn.lock().await;
-        let this = Arc::clone(self);
-        let posted = tokio::task::spawn_blocking(move || this.post_one())
+        let (this, sink) = (Arc::clone(self), Arc::clone(sink));
+        let posted = tokio::task::spawn_blocking(move || this.post_one(sink.as_ref()))
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
         // What is given up is no answer.
@@ -97,7 +112,7 @@ impl Reports {
         posted
     }
 
-    fn post_one(&self) -> Result<bool, Fault> {
+    fn post_one(&self, sink: &dyn StatusSink) -> Result<bool, Fault> {
         let is_used_up = self.budget.is_used_up();
         if let Some(report) = self.outbox.first_report() {
             if is_used_up && matches!(report, Report::Status(..)) {
@@ -106,8 +121,8 @@ impl Reports {
                 return Ok(true);
             }
             let posted = match &report {
-                Report::Result(id, result) => self.sink.result(id, result),
-                Report::Status(id, status) => self.sink.status(id, status),
+                Report::Result(id, result) => sink.result(id, result),
+                Report::Status(id, status) => sink.status(id, status),
             };
             let job = match &report {
                 Report::Result(id, _) | Report::Status(id, _) => id,
@@ -128,7 +143,7 @@ impl Reports {
             return Ok(false);
         }
         let Some((events, _)) = self.outbox.first_events() else { return Ok(false) };
-        match self.sink.events(&events) {
+        match sink.events(&events) {
             Ok(()) => debug!(events = events.len(), "events were posted"),
             Err(fault @ Fault::Refused(..)) => {
                 error!(events = events.len(), error = %fault, "events were refused and are given up");
@@ -168,7 +183,7 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
                 () = drain.wait() => {}
             }
         }
-        let fault = match reports.post_next().await {
+        let fault = match reports.post_next(&reports.sink).await {
             Ok(true) => {
                 backoff.reset();
                 failures = 0;
@@ -270,6 +285,17 @@ async fn rest(health: &Health, pause: Duration, ends_early: bool) {
     }
 }
 
+/// Reports of nothing to nobody.
+#[cfg(test)]
+pub(super) fn no_reports() -> Arc<Reports> {
+    Arc::new(Reports::new(
+        Arc::new(tests::Server::default()),
+        Arc::new(Outbox::new(1)),
+        Arc::default(),
+        Budget::default(),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Reports;
@@ -286,7 +312,7 @@ mod tests {
 
     /// Takes everything but what it is told to lose, and keeps how much came when.
     #[derive(Default)]
-    struct Server {
+    pub(super) struct Server {
         posts: Mutex<Vec<(Instant, usize)>>,
         results: Mutex<Vec<JobId>>,
         faults: Mutex<u32>,
