@@ -27,6 +27,8 @@ pub struct Reports {
     budget: Budget,
     /// One post at a time: what was posted is taken from the front.
     turn: tokio::sync::Mutex<()>,
+    /// After a fault, when there may be the next post.
+    rests_until: Mutex<Instant>,
     outcomes: Mutex<Outcomes>,
 }
 
@@ -48,7 +50,7 @@ impl Reports {
     #[must_use]
     pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
         let (between, turn, outcomes) = (Arc::clone(&sink), tokio::sync::Mutex::default(), Mutex::default());
-        Self { sink, between, outbox, health, budget, turn, outcomes }
+        Self { sink, between, outbox, health, budget, turn, rests_until: Mutex::new(Instant::now()), outcomes }
     }
 
     /// What is posted between two polls goes there.
@@ -62,14 +64,24 @@ impl Reports {
     /// # Errors
     /// The [`Fault`] that ended it; what is left waits on.
     pub async fn post_all(self: &Arc<Self>) -> Result<(), Fault> {
-        while self.post_next(&self.between).await? {}
+        while self.post_next(&self.between, false).await? {}
         Ok(())
     }
 
-    /// Whether something is being posted.
+    /// Whether nothing is being posted, and no fault of a moment ago is to be waited out.
     #[must_use]
-    pub fn is_posting(&self) -> bool {
-        self.turn.try_lock().is_err()
+    pub fn is_free(&self) -> bool {
+        self.rest().is_zero() && self.turn.try_lock().is_ok()
+    }
+
+    /// How long it is to be waited after the last fault.
+    fn rest(&self) -> Duration {
+        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.saturating_duration_since(Instant::now())
+    }
+
+    fn rest_for(&self, pause: Duration) {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + pause;
     }
 
     /// Posts one event past all that waits: the daily sign of life when the budget is used up.
@@ -98,9 +110,12 @@ impl Reports {
         *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there was something to post.
-    async fn post_next(self: &Arc<Self>, sink: &Arc<dyn StatusSink>) -> Result<bool, Fault> {
+    /// Whether there was something to post. Nothing is posted where a fault of a moment ago is to be waited out.
+    async fn post_next(self: &Arc<Self>, sink: &Arc<dyn StatusSink>, waits: bool) -> Result<bool, Fault> {
         let _turn = self.turn.lock().await;
+        if waits && !self.rest().is_zero() {
+            return Ok(false);
+        }
         let (this, sink) = (Arc::clone(self), Arc::clone(sink));
         let posted = tokio::task::spawn_blocking(move || this.post_one(sink.as_ref()))
             .await
@@ -108,6 +123,9 @@ impl Reports {
         // What is given up is no answer.
         if matches!(posted, Ok(true)) && !self.budget.is_used_up() && self.health.reached().reachable == Some(false) {
             info!("connected to the control plane");
+        }
+        if let Err(fault) = &posted {
+            self.rest_for(fault.retry_after().unwrap_or_default().max(limits::BACKOFF_FLOOR));
         }
         posted
     }
@@ -178,12 +196,16 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
     let mut failures = 0;
     loop {
         if !drain.is_set() {
+            let due = async {
+                due(outbox, &reports.budget).await;
+                tokio::time::sleep(reports.rest()).await;
+            };
             tokio::select! {
-                () = due(outbox, &reports.budget) => {}
+                () = due => {}
                 () = drain.wait() => {}
             }
         }
-        let fault = match reports.post_next(&reports.sink).await {
+        let fault = match reports.post_next(&reports.sink, !drain.is_set()).await {
             Ok(true) => {
                 backoff.reset();
                 failures = 0;
@@ -201,10 +223,7 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
                 continue;
             }
             Ok(()) => {
-                tokio::select! {
-                    () = tokio::time::sleep(backoff.next(draw())) => {}
-                    () = drain.wait() => {}
-                }
+                reports.rest_for(backoff.next(draw()));
                 continue;
             }
         };
@@ -222,10 +241,12 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
         let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
         let was_unreachable = health.now().reachable == Some(false);
         report_failure(&fault, health, pause);
+        reports.rest_for(pause);
         tokio::select! {
             () = rest(health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
             () = drain.wait() => {}
         }
+        reports.rest_for(Duration::ZERO);
     }
 }
 

@@ -229,13 +229,16 @@ impl Intake {
         failing.is_some() || self.health.now().access != Access::Accepted || self.hold().is_in_doubt()
     }
 
-    /// After a failure what waits is posted first, and only then there is a poll. So it is when a heartbeat waits, unless
-    /// it is being posted already; only then the poll need not fail because the post did.
+    /// After a failure what waits is posted first, and only then there is a poll. A heartbeat that waits goes along as well;
+    /// where it does not get out, the poll is made all the same.
     async fn try_once(&self, is_out: bool, beats: bool, hold: Duration) -> Tried {
+        if beats && !is_out && self.reports.is_free() {
+            let _ = self.reports.post_all().await;
+        }
         // A server that trips over a report, or refuses it, may answer a poll all the same.
-        if (is_out || beats && !self.reports.is_posting())
+        if is_out
             && let Err(fault) = self.reports.post_all().await
-            && (is_out && matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
+            && (matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
         {
             return Tried::Failed(fault);
         }
