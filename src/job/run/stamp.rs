@@ -8,7 +8,7 @@ use tracing::info;
 use super::super::ledger::KeyHash;
 use super::super::machine::{Done, Facts};
 use super::Runner;
-use crate::protocol::{JobId, Manifest, ObjectRef};
+use crate::protocol::{JobId, Manifest};
 use crate::target::TargetError;
 
 impl Runner {
@@ -23,14 +23,7 @@ impl Runner {
         let may_be_done = facts.is_resumed || self.is_incomplete.load(Ordering::Relaxed);
         let key = self.book().ledger.of_open(id).0.map(KeyHash::stamp);
         let (true, Some(key)) = (may_be_done, key) else { return Ok(None) };
-        let object = ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            ..ObjectRef::default()
-        };
-        match self.parts.target.stamp(&object).await {
+        match self.parts.target.stamp(&manifest.reference()).await {
             Ok(Some(stamp)) if stamp.key_hash.as_ref() == Some(&key) => {
                 info!(job = %id, "the object carries the stamp of this job already; it is not applied again");
                 Ok(Some(Done::Found(stamp.reference, stamp.readiness)))
