@@ -23,6 +23,7 @@ mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
 mod holder;
+mod hostile;
 mod interop;
 mod journal;
 mod kubernetes;
@@ -38,6 +39,7 @@ mod mtls;
 mod never_lose;
 mod never_lose_cluster;
 mod nginx;
+mod node;
 mod offline;
 mod policy_cases;
 mod proxy;
