@@ -208,17 +208,22 @@ fn without_a_pinned_key_jobs_are_done_and_it_is_said() {
     assert_eq!(fs::read_dir(agent.directory()).unwrap().count(), 0);
 }
 
-#[test]
-fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
-    let mut node = Node::start();
+/// Stops the node and takes what it remembers of sequence numbers; gives a job that was signed before that, by the clock.
+fn signed_before_a_loss(node: &mut Node) -> Job {
     let old = node.sign(job("old"));
     node.does(node.sign(job("first")));
     node.agent.stop();
     for file in ["journal", "checkpoint", "spool"] {
         fs::remove_file(node.setup.state_dir().join(file)).unwrap();
     }
-    // Signed before the loss, by the clock.
     std::thread::sleep(std::time::Duration::from_millis(1_100));
+    old
+}
+
+#[test]
+fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
+    let mut node = Node::start();
+    let old = signed_before_a_loss(&mut node);
     node.again();
     node.agent.wait_for_log("LedgerLost", SOON);
     node.refuses(old, "BeforeLoss");
@@ -241,13 +246,7 @@ fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
 #[test]
 fn a_loss_that_nobody_can_date_is_dated_when_the_time_is_known() {
     let mut node = Node::start();
-    let old = node.sign(job("old"));
-    node.does(node.sign(job("first")));
-    node.agent.stop();
-    for file in ["journal", "checkpoint", "spool"] {
-        fs::remove_file(node.setup.state_dir().join(file)).unwrap();
-    }
-    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let old = signed_before_a_loss(&mut node);
     // A floor in the year 2046 makes the clock one that stands in the past.
     fs::write(node.setup.state_dir().join("clock.json"), r#"{"version":1,"confirmed":2424643200}"#).unwrap();
     node.again();
