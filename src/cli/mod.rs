@@ -52,9 +52,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             say(concat!("pullet ", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
-        Command::Admission(settings, is_json) => read_config(settings)
-            .map_err(Failure::from)
-            .and_then(|config| admission::admission(&config, is_json)),
+        Command::Admission(settings, is_json) => {
+            read_config(settings).map_err(Failure::from).and_then(|config| admission::admission(&config, is_json))
+        }
         Command::Check { settings, file, is_json } => read_config(settings)
             .map_err(Failure::from)
             .and_then(|config| check::check(&config, Path::new(&file), is_json)),

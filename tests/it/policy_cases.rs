@@ -88,6 +88,11 @@ impl Case {
         }
     }
 
+    /// Nothing is set that says what jobs may do.
+    pub(crate) fn has_default_policy(&self) -> bool {
+        self.policy.is_none()
+    }
+
     pub(crate) fn policy(&self) -> Policy {
         let keys = self.policy.clone().unwrap_or_else(|| json!({}));
         let settings: Settings = serde_json::from_value(keys).unwrap();

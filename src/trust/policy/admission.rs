@@ -193,8 +193,14 @@ mod tests {
         rules.charts = Some(charts.iter().map(|text| ChartPattern::parse(text).unwrap()).collect());
         let text = Policy::from(rules).admission();
         for line in text.lines() {
-            assert!(!line.split('@').skip(1).step_by(2).any(|mark| mark.len() > 2
-                && mark.bytes().all(|byte| byte.is_ascii_uppercase())), "{line}");
+            assert!(
+                !line
+                    .split('@')
+                    .skip(1)
+                    .step_by(2)
+                    .any(|mark| mark.len() > 2 && mark.bytes().all(|byte| byte.is_ascii_uppercase())),
+                "{line}"
+            );
         }
         assert!(text.contains("apiGroups: [\"\"]"), "{text}");
         assert!(text.contains(r"(?i:charts\.example\.org):8443/a\+b"), "{text}");

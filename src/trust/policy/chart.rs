@@ -152,7 +152,8 @@ impl SourcePattern {
             Scheme::Oci => ("oci", "oci"),
         };
         let literal = |text: &str| text.replace('.', r"\.").replace('+', r"\+");
-        let (host, port) = authority.split_once(':').map_or((authority.as_str(), None), |(host, port)| (host, Some(port)));
+        let (host, port) =
+            authority.split_once(':').map_or((authority.as_str(), None), |(host, port)| (host, Some(port)));
         let port = port.map_or_else(|| "(:443)?".to_owned(), |port| format!(":{port}"));
         let slash = if path.is_empty() { "" } else { "/" };
         let below = if self.is_prefix { format!("(/{SEGMENT})*") } else { String::new() };
