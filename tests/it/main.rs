@@ -6,6 +6,7 @@
     reason = "clippy.toml allows them in tests, but not in what tests call"
 )]
 
+mod admission;
 mod agent;
 mod agent_on_cluster;
 mod apiserver;

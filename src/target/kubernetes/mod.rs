@@ -41,7 +41,7 @@ use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
-pub use self::yaml::YamlError;
+pub use self::yaml::{YamlError, list_as_json};
 
 /// The target that applies to a Kubernetes API server.
 pub struct Kubernetes(Arc<Inner>);
