@@ -15,6 +15,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
     TransportAdapter,
 };
+use zeroize::Zeroize as _;
 
 use super::NetError;
 use super::body::Body;
@@ -317,7 +318,11 @@ impl<T: Transport> TlsTransport<T> {
     /// Sends what was kept, in one write.
     fn send(&mut self, timeout: NextTimeout) -> Result<(), ureq::Error> {
         self.stream.sock.set_timeout(timeout);
-        self.stream.write_all(self.buffers.take()).map_err(tls_fault)
+        let output = self.buffers.take();
+        let written = self.stream.write_all(output).map_err(tls_fault);
+        // The line is kept, and with it this buffer: a decrypted Secret on its way to the API server would stay in it.
+        output.zeroize();
+        written
     }
 }
 

@@ -28,9 +28,9 @@ impl Gathered {
     }
 
     /// All that is kept; nothing is afterwards.
-    pub(super) fn take(&mut self) -> &[u8] {
+    pub(super) fn take(&mut self) -> &mut [u8] {
         let kept = std::mem::take(&mut self.kept);
-        self.buffers.output().get(..kept).unwrap_or_default()
+        self.buffers.output().get_mut(..kept).unwrap_or_default()
     }
 }
 
