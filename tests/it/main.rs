@@ -13,6 +13,7 @@ mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod check;
+mod cluster_resource;
 mod command_line;
 mod contract;
 mod control_plane_doc;
