@@ -74,8 +74,8 @@ struct Controller {
     seen: watch::Receiver<Arc<Seen>>,
     signals: Signals,
     access: Access,
-    /// Generation of the spec, and uid, for which `rotateCredentials` was done.
-    rotated: Option<(String, i64)>,
+    /// Uid and generation of the last spec whose `rotateCredentials` was heard.
+    heard: Option<(String, i64)>,
     /// A registration over a credential that works failed: the next one is not tried before this.
     not_before: Option<Instant>,
 }
@@ -95,7 +95,7 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
     let reporter = tokio::spawn(reporter.run());
     let store = Arc::new(SecretStore::new(own.clone()));
     let mut controller =
-        Controller { base, own, store, known, seen: watching, signals, access, rotated: None, not_before: None };
+        Controller { base, own, store, known, seen: watching, signals, access, heard: None, not_before: None };
     let ended = Box::pin(controller.work()).await;
     watcher.abort();
     reporter.abort();
@@ -266,7 +266,10 @@ impl Controller {
                     Settled::Wait(stage, _) if anew => {
                         let text = format!("the registration that was asked for failed: {}", stage.text());
                         self.known.set(|facts| facts.rotation_fault = text);
-                        self.not_before = Some(Instant::now() + limits::ROTATION_BACKOFF_FIRST);
+                        // A token that was refused is used up: what is left is the credential itself, at once.
+                        if !matches!(stage, Stage::RegistrationFailed(_)) {
+                            self.not_before = Some(Instant::now() + limits::ROTATION_BACKOFF_FIRST);
+                        }
                         return None;
                     }
                     Settled::Wait(stage, pause) => {
@@ -304,7 +307,7 @@ impl Controller {
     }
 
     /// What is stored, if it is for this machine and this control plane; else a registration.
-    async fn settle(&self, agent: &Agent, cluster: &Cluster, stored: Option<Credential>, anew: bool) -> Settled {
+    async fn settle(&mut self, agent: &Agent, cluster: &Cluster, stored: Option<Credential>, anew: bool) -> Settled {
         let (is_there, problem) = match stored {
             Some(credential) if link::is_another_machine(&credential) => {
                 (true, "what is stored belongs to another machine: this node needs a registration of its own")
@@ -346,6 +349,7 @@ impl Controller {
         match agent.exchange(endpoint, Arc::new(token), is_there).await {
             Ok(Ok(credential)) => {
                 info!(cluster = %credential.cluster_id, "registered");
+                self.heard = Some((cluster.metadata.uid.clone(), cluster.metadata.generation));
                 self.known.set(|facts| {
                     (facts.news, facts.just_registered) = (Some(News::Registered), true);
                     facts.stage = Stage::Serving;
@@ -446,7 +450,10 @@ impl Controller {
                     }
                     if self.wants_rotation(&cluster) {
                         match self.rotate(&cluster).await {
-                            Rotation::Done => self.forget_request(&cluster).await,
+                            Rotation::Done => {
+                                self.forget_request(&cluster).await;
+                                continue;
+                            }
                             Rotation::Register => return End::Reregister,
                             Rotation::Later => pause = Some(backoff.next(draw())),
                             Rotation::Failed => {}
@@ -462,24 +469,26 @@ impl Controller {
         }
     }
 
-    /// Whether the annotation or the spec asks for a new credential, and has not been heard yet.
-    fn wants_rotation(&self, cluster: &Cluster) -> bool {
+    /// Whether the annotation asks for a new credential, or a spec that was not heard before.
+    fn wants_rotation(&mut self, cluster: &Cluster) -> bool {
         let metadata = &cluster.metadata;
-        let is_new = cluster.status.observed_generation != Some(metadata.generation);
-        let was_done = |(uid, generation): &(String, i64)| *uid == metadata.uid && *generation == metadata.generation;
-        let by_spec = cluster.spec.as_ref().is_ok_and(|spec| spec.rotate_credentials == Some(true));
-        cluster.wants_rotation() || by_spec && is_new && !self.rotated.as_ref().is_some_and(was_done)
+        let now = Some((metadata.uid.clone(), metadata.generation));
+        let was_seen = self.heard.is_none() && cluster.status.observed_generation == Some(metadata.generation);
+        if was_seen || !cluster.spec.as_ref().is_ok_and(|spec| spec.rotate_credentials == Some(true)) {
+            self.heard.clone_from(&now);
+        }
+        cluster.wants_rotation() || self.heard != now
     }
 
     /// A registration with a one-time token that was not tried yet, where there is one; else a rotation with the
     /// credential in use.
     async fn rotate(&mut self, cluster: &Cluster) -> Rotation {
+        if self.not_before.is_some_and(|at| at > Instant::now()) {
+            return Rotation::Later;
+        }
         if let Ok(token) = self.token(cluster).await
             && !self.is_used_up(cluster, &observed_token(&token))
         {
-            if self.not_before.is_some_and(|at| at > Instant::now()) {
-                return Rotation::Later;
-            }
             info!("a new registration was asked for");
             return Rotation::Register;
         }
@@ -495,6 +504,7 @@ impl Controller {
                 warn!(error = %fault, "the rotation that was asked for failed; the credential in use stays");
                 let text = format!("the rotation that was asked for failed, and the credential in use stays: {fault}");
                 self.known.set(|facts| facts.rotation_fault = text);
+                self.not_before = Some(Instant::now() + limits::ROTATION_BACKOFF_FIRST);
                 if is_passing { Rotation::Later } else { Rotation::Failed }
             }
         }
@@ -502,7 +512,7 @@ impl Controller {
 
     /// What was asked for is done.
     async fn forget_request(&mut self, cluster: &Cluster) {
-        self.rotated = Some((cluster.metadata.uid.clone(), cluster.metadata.generation));
+        self.heard = Some((cluster.metadata.uid.clone(), cluster.metadata.generation));
         if !cluster.wants_rotation() {
             return;
         }
@@ -511,7 +521,14 @@ impl Controller {
             warn!(%error, "the annotation that asked for a rotation cannot be removed: remove it, or it is done again");
         }
         // What was seen is older than that.
-        self.until_change(Some(limits::STATUS_PAUSE_MAX)).await;
+        let is_old = |now: &Cluster| now.wants_rotation() && now.metadata.annotations == cluster.metadata.annotations;
+        while self.ours().is_some_and(|now| is_old(&now)) && !self.signals.stop.is_set() {
+            let begin = Instant::now();
+            self.until_change(Some(limits::STATUS_PAUSE_MAX)).await;
+            if begin.elapsed() >= limits::STATUS_PAUSE_MAX {
+                break;
+            }
+        }
     }
 
     /// The Cluster goes: our entries of the Secret go with it, and nothing else does.
