@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub(super) registered_at: Option<Timestamp>,
     /// The mark of the one-time token that was tried last.
     pub(super) observed_token: String,
+    /// That of the one which the credential in use was given for.
+    pub(super) taken_token: String,
     /// Why the rotation that was asked for failed.
     pub(super) rotation_fault: String,
 }
@@ -51,19 +53,24 @@ impl Known {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Something else is going on from now on, if it is something else.
-    pub(super) fn enter(&self, stage: Stage) {
+    /// This is going on from now on: whether it is something else.
+    pub(super) fn enter(&self, stage: Stage) -> bool {
         let is_other = self.facts().stage != stage;
         if is_other {
             self.set(|facts| facts.stage = stage);
         }
+        is_other
     }
 
-    /// This credential is in use.
-    pub(super) fn holds(&self, credential: &Credential) {
+    /// This credential is in use; before this start that token was tried last.
+    pub(super) fn holds(&self, credential: &Credential, tried: Option<&str>) {
         self.set(|facts| {
             facts.registered_at = credential.current.issued_at;
-            facts.observed_token.clone_from(&credential.observed_token);
+            facts.taken_token.clone_from(&credential.observed_token);
+            // A token that was refused later than that is still the last one.
+            if facts.observed_token.is_empty() {
+                tried.unwrap_or(&credential.observed_token).clone_into(&mut facts.observed_token);
+            }
         });
     }
 

@@ -25,8 +25,8 @@ pub(super) struct Reporter {
     known: Arc<Known>,
     seen: watch::Receiver<Arc<Seen>>,
     capacity: u64,
-    /// What was written last, and of which object: what the watch shows may be older.
-    written: Option<(String, ClusterStatus)>,
+    /// What was written last, by the uid of the object: what the watch shows may be older.
+    written: Vec<(String, ClusterStatus)>,
     told: Vec<Told>,
     is_troubled: bool,
     /// Jobs that were refused and told.
@@ -42,7 +42,7 @@ struct Told {
 
 impl Reporter {
     pub(super) fn new(own: Own, known: Arc<Known>, seen: watch::Receiver<Arc<Seen>>, capacity: u64) -> Self {
-        Self { own, known, seen, capacity, written: None, told: Vec::new(), is_troubled: false, refused: 0 }
+        Self { own, known, seen, capacity, written: Vec::new(), told: Vec::new(), is_troubled: false, refused: 0 }
     }
 
     /// Never ends.
@@ -103,14 +103,12 @@ impl Reporter {
     }
 
     async fn say_several(&mut self, clusters: &[Cluster]) -> Result<(), OwnError> {
+        self.written.retain(|(uid, _)| clusters.iter().any(|cluster| cluster.metadata.uid == *uid));
+        let text =
+            "there are several Clusters: name the one that this agent is for with cluster_resource, or remove the others";
+        let stage = Stage::Refused("SeveralClusters", text.to_owned());
         for cluster in clusters {
-            let text = "there are several Clusters: name the one that this agent is for with cluster_resource, or remove the others";
-            let stage = Stage::Refused("SeveralClusters", text.to_owned());
-            let view = View { fill: None, ..self.view(cluster, &stage) };
-            let Some(after) = status::desired(&view, &cluster.status) else { continue };
-            if status::differs(&cluster.status, &after) {
-                self.write(cluster, &after).await?;
-            }
+            self.say_of(cluster, &View { fill: None, ..self.view(cluster, &stage) }).await?;
         }
         Ok(())
     }
@@ -122,25 +120,43 @@ impl Reporter {
             let (own, marked) = (self.own.clone(), cluster.clone());
             match blocking(move || own.set_finalizer(&marked, true)).await {
                 // Another version is about to be seen.
-                Ok(()) | Err(OwnError::Conflict) => {}
+                Ok(()) | Err(OwnError::Absent | OwnError::Conflict) => {}
                 Err(error) => return Err(error),
             }
         }
-        let before = match &self.written {
-            Some((uid, status)) if *uid == metadata.uid => status.clone(),
-            _ => cluster.status.clone(),
-        };
+        self.written.retain(|(uid, _)| *uid == metadata.uid);
         let stage = self.known.facts().stage.clone();
-        let Some(after) = status::desired(&self.view(cluster, &stage), &before) else { return Ok(()) };
-        if status::differs(&before, &after) {
-            self.write(cluster, &after).await?;
-            self.written = Some((metadata.uid.clone(), after.clone()));
+        let view = self.view(cluster, &stage);
+        if let Some((before, after)) = self.say_of(cluster, &view).await? {
             for notice in status::news(&before, &after) {
                 self.notify(cluster, notice).await;
             }
         }
         self.tell_refusals(cluster).await;
         Ok(())
+    }
+
+    /// Writes what is to be said of a Cluster, where it differs from what was said: from what to what.
+    async fn say_of(
+        &mut self,
+        cluster: &Cluster,
+        view: &View<'_>,
+    ) -> Result<Option<(ClusterStatus, ClusterStatus)>, OwnError> {
+        let uid = &cluster.metadata.uid;
+        let written = self.written.iter().find(|(written, _)| written == uid);
+        let before = written.map_or(&cluster.status, |(_, status)| status).clone();
+        let Some(after) = status::desired(view, &before).filter(|after| status::differs(&before, after)) else {
+            return Ok(None);
+        };
+        let (own, name, status) = (self.own.clone(), cluster.metadata.name.clone(), after.clone());
+        match blocking(move || own.write_status(&name, &status)).await {
+            // It is gone, and about to be seen so.
+            Ok(()) | Err(OwnError::Absent) => {}
+            Err(error) => return Err(error),
+        }
+        self.written.retain(|(written, _)| written != uid);
+        self.written.push((uid.clone(), after.clone()));
+        Ok(Some((before, after)))
     }
 
     fn view<'a>(&self, cluster: &Cluster, stage: &'a Stage) -> View<'a> {
@@ -163,11 +179,6 @@ impl Reporter {
             just_registered: facts.just_registered,
             rotation_fault: facts.rotation_fault.clone(),
         }
-    }
-
-    async fn write(&self, cluster: &Cluster, status: &ClusterStatus) -> Result<(), OwnError> {
-        let (own, name, status) = (self.own.clone(), cluster.metadata.name.clone(), status.clone());
-        blocking(move || own.write_status(&name, &status)).await
     }
 
     /// Jobs are refused one by one, and told together.

@@ -38,10 +38,11 @@ impl SecretStore {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = (name.to_owned(), uid.to_owned());
     }
 
-    /// Takes every entry away, and the owner: the Secret stays, empty, for the next Cluster.
+    /// Takes the credential away, and the owner: the Secret stays for the next Cluster. So does a pinned keyring, since
+    /// another Cluster is no reason to trust another owner.
     pub(super) fn erase(&self) -> Result<(), StoreError> {
         self.change(r#","ownerReferences":null"#, |secret, patch| {
-            for name in entries::ALL {
+            for name in entries::OF_A_CLUSTER {
                 if secret.encoded(name).is_some() {
                     push_encoded(patch, name, None);
                 }

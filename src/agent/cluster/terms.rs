@@ -84,19 +84,9 @@ fn check_mode(config: &Config, spec: &ClusterSpec) -> Result<(), Unacceptable> {
     Ok(())
 }
 
-/// What of a spec is in effect while the line is up: a change of it ends the line, and begins it anew.
-pub(super) fn is_same_line(before: &ClusterSpec, after: &ClusterSpec) -> bool {
-    let bare = |spec: &ClusterSpec| ClusterSpec {
-        registration_token_secret_ref: None,
-        rotate_credentials: None,
-        ..spec.clone()
-    };
-    bare(before) == bare(after)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{is_same_line, terms};
+    use super::terms;
     use crate::config::{Config, Settings};
     use crate::link::hold::Stage;
     use crate::resources::Cluster;
@@ -178,15 +168,5 @@ mod tests {
         let config = terms(&file, &cluster(r#"{"pull":{"waitSeconds":300}}"#)).unwrap();
         assert_eq!(config.hold.length().as_secs(), 1);
         assert_eq!(config.endpoint.unwrap().to_string(), "https://file");
-    }
-
-    #[test]
-    fn a_token_and_a_rotation_do_not_end_the_line_and_anything_else_does() {
-        let spec = |text: &str| cluster(text).spec.unwrap();
-        let before = spec(r#"{"controlPlaneEndpoint":"https://a"}"#);
-        let token = r#"{"controlPlaneEndpoint":"https://a","registrationTokenSecretRef":{"name":"t"},"rotateCredentials":true}"#;
-        assert!(is_same_line(&before, &spec(token)));
-        assert!(!is_same_line(&before, &spec(r#"{"controlPlaneEndpoint":"https://a","policy":{}}"#)));
-        assert!(!is_same_line(&before, &spec(r#"{"controlPlaneEndpoint":"https://b"}"#)));
     }
 }
