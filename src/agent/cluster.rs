@@ -97,8 +97,17 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
     let reporter = Reporter::new(own.clone(), Arc::clone(&known), watching.clone(), base.config.journal_size);
     let reporter = tokio::spawn(reporter.run());
     let store = Arc::new(SecretStore::new(own.clone()));
-    let mut controller =
-        Controller { base, own, store, known, seen: watching, signals, access, heard: Heard::default(), not_before: None };
+    let mut controller = Controller {
+        base,
+        own,
+        store,
+        known,
+        seen: watching,
+        signals,
+        access,
+        heard: Heard::default(),
+        not_before: None,
+    };
     let ended = Box::pin(controller.work()).await;
     watcher.abort();
     reporter.abort();
@@ -164,10 +173,14 @@ impl Controller {
                     continue;
                 }
                 Step::Refuse(cluster, unacceptable) => {
+                    self.known.hears(cluster.metadata.generation);
                     self.refuse(cluster, unacceptable).await;
                     continue;
                 }
-                Step::Serve(cluster, config) => (cluster, *config),
+                Step::Serve(cluster, config) => {
+                    self.known.hears(cluster.metadata.generation);
+                    (cluster, *config)
+                }
                 Step::Wait => {
                     self.until_change(None).await;
                     continue;
@@ -333,7 +346,11 @@ impl Controller {
             }
             let mut pause = None;
             let seen = self.now();
-            match step::attend(&seen, uid, spec, &mut self.heard) {
+            let attention = step::attend(&seen, uid, spec, &mut self.heard);
+            if let (Seen::One(cluster), Attention::Keep | Attention::Rotate(_)) = (&*seen, &attention) {
+                self.known.hears(cluster.metadata.generation);
+            }
+            match attention {
                 Attention::End => return End::Changed,
                 Attention::Keep => {
                     if !self.known.facts().rotation_fault.is_empty() {

@@ -11,8 +11,8 @@ mod policy;
 mod status;
 
 pub use cluster::{
-    Cluster, ClusterSpec, ConnectivityMode, DEFAULT_TOKEN_KEY, InvalidSpec, Metadata, Mtls, NoCluster, Proxy, Pull, Security,
-    TokenReference, Transport, TwoEndpoints,
+    Cluster, ClusterSpec, ConnectivityMode, DEFAULT_TOKEN_KEY, InvalidSpec, Metadata, Mtls, NoCluster, Proxy, Pull,
+    Security, TokenReference, Transport, TwoEndpoints,
 };
 pub use policy::{InvalidPolicy, PolicySpec};
 pub use status::{Buffer, ClusterStatus, CredentialStatus, Phase, SecretReference};

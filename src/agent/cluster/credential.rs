@@ -163,9 +163,11 @@ impl Controller {
         };
         // Whoever writes a Cluster says where the token goes.
         if name == secret_store::NAME {
-            return Err("spec.registrationTokenSecretRef names the Secret of the credential, which goes to nobody as a \
+            return Err(
+                "spec.registrationTokenSecretRef names the Secret of the credential, which goes to nobody as a \
                         token: name another one"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let own = self.own.clone();
         let place = format!("the Secret vworkspace-system/{name}");

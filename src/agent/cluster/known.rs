@@ -22,6 +22,8 @@ pub(in super::super) struct Known {
 #[derive(Default)]
 pub(super) struct Facts {
     pub(super) stage: Stage,
+    /// The generation of the Cluster that this is so for.
+    pub(super) generation: i64,
     /// The line, while there is one.
     pub(super) line: Option<Line>,
     pub(super) news: Option<News>,
@@ -60,6 +62,13 @@ impl Known {
             self.set(|facts| facts.stage = stage);
         }
         is_other
+    }
+
+    /// The Cluster is heard of as it is in this generation.
+    pub(super) fn hears(&self, generation: i64) {
+        if self.facts().generation != generation {
+            self.set(|facts| facts.generation = generation);
+        }
     }
 
     /// This credential is in use; before this start that token was tried last.

@@ -104,11 +104,11 @@ impl Reporter {
 
     async fn say_several(&mut self, clusters: &[Cluster]) -> Result<(), OwnError> {
         self.written.retain(|(uid, _)| clusters.iter().any(|cluster| cluster.metadata.uid == *uid));
-        let text =
-            "there are several Clusters: name the one that this agent is for with cluster_resource, or remove the others";
+        let text = "there are several Clusters: name the one that this agent is for with cluster_resource, or remove the others";
         let stage = Stage::Refused("SeveralClusters", text.to_owned());
         for cluster in clusters {
-            self.say_of(cluster, &View { fill: None, ..self.view(cluster, &stage) }).await?;
+            let view = View { fill: None, generation: cluster.metadata.generation, ..self.view(&stage) };
+            self.say_of(cluster, &view).await?;
         }
         Ok(())
     }
@@ -126,7 +126,7 @@ impl Reporter {
         }
         self.written.retain(|(uid, _)| *uid == metadata.uid);
         let stage = self.known.facts().stage.clone();
-        let view = self.view(cluster, &stage);
+        let view = self.view(&stage);
         if let Some((before, after)) = self.say_of(cluster, &view).await? {
             for notice in status::news(&before, &after) {
                 self.notify(cluster, notice).await;
@@ -159,13 +159,13 @@ impl Reporter {
         Ok(Some((before, after)))
     }
 
-    fn view<'a>(&self, cluster: &Cluster, stage: &'a Stage) -> View<'a> {
+    fn view<'a>(&self, stage: &'a Stage) -> View<'a> {
         let facts = self.known.facts();
         let line = facts.line.as_ref().filter(|_| *stage == Stage::Serving);
         let unknown = Connection { reachable: None, access: Access::Accepted };
         View {
             now: now(),
-            generation: cluster.metadata.generation,
+            generation: facts.generation,
             stage,
             connection: line.map_or(unknown, |line| line.health.now()),
             standing: line.map_or(Standing::Starting, |line| line.health.standing()),

@@ -128,9 +128,12 @@ pub(super) fn desired(view: &View<'_>, before: &ClusterStatus) -> Option<Cluster
     if let Some(fill) = view.fill {
         said.push(overflow(fill));
     }
-    // Without the control plane's word for it, what was said stays.
+    let mut generation = view.generation;
+    // Without the control plane's word for it, what was said stays: a change of the spec is one write, when the line is
+    // up again.
     if phase == Phase::Registering && view.stage == &Stage::Serving {
         phase = before.phase.filter(|phase| *phase != Phase::Terminating).unwrap_or(phase);
+        generation = before.observed_generation.unwrap_or(generation);
     }
     let mut conditions: Vec<Condition> = before
         .conditions
@@ -144,7 +147,7 @@ pub(super) fn desired(view: &View<'_>, before: &ClusterStatus) -> Option<Cluster
         conditions.push(Condition {
             kind: kind.to_owned(),
             status: status.to_owned(),
-            observed_generation: Some(view.generation),
+            observed_generation: Some(generation),
             last_transition_time: since.or(Some(view.now)),
             reason: reason.to_owned(),
             message,
@@ -173,7 +176,7 @@ pub(super) fn desired(view: &View<'_>, before: &ClusterStatus) -> Option<Cluster
         }),
         observed_token: text(&view.observed_token).or_else(|| before.observed_token.clone()),
         agent_version: text(env!("CARGO_PKG_VERSION")),
-        observed_generation: Some(view.generation),
+        observed_generation: Some(generation),
         buffer: view.fill.map_or(before.buffer, |fill| Some(buffer(fill, view.capacity))),
     })
 }
@@ -457,6 +460,11 @@ mod tests {
         let starting = View { connection: unknown, standing: Standing::Starting, ..view(&stage) };
         assert_eq!(desired(&starting, &ClusterStatus::default()), None);
         assert!(!differs(&connected(), &desired(&starting, &connected()).unwrap()), "a restart writes nothing");
+        let edited = View { generation: 3, ..starting.clone() };
+        assert!(
+            !differs(&connected(), &desired(&edited, &connected()).unwrap()),
+            "a new line is in effect when it is up"
+        );
         let registered = View { news: Some(News::Registered), just_registered: true, ..starting };
         let status = desired(&registered, &ClusterStatus::default()).unwrap();
         assert_eq!(status.phase, Some(Phase::Connected), "a registration is a round trip");

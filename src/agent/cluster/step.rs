@@ -50,7 +50,9 @@ pub(super) fn step<'a>(config: &Config, seen: &'a Seen) -> Step<'a> {
 pub(super) fn attend<'a>(seen: &'a Seen, uid: &str, spec: &ClusterSpec, heard: &mut Heard) -> Attention<'a> {
     match seen {
         Seen::Unknown => Attention::Keep,
-        Seen::One(cluster) if is_same(cluster, uid) && cluster.spec.as_ref().is_ok_and(|now| is_same_line(spec, now)) => {
+        Seen::One(cluster)
+            if is_same(cluster, uid) && cluster.spec.as_ref().is_ok_and(|now| is_same_line(spec, now)) =>
+        {
             if heard.is_wish(cluster) { Attention::Rotate(cluster) } else { Attention::Keep }
         }
         Seen::One(_) | Seen::Nothing | Seen::Several(_) => Attention::End,
