@@ -173,12 +173,11 @@ impl Controller {
                     continue;
                 }
                 Step::Refuse(cluster, unacceptable) => {
-                    self.known.hears(cluster.metadata.generation);
                     self.refuse(cluster, unacceptable).await;
                     continue;
                 }
                 Step::Serve(cluster, config) => {
-                    self.known.hears(cluster.metadata.generation);
+                    self.known.begins(cluster.metadata.generation);
                     (cluster, *config)
                 }
                 Step::Wait => {
@@ -218,6 +217,7 @@ impl Controller {
 
     /// What cannot be done is said, and looked at again when it changes, or something else may have.
     async fn refuse(&mut self, cluster: &Cluster, (reason, text): Unacceptable) {
+        self.known.hears(cluster.metadata.generation);
         if self.known.enter(Stage::Refused(reason, text.clone())) {
             warn!(cluster = cluster.metadata.name, reason, "the Cluster is not served: {text}");
         }

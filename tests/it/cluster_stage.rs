@@ -89,6 +89,8 @@ pub(crate) struct Stage {
     /// The name of the object, and the id at the control plane.
     pub(crate) name: String,
     pub(crate) setup: Setup,
+    /// What agents before this stage wrote.
+    written: usize,
 }
 
 impl Stage {
@@ -96,7 +98,8 @@ impl Stage {
         let (node, testbed) = (Node::new(), Testbed::start());
         let name = format!("clinic-{}", unique());
         let setup = setup(&node, &testbed);
-        Self { node, testbed, name, setup }
+        let written = node.0.writes_of(ACCOUNT).len();
+        Self { node, testbed, name, setup, written }
     }
 
     /// With a token and a Cluster, and an agent that has registered.
@@ -164,9 +167,9 @@ impl Stage {
         });
     }
 
-    /// How often the agent wrote something of this beginning: `patch clusters/status`.
-    pub(crate) fn writes(&self, of: &str) -> usize {
-        self.node.0.writes_of(ACCOUNT).iter().filter(|write| write.starts_with(of)).count()
+    /// What the agent wrote, in its order: `patch clusters/status demo`.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        self.node.0.writes_of(ACCOUNT).split_off(self.written)
     }
 
     pub(crate) fn apply(&self, kind: Value) -> Value {

@@ -71,6 +71,11 @@ impl Known {
         }
     }
 
+    /// A Cluster of this generation is about to be served: nothing is known of it yet, and nothing is said.
+    pub(super) fn begins(&self, generation: i64) {
+        self.set(|facts| (facts.generation, facts.stage) = (generation, Stage::Starting));
+    }
+
     /// This credential is in use; before this start that token was tried last.
     pub(super) fn holds(&self, credential: &Credential, tried: Option<&str>) {
         self.set(|facts| {

@@ -131,14 +131,15 @@ pub(super) fn desired(view: &View<'_>, before: &ClusterStatus) -> Option<Cluster
     let mut generation = view.generation;
     // Without the control plane's word for it, what was said stays: a change of the spec is one write, when the line is
     // up again.
-    if phase == Phase::Registering && view.stage == &Stage::Serving {
+    let is_unknown = phase == Phase::Registering && view.stage == &Stage::Serving;
+    if is_unknown {
         phase = before.phase.filter(|phase| *phase != Phase::Terminating).unwrap_or(phase);
         generation = before.observed_generation.unwrap_or(generation);
     }
     let mut conditions: Vec<Condition> = before
         .conditions
         .iter()
-        .filter(|old| old.kind != "Accepted" && said.iter().all(|new| new.0 != old.kind))
+        .filter(|old| (is_unknown || old.kind != "Accepted") && said.iter().all(|new| new.0 != old.kind))
         .cloned()
         .collect();
     for (kind, is_true, reason, message) in said {
