@@ -229,10 +229,12 @@ impl Agent {
         let policy = self.config.policy.clone();
         let settings = KeySettings { signatures: self.config.signatures, pin: self.wanted.clone() };
         let (keys, store) = (credential.keys.clone(), Arc::clone(&self.store));
+        let registered = credential.registered_seconds();
         let opening = tokio::task::spawn_blocking(move || {
             let found = opened.restored.kept.trust.as_ref().map(|(_, state)| state.as_slice());
-            let gate =
-                Gate::open(gate::Parts { cluster, policy, settings, keys, store, outbox: &opened.outbox, found });
+            let quiet_since = opened.restored.kept.last_signed().or(registered);
+            let outbox = &opened.outbox;
+            let gate = Gate::open(gate::Parts { cluster, policy, settings, keys, store, outbox, found, quiet_since });
             gate.map(|gate| (opened, gate))
         });
         let opened = opening.await.map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?;
@@ -385,7 +387,7 @@ impl Agent {
             let (health, outbox) = (Arc::clone(&health), Arc::clone(&outbox));
             known.serves(cluster::Line { health, outbox, account: Arc::clone(&account), gate: Arc::clone(&gate) });
         }
-        let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
+        let rotation = tokio::spawn(rotation::keep(Arc::clone(&keeper), Arc::clone(&health), rotate, stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
@@ -429,6 +431,8 @@ impl Agent {
                     outbox: Arc::clone(&outbox),
                     reports: Arc::clone(&reports),
                     runner: Arc::clone(&runner),
+                    gate: Arc::clone(&gate),
+                    keeper,
                     cluster_meter: target.meter(),
                     journal_fault,
                 },
