@@ -24,6 +24,7 @@
 //! | [`trust`] | what a job may do; pure |
 //! | [`net`] | ureq, rustls, sockets |
 //! | [`protocol`] | the types of the wire, and nothing else |
+//! | [`resources`] | the custom resources: what the owner of the cluster writes, and what is written there |
 //! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`] | one noun each |
 //!
 //! What it defends against, and where:
@@ -56,6 +57,7 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod protocol;
+pub mod resources;
 pub mod secret;
 pub mod shutdown;
 pub mod status;

@@ -51,6 +51,13 @@ pub const KEYRING_FILE_BYTES: u64 = (KEYRING_CHAIN * (KEYRING_BYTES + 2)) as u64
 /// When no signed job came for so long, it is said: a control plane that holds all of them back looks like one that has none.
 pub const QUIET_OWNER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// The JSON of a `Cluster`: a CA bundle of 64 KiB, four lists of [`CLUSTER_POLICY_ENTRIES`] (the longest of 1,024
+/// characters each: 64 KiB), conditions and managedFields of some kB; and as much again for what others note on it.
+pub const CLUSTER_OBJECT_BYTES: usize = 256 * 1024;
+
+/// Entries of each list of a `Cluster`'s policy.
+pub const CLUSTER_POLICY_ENTRIES: usize = 64;
+
 /// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
 pub const SEQUENCE_STEP: u64 = 1 << 20;
 
