@@ -410,6 +410,13 @@ pub const ROTATION_LOOK: Duration = Duration::from_secs(10 * 60);
 /// The file that says which machine this is has 33 bytes, and `/proc/cpuinfo` of 64 cores 100 kB.
 pub const MACHINE_FILE_BYTES: u64 = 128 * 1024;
 
+/// The Secret with the credential, as the API server sends it: two bearers and two copies of [`BEARER_MAX`], a keyring of
+/// [`KEYRING_BYTES`], certificates of 16 kB and the node's keys are 60 kB, 80 kB in base64; and who owns which field.
+pub const SECRET_OBJECT_BYTES: u64 = 256 * 1024;
+
+/// What a patch of that Secret has as a rule: made with that room, it is not copied while it grows.
+pub const SECRET_PATCH_BYTES: usize = 8 * 1024;
+
 /// Least bytes of a key that wraps the stored credential: 128 bits, if they are random.
 pub const SEAL_KEY_MIN: usize = 16;
 

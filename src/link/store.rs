@@ -9,6 +9,8 @@
 //! | `holder` | by what name this agent is known in a cluster, where it runs in no pod |
 //! | `lock` | one agent acts on one directory |
 
+pub mod entries;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -452,4 +454,4 @@ impl<'a> Stored<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -57,7 +57,7 @@ pub struct Metadata {
         group = "ops.vworkspace.io",
         version = "v1alpha1",
         kind = "Cluster",
-        struct = "ClusterResource",
+        root = "ClusterResource",
         status = "ClusterStatus",
         printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
         printcolumn(
@@ -349,7 +349,7 @@ mod tests {
             (r#"{"pull":{"waitSeconds":-1}}"#, "-1"),
             (r#"{"pull":{"waitSeconds":65536}}"#, "65536"),
             (r#"{"registrationTokenSecretRef":{}}"#, "name"),
-            (r#"[1]"#, "ClusterSpec"),
+            (r#"[1]"#, "invalid type"),
         ] {
             let cluster = parse(&format!(r#"{{"metadata":{{"name":"a"}},"spec":{spec}}}"#));
             assert_eq!(cluster.metadata.name, "a");

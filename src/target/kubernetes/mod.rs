@@ -23,6 +23,7 @@ mod looks;
 mod message;
 mod object;
 mod observe;
+mod own;
 mod pause;
 mod resources;
 mod stamp;
@@ -41,6 +42,7 @@ use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
+pub use self::own::{Own, OwnError, SecretObject, push_encoded, push_text, secret_patch};
 pub use self::yaml::YamlError;
 
 /// The target that applies to a Kubernetes API server.
