@@ -1,5 +1,5 @@
 //! `ApplicationInstance`, as it is defined. The agent applies what a job says and reads conditions.
-#![cfg(test)]
+#![cfg(feature = "crds")]
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,12 +7,13 @@ use serde_json::{Map, Value};
 
 use crate::protocol::Condition;
 
-/// An application that is to be there.
+/// What is to be installed, and how.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, kube::CustomResource)]
 #[kube(
     group = "apps.vworkspace.io",
     version = "v1alpha1",
     kind = "ApplicationInstance",
+    doc = "An application that is to be there.",
     namespaced,
     shortname = "appinst",
     status = "ApplicationInstanceStatus",
@@ -23,14 +24,14 @@ use crate::protocol::Condition;
 )]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ApplicationInstanceSpec {
-    /// Which application.
+    /// Which application it is.
     app_ref: AppReference,
     /// Whether it is installed (managed) or only noted (placeholder).
     #[serde(default)]
     mode: Mode,
     /// Where its code comes from.
     chart: Option<Chart>,
-    /// How it is installed.
+    /// How it is called in the cluster.
     release: Option<Release>,
     /// How it is set up.
     values: Option<Values>,
@@ -57,9 +58,9 @@ enum Mode {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Chart {
-    /// A registry or a repository.
+    /// A registry (oci) or a repository (helm).
     source_type: SourceType,
-    /// Where it is.
+    /// Address of the registry or repository, without credentials.
     #[schemars(length(min = 1, max = 2048))]
     url: String,
     /// Name of the chart.
@@ -82,7 +83,7 @@ struct Release {
     /// Name of the release.
     #[schemars(length(max = 53))]
     name: Option<String>,
-    /// Where it is installed.
+    /// The namespace it is installed in.
     #[schemars(length(max = 63))]
     namespace: Option<String>,
 }
@@ -90,9 +91,11 @@ struct Release {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Values {
-    /// Which of the following counts.
+    /// Which of the others counts. That one has to be there.
     source: ValuesSource,
-    /// The values themselves. No secrets: they are refused.
+    /// The values themselves. Secrets are refused here.
+    #[serde(default)]
+    #[schemars(schema_with = "super::definition::open")]
     inline: Option<Map<String, Value>>,
     /// A Secret in the same namespace.
     secret_ref: Option<KeyReference>,
@@ -110,10 +113,10 @@ enum ValuesSource {
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 struct KeyReference {
-    /// Name.
+    /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
     name: String,
-    /// Key.
+    /// The key in it.
     #[schemars(regex(pattern = r"^[-._a-zA-Z0-9]{1,253}$"))]
     key: Option<String>,
 }
@@ -131,13 +134,15 @@ struct Integrations {
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 struct Switch {
+    /// Whether it is so.
     enabled: Option<bool>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 struct Ingress {
+    /// Whether it is so.
     enabled: Option<bool>,
-    /// Its name in the DNS.
+    /// The name under which it is reached.
     #[schemars(length(max = 253))]
     host: Option<String>,
 }
@@ -146,16 +151,18 @@ struct Ingress {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ApplicationInstanceStatus {
-    /// The generation of the spec that this speaks of.
+    /// The generation of the spec that this is about.
     observed_generation: Option<i64>,
     /// Ready, Reconciling, Degraded, Blocked, Suspended, Deleting.
+    #[serde(default)]
     #[schemars(schema_with = "super::definition::conditions")]
     conditions: Option<Vec<Condition>>,
-    /// The release of it.
+    /// The release that it became.
     helm_release_ref: Option<Release>,
-    /// What is installed.
+    /// The chart that is installed.
     last_applied_chart: Option<AppliedChart>,
-    /// When it was last looked after.
+    /// When its controller last looked after it.
+    #[serde(default)]
     #[schemars(schema_with = "super::definition::date_time")]
     last_reconcile_time: Option<String>,
     /// Where it is reached.
@@ -165,17 +172,25 @@ pub(super) struct ApplicationInstanceStatus {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct AppliedChart {
+    /// A registry (oci) or a repository (helm).
     source_type: Option<SourceType>,
+    /// Its address.
     url: Option<String>,
+    /// Name of the chart.
     name: Option<String>,
+    /// Version of the chart.
     version: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 struct Endpoint {
+    /// What is reached there.
     name: Option<String>,
+    /// Its address.
     url: Option<String>,
+    /// What kind of address it is.
     #[serde(rename = "type")]
     kind: Option<String>,
+    /// What a person should know about it.
     notes: Option<String>,
 }

@@ -1,5 +1,5 @@
 //! `Operation`, as it is defined. The agent applies what a job says and reads conditions.
-#![cfg(test)]
+#![cfg(feature = "crds")]
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,12 +7,13 @@ use serde_json::{Map, Value};
 
 use crate::protocol::Condition;
 
-/// One thing to be done to an application.
+/// What is to be done, to what, and by what.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, kube::CustomResource)]
 #[kube(
     group = "ops.vworkspace.io",
     version = "v1alpha1",
     kind = "Operation",
+    doc = "One thing to be done to an application.",
     namespaced,
     shortname = "op",
     status = "OperationStatus",
@@ -24,29 +25,33 @@ use crate::protocol::Condition;
 #[serde(rename_all = "camelCase")]
 pub(super) struct OperationSpec {
     /// The application, in the same namespace. Never changes.
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "targetRef never changes"}]))]
     target_ref: TargetReference,
     /// What is to be done. Never changes.
     #[serde(rename = "type")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "type never changes"}]))]
     operation_type: OperationType,
     /// What does it. Never changes.
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "engine never changes"}]))]
     engine: Engine,
-    /// What the engine needs to know.
+    /// What the engine has to know.
+    #[serde(default)]
+    #[schemars(schema_with = "super::definition::open")]
     parameters: Option<Map<String, Value>>,
-    /// Whose leave it takes.
+    /// Whether somebody has to approve it first, and who did.
     approvals: Option<Approvals>,
 }
 
-/// An application in the same namespace.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct TargetReference {
-    /// Group and version.
-    #[schemars(regex(pattern = r"^apps\.vworkspace\.io/v[a-z0-9]+$"))]
+    /// Group and version of the application.
+    #[schemars(length(max = 63), regex(pattern = r"^apps\.vworkspace\.io/v[a-z0-9]+$"))]
     api_version: String,
-    /// Kind.
+    /// Its kind.
     #[schemars(extend("enum" = ["ApplicationInstance"]))]
     kind: String,
-    /// Name.
+    /// Its name.
     #[schemars(length(min = 1, max = 253))]
     name: String,
 }
@@ -72,7 +77,6 @@ enum Engine {
     Workflow,
 }
 
-/// Whose leave it takes.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Approvals {
@@ -84,7 +88,8 @@ struct Approvals {
     /// Who approved it.
     #[schemars(length(max = 253))]
     approved_by: Option<String>,
-    /// When.
+    /// When it was approved.
+    #[serde(default)]
     #[schemars(schema_with = "super::definition::date_time")]
     approved_at: Option<String>,
 }
@@ -93,20 +98,25 @@ struct Approvals {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OperationStatus {
-    /// How far it is.
+    /// Where it stands.
     phase: Option<Phase>,
     /// When it began.
+    #[serde(default)]
     #[schemars(schema_with = "super::definition::date_time")]
     started_at: Option<String>,
     /// When it ended.
+    #[serde(default)]
     #[schemars(schema_with = "super::definition::date_time")]
     finished_at: Option<String>,
     /// What the engine made of it.
     engine_ref: Option<EngineReference>,
     /// Accepted, Running, Succeeded, Failed, Blocked, Cancelled.
+    #[serde(default)]
     #[schemars(schema_with = "super::definition::conditions")]
     conditions: Option<Vec<Condition>>,
     /// What came out.
+    #[serde(default)]
+    #[schemars(schema_with = "super::definition::open")]
     outputs: Option<Map<String, Value>>,
     /// Where its log is.
     logs_ref: Option<LogsReference>,
@@ -123,16 +133,23 @@ enum Phase {
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 struct EngineReference {
+    /// Kind of the object.
     kind: Option<String>,
+    /// Name of the object.
     name: Option<String>,
+    /// Namespace of the object.
     namespace: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 struct LogsReference {
+    /// Kind of the object that has it.
     kind: Option<String>,
+    /// Name of the object.
     name: Option<String>,
+    /// Namespace of the object.
     namespace: Option<String>,
+    /// Where it can be fetched.
     #[schemars(length(max = 2048))]
     url: Option<String>,
 }

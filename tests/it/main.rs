@@ -16,6 +16,8 @@ mod check;
 mod command_line;
 mod contract;
 mod control_plane_doc;
+#[cfg(feature = "crds")]
+mod definitions;
 mod directory;
 mod fake_api;
 mod faults;
