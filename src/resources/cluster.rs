@@ -50,14 +50,15 @@ pub struct Metadata {
 
 /// How this cluster reaches its control plane, and what that may ask of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema, kube::CustomResource))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema, kube::CustomResource))]
 #[cfg_attr(
-    test,
+    feature = "crds",
     kube(
         group = "ops.vworkspace.io",
         version = "v1alpha1",
         kind = "Cluster",
         root = "ClusterResource",
+        doc = "This cluster, as it is known to its control plane.",
         status = "ClusterStatus",
         printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
         printcolumn(
@@ -72,13 +73,13 @@ pub struct Metadata {
 #[serde(default, rename_all = "camelCase")]
 pub struct ClusterSpec {
     /// The name of this cluster at the control plane; without one the control plane gives it at the registration.
-    #[cfg_attr(test, schemars(regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")))]
+    #[cfg_attr(feature = "crds", schemars(regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")))]
     pub cluster_id: Option<String>,
     /// URL of the control plane. Plain http is refused, but to this machine itself where the agent is set so.
-    #[cfg_attr(test, schemars(length(max = 2048), regex(pattern = r"^https?://")))]
+    #[cfg_attr(feature = "crds", schemars(length(max = 2048), regex(pattern = r"^https?://")))]
     pub control_plane_endpoint: Option<String>,
     /// Old name of controlPlaneEndpoint.
-    #[cfg_attr(test, schemars(length(max = 2048), regex(pattern = r"^https?://")))]
+    #[cfg_attr(feature = "crds", schemars(length(max = 2048), regex(pattern = r"^https?://")))]
     pub control_plane_base_url: Option<String>,
     /// The Secret in vworkspace-system with the one-time token.
     pub registration_token_secret_ref: Option<TokenReference>,
@@ -91,7 +92,7 @@ pub struct ClusterSpec {
     /// The way out. Without it that of the configuration file or of the environment.
     pub proxy: Option<Proxy>,
     /// Further authorities for the control plane, PEM.
-    #[cfg_attr(test, schemars(length(max = 65536), regex(pattern = r"-----BEGIN CERTIFICATE-----")))]
+    #[cfg_attr(feature = "crds", schemars(length(max = 65536), regex(pattern = r"-----BEGIN CERTIFICATE-----")))]
     pub ca_bundle: Option<String>,
     /// What is asked of jobs and of the line. It adds to the configuration file and takes nothing back.
     pub security: Option<Security>,
@@ -101,21 +102,21 @@ pub struct ClusterSpec {
 
 /// Names a Secret in vworkspace-system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TokenReference {
     /// Name of the Secret.
-    #[cfg_attr(test, schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")))]
+    #[cfg_attr(feature = "crds", schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")))]
     pub name: String,
     /// The key of the token in it.
     #[serde(default = "default_token_key")]
-    #[cfg_attr(test, schemars(regex(pattern = r"^[-._a-zA-Z0-9]{1,253}$")))]
+    #[cfg_attr(feature = "crds", schemars(regex(pattern = r"^[-._a-zA-Z0-9]{1,253}$")))]
     pub key: String,
 }
 
 /// Who acts on the cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectivityMode {
     /// A repository is applied by somebody else; the agent reports.
@@ -129,19 +130,19 @@ pub enum ConnectivityMode {
 
 /// How jobs are fetched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Pull {
     /// By what. An agent that was built without it says so in the condition Connected.
     pub transport: Option<Transport>,
     /// Seconds for which a poll is held.
-    #[cfg_attr(test, schemars(range(min = 1, max = 300)))]
+    #[cfg_attr(feature = "crds", schemars(range(min = 1, max = 300)))]
     pub wait_seconds: Option<u16>,
 }
 
 /// By what jobs are fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// A gRPC stream.
@@ -158,21 +159,24 @@ pub enum Transport {
 
 /// The way out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Proxy {
     /// URL of an http or https proxy, or none. Without a password: many may read a Cluster, and the configuration file of
     /// the agent takes one.
-    #[cfg_attr(test, schemars(length(max = 2048), regex(pattern = r"^(none|https?://[^@/]+/?)$")))]
+    #[cfg_attr(feature = "crds", schemars(length(max = 2048), regex(pattern = r"^(none|https?://[^@/]+/?)$")))]
     pub url: Option<String>,
     /// Hosts and domains that are reached without it.
-    #[cfg_attr(test, schemars(length(max = 64), inner(length(min = 1, max = 253), regex(pattern = r"^[^,\s]+$"))))]
+    #[cfg_attr(
+        feature = "crds",
+        schemars(length(max = 64), inner(length(min = 1, max = 253), regex(pattern = r"^[^,\s]+$")))
+    )]
     pub no_proxy: Option<Vec<String>>,
 }
 
 /// What is asked of jobs and of the line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Security {
     /// Jobs have to be signed. False does not weaken what the agent is set to.
@@ -185,7 +189,7 @@ pub struct Security {
 
 /// Client certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Mtls {
     /// The agent asks for a client certificate and uses it.

@@ -4,9 +4,13 @@
 //! nor its generator is in the program. `Operation` and `ApplicationInstance` are only defined: the agent applies them
 //! and looks at their conditions, whatever else is in them.
 
+#[cfg(feature = "crds")]
+mod application_instance;
 mod cluster;
-#[cfg(test)]
-mod definition;
+#[cfg(feature = "crds")]
+pub mod definition;
+#[cfg(feature = "crds")]
+mod operation;
 mod policy;
 mod status;
 

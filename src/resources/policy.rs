@@ -12,25 +12,25 @@ use crate::trust::policy::{ChartPattern, NamespacePattern, Namespaces, Operation
 
 /// What jobs may do. A list that is missing says nothing; an empty one permits nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct PolicySpec {
     /// All of them, those that are open by default too: GROUP/KIND; the core group is empty (/ConfigMap).
     #[cfg_attr(
-        test,
+        feature = "crds",
         schemars(length(max = 64), inner(length(max = 317), regex(pattern = r"^[a-z0-9.-]*/[A-Z][A-Za-z0-9]*$")))
     )]
     pub kinds: Option<Vec<String>>,
     /// Names (clinic-7) or prefixes (clinic-*).
     #[cfg_attr(
-        test,
+        feature = "crds",
         schemars(length(max = 64), inner(regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9]|[a-z0-9-]{0,62}\*)?$")))
     )]
     pub namespaces: Option<Vec<String>>,
     /// Sources (oci://registry.example/charts/*, https://charts.example.org#wiki@1.2.3), entries of the catalog
     /// (catalog:wiki), or * for all.
     #[cfg_attr(
-        test,
+        feature = "crds",
         schemars(
             length(max = 64),
             inner(length(max = 1024), regex(pattern = r"^(\*|catalog:.+|oci://.+|https://.+)$"))
@@ -38,7 +38,7 @@ pub struct PolicySpec {
     )]
     pub charts: Option<Vec<String>>,
     /// Types of operations.
-    #[cfg_attr(test, schemars(schema_with = "super::definition::operation_types"))]
+    #[cfg_attr(feature = "crds", schemars(schema_with = "super::definition::operation_types"))]
     pub operations: Option<Vec<String>>,
 }
 

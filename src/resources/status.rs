@@ -6,7 +6,7 @@ use crate::protocol::{Condition, Timestamp};
 
 /// What the agent says of it. One write a change: nothing here moves by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ClusterStatus {
     /// Where it stands.
@@ -14,11 +14,11 @@ pub struct ClusterStatus {
     pub phase: Option<Phase>,
     /// Connected, Disconnected, Authenticated, BufferOverflow.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(test, schemars(schema_with = "super::definition::conditions"))]
+    #[cfg_attr(feature = "crds", schemars(schema_with = "super::definition::conditions"))]
     pub conditions: Vec<Condition>,
     /// The round trip that was the last one when anything else here changed.
     #[serde(deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(schema_with = "super::definition::date_time"))]
+    #[cfg_attr(feature = "crds", schemars(schema_with = "super::definition::date_time"))]
     pub last_heartbeat: Option<Timestamp>,
     /// The credential.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ pub struct ClusterStatus {
 
 /// Where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(schemars::JsonSchema))]
 pub enum Phase {
     /// The control plane answers.
     Connected,
@@ -60,7 +60,7 @@ pub enum Phase {
 
 /// The credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct CredentialStatus {
     /// The Secret that holds it.
@@ -69,7 +69,7 @@ pub struct CredentialStatus {
     pub secret_namespace: String,
     /// When it was given.
     #[serde(deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(schema_with = "super::definition::date_time"))]
+    #[cfg_attr(feature = "crds", schemars(schema_with = "super::definition::date_time"))]
     pub registered_at: Option<Timestamp>,
     /// Whether the one-time token was taken.
     pub registration_token_consumed: bool,
@@ -77,7 +77,7 @@ pub struct CredentialStatus {
 
 /// A Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct SecretReference {
     /// Name.
@@ -88,7 +88,7 @@ pub struct SecretReference {
 
 /// What waits on the disk of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crds", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Buffer {
     /// Bytes there are.

@@ -20,6 +20,8 @@ mod cluster_stage;
 mod command_line;
 mod contract;
 mod control_plane_doc;
+#[cfg(feature = "crds")]
+mod definitions;
 mod directory;
 mod fake_api;
 mod faults;
