@@ -487,7 +487,9 @@ fn on_rotation(
     Box::new(move |keyrings| {
         events::push_rotated(&outbox, &cluster_id);
         gate.offer(keyrings, &outbox);
-        known.iter().for_each(|known| known.rotated());
+        if let Some(known) = &known {
+            known.rotated();
+        }
     })
 }
 

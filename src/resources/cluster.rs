@@ -347,7 +347,7 @@ mod tests {
             (r#"{"pull":{"waitSeconds":-1}}"#, "-1"),
             (r#"{"pull":{"waitSeconds":65536}}"#, "65536"),
             (r#"{"registrationTokenSecretRef":{}}"#, "name"),
-            (r#"[1]"#, "invalid type"),
+            ("[1]", "invalid type"),
         ] {
             let cluster = parse(&format!(r#"{{"metadata":{{"name":"a"}},"spec":{spec}}}"#));
             assert_eq!(cluster.metadata.name, "a");

@@ -3,6 +3,11 @@
 //! Their definitions in `k3s/crds.yaml` are made from the types here by a test (`definition`), so that neither a schema
 //! nor its generator is in the program. `Operation` and `ApplicationInstance` are only defined: the agent applies them
 //! and looks at their conditions, whatever else is in them.
+#![allow(
+    clippy::doc_markdown,
+    clippy::duplicated_attributes,
+    reason = "comments are what kubectl explain prints, and each column of a table has a type"
+)]
 
 #[cfg(feature = "crds")]
 mod application_instance;

@@ -205,8 +205,9 @@ impl Reporter {
     /// Posts an event, or counts it for the next of its reason. Nothing depends on it.
     async fn notify(&mut self, cluster: &Cluster, notice: Notice<'_>) {
         if self.is_quiet(notice.reason) {
-            let told = self.told.iter_mut().find(|told| told.reason == notice.reason);
-            told.into_iter().for_each(|told| told.kept_back = told.kept_back.saturating_add(1));
+            if let Some(told) = self.told.iter_mut().find(|told| told.reason == notice.reason) {
+                told.kept_back = told.kept_back.saturating_add(1);
+            }
             return;
         }
         let before = self.told.iter().position(|told| told.reason == notice.reason).map(|at| self.told.swap_remove(at));

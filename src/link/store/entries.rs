@@ -96,10 +96,10 @@ pub fn to_credential(read: Read<'_>, malformed: impl Fn() -> StoreError) -> Resu
     }
     let token = token.trim();
     let mark = observed_token(&crate::secret::Secret::new("bearer", token.to_owned()));
-    if stored.current.token != mark {
-        stored.current = BARE;
-    } else {
+    if stored.current.token == mark {
         stored.current.mac_key = mac_key.as_deref().map(String::as_str);
+    } else {
+        stored.current = BARE;
     }
     stored.current.token = token;
     (stored.endpoint, stored.cluster_id) = (endpoint.trim(), cluster_id.trim());
