@@ -85,7 +85,10 @@ pub(super) struct View<'a> {
     pub(super) rotation_fault: String,
 }
 
-/// A condition that is to be.
+const NO_ROUND_TRIP: &str =
+    "no round trip to the control plane for too long; the cluster goes on, and what happens is kept";
+
+/// A condition that is to be. It has a sentence in any case: an API server of before 1.21 takes an empty text for none.
 type Said<'a> = (&'static str, bool, &'a str, String);
 
 /// What is to be said now, after `before`; none = nothing is known to say.
@@ -96,12 +99,12 @@ pub(super) fn desired(view: &View<'_>, before: &ClusterStatus) -> Option<Cluster
         Stage::Starting => return None,
         Stage::Terminating => Phase::Terminating,
         Stage::TokenMissing(text) => {
-            said.push(("Connected", false, "RegistrationPending", String::new()));
+            said.push(("Connected", false, "RegistrationPending", text.clone()));
             said.push(("Authenticated", false, "TokenSecretMissing", text.clone()));
             Phase::Pending
         }
         Stage::Registering => {
-            said.push(("Connected", false, "RegistrationPending", String::new()));
+            said.push(("Connected", false, "RegistrationPending", "the one-time token is being exchanged".to_owned()));
             Phase::Registering
         }
         Stage::Unreachable(text) => {
@@ -109,12 +112,12 @@ pub(super) fn desired(view: &View<'_>, before: &ClusterStatus) -> Option<Cluster
             Phase::Registering
         }
         Stage::RegistrationFailed(text) => {
-            said.push(("Connected", false, "RegistrationPending", String::new()));
+            said.push(("Connected", false, "RegistrationPending", text.clone()));
             said.push(("Authenticated", false, "RegistrationFailed", text.clone()));
             Phase::Error
         }
         Stage::Unusable(text) => {
-            said.push(("Connected", false, "CredentialMissing", String::new()));
+            said.push(("Connected", false, "CredentialMissing", text.clone()));
             said.push(("Authenticated", false, "CredentialMissing", text.clone()));
             Phase::Error
         }
@@ -190,24 +193,22 @@ fn serving(view: &View<'_>, before: &ClusterStatus, said: &mut Vec<Said<'_>>) ->
     let is_lost = reachable != Some(true) && !is_new && view.silence >= limits::LOST_AFTER;
     let phase = match reachable {
         _ if is_lost => {
-            said.push(("Connected", false, "ControlPlaneUnreachable", String::new()));
+            said.push(("Connected", false, "ControlPlaneUnreachable", "the control plane does not answer".to_owned()));
             Phase::Disconnected
         }
-        Some(true) => {
-            said.push(("Connected", true, "RoundTripOK", String::new()));
-            Phase::Connected
-        }
-        None if is_new => {
-            said.push(("Connected", true, "RoundTripOK", String::new()));
+        _ if is_new || reachable == Some(true) => {
+            said.push(("Connected", true, "RoundTripOK", "the control plane answers".to_owned()));
             Phase::Connected
         }
         // Of what is not known yet after a start nothing is said, and of what has just failed neither.
         None if before.phase.is_none() => return None,
-        Some(false) | None => Phase::Registering,
+        _ => Phase::Registering,
     };
     match view.standing {
-        Standing::Disconnected => said.push(("Disconnected", true, "NoRecentRoundTrip", String::new())),
-        _ if phase == Phase::Connected => said.push(("Disconnected", false, "Connected", String::new())),
+        Standing::Disconnected => said.push(("Disconnected", true, "NoRecentRoundTrip", NO_ROUND_TRIP.to_owned())),
+        _ if phase == Phase::Connected => {
+            said.push(("Disconnected", false, "Connected", "the control plane answers".to_owned()));
+        }
         _ => {}
     }
     if phase == Phase::Registering {
@@ -232,7 +233,7 @@ fn serving(view: &View<'_>, before: &ClusterStatus, said: &mut Vec<Said<'_>>) ->
                 (Some(News::Rotated), _) | (None, Some("CredentialRotated")) => "CredentialRotated",
                 _ => "CredentialAccepted",
             };
-            said.push(("Authenticated", true, reason, String::new()));
+            said.push(("Authenticated", true, reason, "the credential is accepted".to_owned()));
         }
     }
     Some(phase)
@@ -241,7 +242,7 @@ fn serving(view: &View<'_>, before: &ClusterStatus, said: &mut Vec<Said<'_>>) ->
 /// True until the control plane knows how many.
 fn overflow(fill: Fill) -> Said<'static> {
     let lost = fill.lost.saturating_add(fill.lost_at_most);
-    let message = if lost == 0 { String::new() } else { format!("{lost} events were lost so far") };
+    let message = format!("{lost} events were lost so far");
     if fill.told || lost == 0 {
         ("BufferOverflow", false, "BufferDrained", message)
     } else {
@@ -299,9 +300,7 @@ pub(super) fn news<'a>(before: &ClusterStatus, after: &'a ClusterStatus) -> Vec<
             }
             _ if is_same => continue,
             ("Authenticated" | "Accepted", _) if !is_true => (true, condition.message.as_str()),
-            ("Disconnected", "NoRecentRoundTrip") => {
-                (true, "no round trip to the control plane for too long; the cluster goes on, and what happens is kept")
-            }
+            ("Disconnected", "NoRecentRoundTrip") => (true, NO_ROUND_TRIP),
             ("Disconnected", "Connected") if old.is_some() => (false, "the control plane answers again"),
             _ => continue,
         };
@@ -385,6 +384,20 @@ mod tests {
         );
         assert!(credential.registration_token_consumed);
         assert_eq!(status.buffer.unwrap().capacity_bytes, 262_144);
+    }
+
+    #[test]
+    fn every_condition_has_a_sentence() {
+        let text = || "why".to_owned();
+        let lost = Connection { reachable: Some(false), access: Access::Accepted };
+        for stage in [Stage::TokenMissing(text()), Stage::Registering, Stage::Unusable(text()), Stage::Serving] {
+            for connection in [view(&stage).connection, lost] {
+                let silence = Duration::from_secs(if connection == lost { 400 } else { 0 });
+                let view = View { connection, silence, standing: Standing::Disconnected, ..view(&stage) };
+                let status = desired(&view, &ClusterStatus::default()).unwrap();
+                assert!(status.conditions.iter().all(|one| !one.message.is_empty()), "{:?}", status.conditions);
+            }
+        }
     }
 
     #[test]
