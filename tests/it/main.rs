@@ -17,6 +17,7 @@ mod check;
 mod command_line;
 mod contract;
 mod control_plane_doc;
+mod custom_resources;
 #[cfg(feature = "crds")]
 mod definitions;
 mod directory;
@@ -46,6 +47,7 @@ mod node;
 mod offline;
 mod policy_cases;
 mod proxy;
+mod rights;
 mod scene;
 mod secrecy;
 mod signed;
