@@ -466,16 +466,15 @@ fn null_is_nothing_wherever_something_may_be_left_out() {
     }
 }
 
-/// Sets each value at the end of a path to null where the schema lets it be left out, and counts them.
+/// Sets each value at the end of a path to null where something may be left out, but for one of a few words, and counts them.
 fn nullify(value: &mut Value, schema: &Value) -> usize {
-    let required = schema["required"].as_array().cloned().unwrap_or_default();
     let Some(members) = value.as_object_mut() else { return 0 };
     let mut count = 0;
     for (name, member) in members {
         let inner = &schema["properties"][name];
         if inner.get("properties").is_some() {
             count += nullify(member, inner);
-        } else if !required.contains(&Value::from(name.as_str())) && name != "inline" {
+        } else if inner["nullable"] == true && name != "inline" {
             *member = Value::Null;
             count += 1;
         }

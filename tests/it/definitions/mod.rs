@@ -66,11 +66,10 @@ fn tidy(value: &mut Value) {
                     members.insert(bound.to_owned(), Value::from(format!("{whole:.0}").parse::<i64>().unwrap()));
                 }
             }
-            let is_nullable = members.get("nullable") == Some(&Value::Bool(true));
+            // An API server takes null only where it is listed, and a server-side apply stumbles over it there.
             if let Some(Value::Array(values)) = members.get_mut("enum") {
                 values.retain(|value| !value.is_null());
-                // An API server lets pass what is listed, and nothing else.
-                values.extend(is_nullable.then_some(Value::Null));
+                members.remove("nullable");
             }
             if let Some(Value::String(description)) = members.get_mut("description") {
                 *description = description.split_whitespace().collect::<Vec<_>>().join(" ");
