@@ -196,14 +196,9 @@ pub struct Mtls {
     pub enabled: bool,
 }
 
-/// The text is no Cluster at all, or longer than [`limits::CLUSTER_OBJECT_BYTES`].
+/// The text is no JSON of an object, or it has no usable metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
-    /// No JSON, or without usable metadata.
-    NoObject,
-    /// Too long.
-    TooLong,
-}
+pub struct NoCluster;
 
 /// Why the spec of a Cluster cannot be used, as the parser says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,8 +212,9 @@ impl Cluster {
     /// Reads the JSON of one object.
     ///
     /// # Errors
-    /// When it is too long or has no usable metadata. Nonsense in the spec is told there.
-    pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
+    /// When it has no usable metadata. Nonsense in the spec is told there, and so is an object of more than
+    /// [`limits::CLUSTER_OBJECT_BYTES`].
+    pub fn parse(text: &[u8]) -> Result<Self, NoCluster> {
         #[derive(Deserialize)]
         struct Object<'a> {
             metadata: Metadata,
@@ -228,10 +224,11 @@ impl Cluster {
             status: Option<&'a RawValue>,
         }
 
+        let object: Object<'_> = serde_json::from_slice(text).map_err(|_| NoCluster)?;
         if text.len() > limits::CLUSTER_OBJECT_BYTES {
-            return Err(Unreadable::TooLong);
+            let spec = Err(InvalidSpec("the object is longer than 256 KiB".to_owned()));
+            return Ok(Self { metadata: object.metadata, spec, status: ClusterStatus::default() });
         }
-        let object: Object<'_> = serde_json::from_slice(text).map_err(|_| Unreadable::NoObject)?;
         let spec = match object.spec {
             Some(spec) => serde_json::from_str(spec.get()).map_err(|error| InvalidSpec::new(&error)),
             None => Ok(ClusterSpec::default()),
@@ -270,16 +267,13 @@ impl InvalidSpec {
     }
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for NoCluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoObject => "the API server's answer is no Cluster",
-            Self::TooLong => "the Cluster is longer than 256 KiB",
-        })
+        f.write_str("the API server's answer is no Cluster")
     }
 }
 
-impl StdError for Unreadable {}
+impl StdError for NoCluster {}
 
 impl fmt::Display for InvalidSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -307,7 +301,7 @@ fn default_token_key() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cluster, ConnectivityMode, Transport, TwoEndpoints, Unreadable};
+    use super::{Cluster, ConnectivityMode, NoCluster, Transport, TwoEndpoints};
     use crate::limits;
 
     fn parse(text: &str) -> Cluster {
@@ -370,15 +364,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cluster_or_longer_than_the_bound_is_refused() {
+    fn what_is_no_cluster_is_refused() {
         for text in ["", "[]", "{}", "<html>", r#"{"metadata":{"name":1}}"#, r#"{"metadata":{"name":"a"}"#] {
-            assert_eq!(Cluster::parse(text.as_bytes()).unwrap_err(), Unreadable::NoObject, "{text}");
+            assert_eq!(Cluster::parse(text.as_bytes()).unwrap_err(), NoCluster, "{text}");
         }
-        let mut text = br#"{"metadata":{}}"#.to_vec();
+    }
+
+    #[test]
+    fn one_that_is_longer_than_the_bound_has_a_name_and_nothing_else() {
+        let mut text = br#"{"metadata":{"name":"a"},"spec":{"clusterId":"c"}}"#.to_vec();
         text.resize(limits::CLUSTER_OBJECT_BYTES, b' ');
-        assert!(Cluster::parse(&text).is_ok());
+        assert!(Cluster::parse(&text).unwrap().spec.is_ok());
         text.push(b' ');
-        assert_eq!(Cluster::parse(&text).unwrap_err(), Unreadable::TooLong);
+        let cluster = Cluster::parse(&text).unwrap();
+        assert_eq!(cluster.metadata.name, "a");
+        assert!(cluster.spec.unwrap_err().to_string().contains("longer than 256 KiB"));
     }
 
     #[test]

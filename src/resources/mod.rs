@@ -15,8 +15,8 @@ mod policy;
 mod status;
 
 pub use cluster::{
-    Cluster, ClusterSpec, ConnectivityMode, DEFAULT_TOKEN_KEY, InvalidSpec, Metadata, Mtls, Proxy, Pull, Security,
-    TokenReference, Transport, TwoEndpoints, Unreadable,
+    Cluster, ClusterSpec, ConnectivityMode, DEFAULT_TOKEN_KEY, InvalidSpec, Metadata, Mtls, NoCluster, Proxy, Pull,
+    Security, TokenReference, Transport, TwoEndpoints,
 };
 pub use policy::{InvalidPolicy, PolicySpec};
 pub use status::{Buffer, ClusterStatus, CredentialStatus, Phase, SecretReference};

@@ -14,6 +14,9 @@ mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod check;
+mod cluster_bounds;
+mod cluster_resource;
+mod cluster_stage;
 mod command_line;
 mod contract;
 mod control_plane_doc;

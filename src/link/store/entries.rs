@@ -37,9 +37,9 @@ const LEDGER: &str = "keyring-ledger";
 /// The entries of a credential.
 pub const CREDENTIAL: [&str; 6] = [ENDPOINT, CLUSTER_ID, TOKEN, KEYPAIR, MAC_KEY, STATE];
 
-/// Every entry that is written here, or that the field keeps beside them.
-pub const ALL: [&str; 12] =
-    [ENDPOINT, CLUSTER_ID, TOKEN, KEYPAIR, MAC_KEY, STATE, PENDING, KEYRING, LEDGER, "ca.crt", "tls.crt", "tls.key"];
+/// What goes with a Cluster: all that is written here, or that the field keeps beside it, but for the pinned keyring.
+pub const OF_A_CLUSTER: [&str; 10] =
+    [ENDPOINT, CLUSTER_ID, TOKEN, KEYPAIR, MAC_KEY, STATE, PENDING, "ca.crt", "tls.crt", "tls.key"];
 
 /// Reads an entry.
 pub type Read<'a> = &'a dyn Fn(&str) -> Result<Option<Zeroizing<String>>, StoreError>;
@@ -157,7 +157,7 @@ fn text(bytes: Zeroizing<Vec<u8>>) -> Option<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::credential;
-    use super::{ALL, CREDENTIAL, of_credential, of_pending, of_pin, to_credential, to_pending, to_pin};
+    use super::{CREDENTIAL, OF_A_CLUSTER, of_credential, of_pending, of_pin, to_credential, to_pending, to_pin};
     use crate::link::credential::StoreError;
     use crate::link::pinned::Pin;
     use crate::protocol::Timestamp;
@@ -190,7 +190,7 @@ mod tests {
         let mut expected = CREDENTIAL;
         expected.sort_unstable();
         assert_eq!(names, expected);
-        assert!(names.iter().all(|name| ALL.contains(name)));
+        assert!(names.iter().all(|name| OF_A_CLUSTER.contains(name)));
         assert_eq!(
             (secret["token"].as_str(), secret["cluster-id"].as_str(), secret["control-plane-base-url"].as_str()),
             (BEARER, "c1", "https://a/base")
@@ -259,6 +259,7 @@ mod tests {
         for has_ledger in [false, true] {
             let pin = Pin { keyring: "a.b.c".into(), has_ledger };
             let held = secret(of_pin(&pin));
+            assert!(held.keys().all(|name| !OF_A_CLUSTER.contains(name)), "it outlives the Cluster");
             assert_eq!(to_pin(&|name| Ok(held.get(name).cloned().map(Zeroizing::new))).unwrap(), Some(pin));
         }
     }

@@ -28,7 +28,7 @@ use crate::protocol::FIELD_MANAGER;
 use crate::trust::policy::OWN_NAMESPACE;
 
 /// What becomes of a patch: RFC 7386.
-const MERGE: &str = "application/merge-patch+json";
+pub(super) const MERGE: &str = "application/merge-patch+json";
 
 /// The way to the agent's own objects.
 #[derive(Clone, Debug)]
@@ -196,12 +196,13 @@ impl Own {
         SecretObject::read(self.call(&Method::GET, &path, "", "", limits::SECRET_OBJECT_BYTES)?)
     }
 
-    /// Patches a Secret of the agent's namespace, and gives what it is then. Blocks.
+    /// Patches a Secret of the agent's namespace, and gives what it is then, or would be. Blocks.
     ///
     /// # Errors
     /// As [`OwnError`] lists them; [`OwnError::Conflict`] where it has another version by now.
-    pub fn patch_secret(&self, name: &str, patch: &str) -> Result<SecretObject, OwnError> {
-        let path = format!("{}?fieldManager={FIELD_MANAGER}", secret_path(name)?);
+    pub fn patch_secret(&self, name: &str, patch: &str, is_rehearsal: bool) -> Result<SecretObject, OwnError> {
+        let dry = if is_rehearsal { "&dryRun=All" } else { "" };
+        let path = format!("{}?fieldManager={FIELD_MANAGER}{dry}", secret_path(name)?);
         SecretObject::read(self.call(&Method::PATCH, &path, MERGE, patch, limits::SECRET_OBJECT_BYTES)?)
     }
 
