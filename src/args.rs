@@ -313,7 +313,8 @@ fn help(command: &str) -> String {
         }
         "rbac" => {
             "Prints the account of the agent, its roles and the empty objects that it writes, for kubectl apply -f -, with\n\
-             a rule for each kind of --allow-kind. Of the flags only --config and --allow-kind matter."
+             a rule for each kind of --allow-kind, and what --cluster-resource needs. Of the flags only these and --config\n\
+             matter."
         }
         "journal" => {
             "Prints what waits in the journal: jobs that were taken, results and events that were not posted, events that\n\

@@ -6,10 +6,13 @@ use crate::protocol::{APPLICATION_INSTANCE, GroupKind, OPERATION};
 /// The rights for the default settings.
 const TEXT: &str = include_str!("../../k3s/rbac.yaml");
 
+/// What an agent needs beside them that goes by a Cluster.
+const CLUSTER: &str = include_str!("../../k3s/cluster.yaml");
+
 /// Where the rules for further kinds belong.
 const MARK: &str = "  # Each further kind of allow_kind";
 
-/// The manifests, with a rule for each kind of `allow_kind`.
+/// The manifests, with a rule for each kind of `allow_kind`, and with what `cluster_resource` needs where that is set.
 pub(super) fn text(config: &Config) -> String {
     let (before, after) = TEXT.split_once(MARK).unwrap_or((TEXT, ""));
     let mut text = before.to_owned();
@@ -21,6 +24,10 @@ pub(super) fn text(config: &Config) -> String {
     if !after.is_empty() {
         text.push_str(MARK);
         text.push_str(after);
+    }
+    if config.cluster_resource.is_some() {
+        text.push_str("---\n");
+        text.push_str(CLUSTER);
     }
     text
 }
@@ -59,7 +66,7 @@ fn plural(kind: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{MARK, TEXT, plural, text};
+    use super::{CLUSTER, MARK, TEXT, plural, text};
     use crate::config::{Config, Settings};
 
     fn printed(kinds: &[&str]) -> String {
@@ -67,6 +74,13 @@ mod tests {
         let settings =
             Settings { allow_kind, endpoint: Some("https://control.example".to_owned()), ..Settings::default() };
         text(&Config::new(settings, |_| None).unwrap())
+    }
+
+    #[test]
+    fn what_goes_by_a_cluster_needs_the_rights_for_that_as_well() {
+        let settings = Settings { cluster_resource: Some("*".to_owned()), ..Settings::default() };
+        let text = text(&Config::new(settings, |_| None).unwrap());
+        assert_eq!(text.strip_prefix(TEXT).unwrap(), format!("---\n{CLUSTER}"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, Setup};
 use crate::apiserver::{ApiServer, unique, wait_until};
+use crate::custom_resources;
 use crate::scene::SOON;
 use crate::testbed::Testbed;
 
@@ -28,7 +29,7 @@ impl Node {
         static SERVER: OnceLock<Mutex<ApiServer>> = OnceLock::new();
         let server = SERVER.get_or_init(|| {
             let server = ApiServer::start();
-            server.apply_crds();
+            custom_resources::define(&server);
             server.apply_manifest("k3s/rbac.yaml");
             Mutex::new(server)
         });

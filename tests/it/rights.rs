@@ -1,5 +1,7 @@
 //! The rights of k3s/: an agent does all that it is for with exactly these, and with one less it fails and says which.
 
+use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::Method;
@@ -18,8 +20,22 @@ const SYSTEM: &str = "vworkspace-system";
 
 const RECORD: &str = "/api/v1/namespaces/vworkspace-system/configmaps/vworkspace-agent-holder";
 
-/// The roles that manifests of ours make, with their namespaces.
-const ROLES: [(&str, &str, &str); 2] = [("ClusterRole", "pullet", ""), ("Role", "pullet", SYSTEM)];
+const CLUSTERS: &str = "/apis/ops.vworkspace.io/v1alpha1/clusters";
+
+const SECRETS: &str = "/api/v1/namespaces/vworkspace-system/secrets";
+
+/// The roles that manifests of ours make, with their namespaces: those of every agent, and those of one that goes by a
+/// Cluster.
+const ROLES: [(&str, &str, &str); 5] = [
+    ("ClusterRole", "pullet", ""),
+    ("Role", "pullet", SYSTEM),
+    ("Role", "pullet-credentials", SYSTEM),
+    ("ClusterRole", "pullet-cluster", ""),
+    ("Role", "pullet-events", "default"),
+];
+
+/// How many of them every agent has.
+const OF_EVERY_AGENT: usize = 2;
 
 /// One verb on one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +63,7 @@ impl Cluster {
             let server = ApiServer::start();
             custom_resources::define(&server);
             server.apply_manifest("k3s/rbac.yaml");
+            server.apply_manifest("k3s/cluster.yaml");
             Mutex::new(server)
         });
         Self(server.lock().unwrap_or_else(PoisonError::into_inner))
@@ -73,12 +90,12 @@ impl Cluster {
         rights
     }
 
-    /// Somebody with all rights but this one.
-    fn user_without(&self, missing: &Right) -> String {
+    /// Somebody with the first so many roles, and perhaps without one right.
+    fn user_with(&self, roles: usize, missing: Option<&Right>) -> String {
         let user = format!("less-{}", unique());
-        for (role, (kind, _, namespace)) in ROLES.into_iter().enumerate() {
+        for (role, (kind, _, namespace)) in ROLES.into_iter().enumerate().take(roles) {
             let mut rules = self.rules(role);
-            if role == missing.role {
+            if let Some(missing) = missing.filter(|missing| missing.role == role) {
                 let verbs = rules[missing.rule]["verbs"].as_array_mut().unwrap();
                 verbs.retain(|verb| *verb != missing.verb.as_str());
                 rules.retain(|rule| rule["verbs"] != json!([]));
@@ -95,9 +112,42 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// A Cluster of this name and a one-time token, as if there had never been one before.
+    fn add_resource(&self, testbed: &Testbed, name: &str) {
+        for cluster in self.0.get(CLUSTERS)["items"].as_array().unwrap() {
+            let path = format!("{CLUSTERS}/{}", cluster["metadata"]["name"].as_str().unwrap());
+            self.0.request(Method::PATCH, &path, Some(&json!({"metadata": {"finalizers": null}})));
+            self.0.request(Method::DELETE, &path, None);
+        }
+        for secret in ["vworkspace-agent-credentials", "vworkspace-registration-token"] {
+            self.0.request(Method::DELETE, &format!("{SECRETS}/{secret}"), None);
+        }
+        self.0.apply_manifest("k3s/cluster.yaml");
+        let token = json!({"stringData": {"registrationToken": testbed.issue_token(Some(name))}});
+        let path = format!("{SECRETS}/vworkspace-registration-token");
+        assert_eq!(self.0.request(Method::PATCH, &path, Some(&token)).0, 200);
+        let spec = json!({
+            "clusterId": name, "controlPlaneEndpoint": testbed.endpoint(), "caBundle": testbed.ca_pem(),
+            "registrationTokenSecretRef": {"name": "vworkspace-registration-token"},
+        });
+        let head = json!({"apiVersion": "ops.vworkspace.io/v1alpha1", "kind": "Cluster", "metadata": {"name": name}});
+        let mut object = head;
+        object["spec"] = spec;
+        self.0.create(CLUSTERS, &object);
+    }
+}
+
 fn place(kind: &str, namespace: &str) -> String {
     let space = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
     format!("{RBAC}{space}/{}s", kind.to_lowercase())
+}
+
+/// What an agent goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Cluster,
+    Flags,
 }
 
 /// How a life went.
@@ -115,19 +165,27 @@ struct Life<'a> {
     testbed: Testbed,
     id: String,
     agent: Agent,
+    by: By,
     refusal: Option<String>,
     jobs: Vec<String>,
 }
 
 impl<'a> Life<'a> {
-    fn begin(cluster: &'a Cluster, user: &str, refusal: Option<String>) -> Self {
+    fn begin(cluster: &'a Cluster, user: &str, by: By, refusal: Option<String>) -> Self {
         // Another agent is said to act, in a pod that is not there any more.
         let record = json!({"data": {"agent": null, "boot": null, "namespace": SYSTEM, "pod": "gone", "uid": "u"}});
         assert_eq!(cluster.0.request(Method::PATCH, RECORD, Some(&record)).0, 200);
         let (testbed, id) = (Testbed::start(), format!("cluster-{}", unique()));
-        let setup = Setup::of_cluster(&testbed, &id).flag("--kubeconfig", cluster.0.kubeconfig_for(user, "none"));
+        let mut setup = Setup::of_cluster(&testbed, &id).flag("--kubeconfig", cluster.0.kubeconfig_for(user, "none"));
+        if by == By::Cluster {
+            cluster.add_resource(&testbed, &id);
+            for flag in ["--endpoint", "--ca-file", "--token-file"] {
+                setup = setup.without(flag);
+            }
+            setup = setup.flag("--cluster-resource", "*");
+        }
         let agent = setup.flag("--wait", "1").spawn();
-        Self { cluster, testbed, id, agent, refusal, jobs: Vec::new() }
+        Self { cluster, testbed, id, agent, by, refusal, jobs: Vec::new() }
     }
 
     /// In the log, or in the result of a job.
@@ -186,6 +244,26 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
+    /// What the owner changes takes effect, and what becomes of it is said.
+    fn go_by_the_cluster(&mut self) -> Result<(), End> {
+        let path = format!("{CLUSTERS}/{}", self.id);
+        let is = |life: &Self, name: &str, reason: &str| {
+            let conditions = life.cluster.0.get(&path)["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|condition| condition["type"] == name && condition["reason"] == reason)
+        };
+        self.until("it says that it is connected", |life| is(life, "Connected", "RoundTripOK"))?;
+        self.until("its event", |life| {
+            let events = life.cluster.0.get("/api/v1/namespaces/default/events");
+            let events = events["items"].as_array().unwrap();
+            events.iter().any(|event| event["involvedObject"]["name"] == life.id.as_str())
+        })?;
+        // The finalizer, while it acts.
+        assert_eq!(self.cluster.0.get(&path)["metadata"]["finalizers"], json!(["ops.vworkspace.io/cluster-cleanup"]));
+        let narrower = json!({"spec": {"connectivityMode": "push"}});
+        assert_eq!(self.cluster.0.request(Method::PATCH, &path, Some(&narrower)).0, 200);
+        self.until("the change is in effect", |life| is(life, "Accepted", "ModeNotSupported"))
+    }
+
     fn live(mut self) -> Result<End, End> {
         self.until("it acts", |life| life.agent.log().contains("this agent acts on the cluster"))?;
         let space = format!("shop-{}", unique());
@@ -209,6 +287,9 @@ impl<'a> Life<'a> {
             &format!("/apis/ops.vworkspace.io/v1alpha1/namespaces/{space}/operations"),
             "Succeeded",
         )?;
+        if self.by == By::Cluster {
+            self.go_by_the_cluster()?;
+        }
         // Another one takes over.
         let record = json!({"data": {"agent": "another", "boot": "b", "namespace": null, "pod": null, "uid": null}});
         assert_eq!(self.cluster.0.request(Method::PATCH, RECORD, Some(&record)).0, 200);
@@ -220,16 +301,22 @@ impl<'a> Life<'a> {
     }
 }
 
-fn live(cluster: &Cluster, user: &str, refusal: Option<String>) -> End {
-    Life::begin(cluster, user, refusal).live().unwrap_or_else(|end| end)
+fn live(cluster: &Cluster, user: &str, by: By, refusal: Option<String>) -> End {
+    Life::begin(cluster, user, by, refusal).live().unwrap_or_else(|end| end)
 }
 
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn an_agent_does_all_that_it_is_for_with_the_rights_of_k3s() {
     let cluster = &Cluster::new();
-    assert_eq!(live(cluster, ACCOUNT, None), End::Done);
-    assert_eq!(cluster.0.writes_of(ACCOUNT), ["patch configmaps vworkspace-agent-holder"]);
+    let user = cluster.user_with(OF_EVERY_AGENT, None);
+    assert_eq!(live(cluster, &user, By::Flags, None), End::Done);
+    assert_eq!(cluster.0.writes_of(&user), ["patch configmaps vworkspace-agent-holder"]);
+    // The account, with all of them.
+    assert_eq!(live(cluster, ACCOUNT, By::Cluster, None), End::Done);
+    let writes = cluster.0.writes_of(ACCOUNT);
+    let made: Vec<&String> = writes.iter().filter(|write| !write.starts_with("patch ")).collect();
+    assert!(made.iter().all(|write| write.starts_with("create events ")), "it makes nothing but events: {made:?}");
 }
 
 #[test]
@@ -237,10 +324,17 @@ fn an_agent_does_all_that_it_is_for_with_the_rights_of_k3s() {
 fn with_one_right_less_something_fails_and_says_which_right_it_is() {
     let cluster = &Cluster::new();
     let rights = cluster.rights();
-    assert_eq!(rights.len(), 18, "{rights:?}");
+    assert_eq!(rights.len(), 26, "{rights:?}");
+    let manifests = ["k3s/rbac.yaml", "k3s/cluster.yaml"].map(kept).concat();
+    let roles = ["kind: ClusterRole\n", "kind: Role\n"].iter().map(|kind| manifests.matches(kind).count());
+    // Where a role is referred to, it is further to the right.
+    let referred = ["  kind: ClusterRole\n", "  kind: Role\n"].iter().map(|kind| manifests.matches(kind).count());
+    assert_eq!(roles.sum::<usize>() - referred.sum::<usize>(), ROLES.len(), "each role of k3s/ is looked at");
     for right in rights {
-        let user = cluster.user_without(&right);
-        assert_eq!(live(cluster, &user, Some(right.refusal())), End::Told, "{right:?} is not needed");
+        let (roles, by) =
+            if right.role < OF_EVERY_AGENT { (OF_EVERY_AGENT, By::Flags) } else { (ROLES.len(), By::Cluster) };
+        let user = cluster.user_with(roles, Some(&right));
+        assert_eq!(live(cluster, &user, by, Some(right.refusal())), End::Told, "{right:?} is not needed");
     }
 }
 
@@ -273,10 +367,18 @@ fn what_pullet_rbac_prints_is_taken_and_lets_an_agent_do_the_kinds_it_is_for() {
 
 #[test]
 fn what_is_printed_for_the_default_settings_lies_in_k3s() {
-    for (command, file) in [("crds", "k3s/crds.yaml"), ("rbac", "k3s/rbac.yaml")] {
-        let output = Agent::run_to_end([command]);
+    for (arguments, text) in [
+        (&["crds"][..], kept("k3s/crds.yaml")),
+        (&["rbac"], kept("k3s/rbac.yaml")),
+        (&["rbac", "--cluster-resource=*"], format!("{}---\n{}", kept("k3s/rbac.yaml"), kept("k3s/cluster.yaml"))),
+    ] {
+        let output = Agent::run_to_end(arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let kept = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), kept, "pullet {command}");
+        assert!(output.stdout == text.as_bytes(), "pullet {arguments:?}");
     }
+}
+
+/// A file of the repository.
+fn kept(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
