@@ -15,7 +15,7 @@
 //! | module | what it alone knows |
 //! |---|---|
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
-//! | [`agent`] | all parts; it wires them and decides nothing |
+//! | [`agent`] | all parts; it wires them and decides nothing. `agent::cluster` goes by a `Cluster`, and its `step` decides |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |

@@ -364,7 +364,7 @@ impl Controller {
                     }
                     Rotation::Register => return End::Reregister,
                     Rotation::Later => pause = Some(backoff.next(draw())),
-                    Rotation::Failed => {}
+                    Rotation::Failed => pause = Some(limits::ROTATION_BACKOFF_CAP),
                 },
             }
             self.until_change(pause).await;

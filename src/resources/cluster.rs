@@ -133,7 +133,7 @@ pub enum ConnectivityMode {
 #[cfg_attr(feature = "crds", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Pull {
-    /// By what. An agent that was built without it says so in the condition Connected.
+    /// By what. An agent that was built without it says so in the condition Accepted.
     pub transport: Option<Transport>,
     /// Seconds for which a poll is held.
     #[cfg_attr(feature = "crds", schemars(range(min = 1, max = 300)))]

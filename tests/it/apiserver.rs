@@ -274,6 +274,17 @@ impl ApiServer {
         }
     }
 
+    /// Defines the custom resources as k3s/crds.yaml does. They are created, as `kubectl apply` does with what is new: a
+    /// server of before the rules in it leaves those out, where it refuses to apply them by itself.
+    pub(crate) fn create_definitions(&self) {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("k3s/crds.yaml")).unwrap();
+        for document in text.split("\n---\n") {
+            let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+            let (status, answer) = self.request_as(Method::POST, path, "application/yaml", document.into());
+            assert_eq!(status, 201, "{answer}");
+        }
+    }
+
     fn apply_document(&self, document: &str) {
         let member = |name: &str| document.lines().find_map(|line| line.strip_prefix(name));
         let (version, kind, name) =

@@ -7,14 +7,14 @@ use http::Method;
 use serde_json::json;
 
 use crate::apiserver::wait_until;
-use crate::cluster_stage::{CREDENTIAL, SECRETS, Stage, TOKEN, message};
+use crate::cluster_stage::{CREDENTIAL, Definitions, SECRETS, Stage, TOKEN, message};
 use crate::scene::LATER;
 use crate::testbed::{Call, Testbed};
 
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_spec_that_cannot_be_used_stops_the_line_and_is_told() {
-    let (stage, agent) = Stage::connected();
+    let (stage, agent) = Stage::connected(Definitions::Open);
     let kinds = vec!["/ConfigMap"; 65];
     // Each with what it takes to be well again.
     for (bad, good, words) in [
@@ -45,7 +45,7 @@ fn a_spec_that_cannot_be_used_stops_the_line_and_is_told() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn the_credential_goes_to_nobody_as_a_token() {
-    let (stage, _agent) = Stage::connected();
+    let (stage, _agent) = Stage::connected(Definitions::Open);
     let other = Testbed::start();
     let name = "vworkspace-agent-credentials";
     stage.patch(&json!({"spec": {
@@ -65,7 +65,7 @@ fn the_credential_goes_to_nobody_as_a_token() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn an_entry_of_the_credential_that_is_cut_or_wrong_is_told_and_nothing_is_done_with_the_rest() {
-    let (stage, mut agent) = Stage::connected();
+    let (stage, mut agent) = Stage::connected(Definitions::Open);
     agent.stop();
     let polls = stage.testbed.counts().polls;
     for (name, wrong) in [
@@ -101,7 +101,7 @@ fn an_entry_of_the_credential_that_is_cut_or_wrong_is_told_and_nothing_is_done_w
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_token_that_is_missing_empty_or_wrong_is_told_and_a_new_one_is_tried_by_itself() {
-    let stage = Stage::new();
+    let stage = Stage::new(Definitions::Open);
     stage.node.0.request(Method::DELETE, TOKEN, None);
     stage.create(&json!({}));
     let agent = stage.setup.spawn();
@@ -136,7 +136,7 @@ fn a_token_that_is_missing_empty_or_wrong_is_told_and_a_new_one_is_tried_by_itse
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_secret_that_is_not_there_too_large_or_damaged_is_told() {
-    let stage = Stage::new();
+    let stage = Stage::new(Definitions::Open);
     stage.node.set_token(&stage.testbed.issue_token(Some(&stage.name)));
     stage.node.0.request(Method::DELETE, CREDENTIAL, None);
     stage.create(&json!({}));

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::json;
 
 use crate::apiserver::{unique, wait_until};
-use crate::cluster_stage::{CLUSTERS, CREDENTIAL, Stage, condition, message};
+use crate::cluster_stage::{CLUSTERS, CREDENTIAL, Definitions, Stage, condition, message};
 use crate::scene::{LATER, SOON};
 use crate::testbed::Call;
 use crate::testbed::job::{application_instance, config_map};
@@ -15,7 +15,7 @@ use crate::testbed::job::{application_instance, config_map};
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_cluster_registers_and_says_so_and_its_credential_lies_in_the_secret() {
-    let (stage, mut agent) = Stage::connected();
+    let (stage, mut agent) = Stage::connected(Definitions::Ours);
     let cluster = stage.cluster();
     let status = &cluster["status"];
     assert_eq!(condition(&cluster, "Authenticated"), "True/RegistrationComplete");
@@ -69,7 +69,7 @@ fn a_cluster_registers_and_says_so_and_its_credential_lies_in_the_secret() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn the_policy_of_a_cluster_is_narrowed_while_jobs_run_and_none_is_lost() {
-    let (stage, agent) = Stage::connected();
+    let (stage, agent) = Stage::connected(Definitions::Ours);
     assert_eq!(stage.apply(application_instance("shop", "wiki"))["outcome"], "succeeded");
     let jobs: Vec<String> = (0..8)
         .map(|number| stage.testbed.apply(&stage.name, application_instance("shop", &format!("app-{number}"))))
@@ -102,7 +102,7 @@ fn the_policy_of_a_cluster_is_narrowed_while_jobs_run_and_none_is_lost() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_mode_that_is_not_built_stops_the_line_and_is_told() {
-    let (stage, _agent) = Stage::connected();
+    let (stage, _agent) = Stage::connected(Definitions::Ours);
     stage.patch(&json!({"spec": {"connectivityMode": "push"}}));
     stage.says("Accepted", "False/ModeNotSupported");
     assert_eq!(stage.cluster()["status"]["phase"], "Error");
@@ -118,7 +118,7 @@ fn a_mode_that_is_not_built_stops_the_line_and_is_told() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn of_two_clusters_none_is_served_until_one_is_named() {
-    let stage = Stage::new();
+    let stage = Stage::new(Definitions::Ours);
     stage.node.set_token(&stage.testbed.issue_token(Some(&stage.name)));
     stage.create(&json!({}));
     let other = format!("{CLUSTERS}/other-{}", unique());
@@ -146,7 +146,7 @@ fn of_two_clusters_none_is_served_until_one_is_named() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_cluster_that_is_deleted_takes_its_credential_along_and_leaves_what_runs() {
-    let (stage, agent) = Stage::connected();
+    let (stage, agent) = Stage::connected(Definitions::Ours);
     assert_eq!(stage.apply(application_instance("shop", "keep"))["outcome"], "succeeded");
     let (status, _) = stage.node.0.request(Method::DELETE, &stage.path(), None);
     assert_eq!(status, 200);
@@ -169,7 +169,7 @@ fn a_cluster_that_is_deleted_takes_its_credential_along_and_leaves_what_runs() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_rotation_is_asked_for_by_the_annotation_which_goes_when_it_is_done() {
-    let (stage, _agent) = Stage::connected();
+    let (stage, _agent) = Stage::connected(Definitions::Ours);
     let annotate = |value: &str| {
         stage.patch(&json!({"metadata": {"annotations": {"ops.vworkspace.io/rotate-credentials": value}}}));
     };
@@ -205,7 +205,7 @@ fn a_rotation_is_asked_for_by_the_annotation_which_goes_when_it_is_done() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_registration_that_was_asked_for_and_fails_leaves_the_credential_in_use() {
-    let (stage, _agent) = Stage::connected();
+    let (stage, _agent) = Stage::connected(Definitions::Ours);
     stage.node.set_token("a-token-that-nobody-issued");
     stage.patch(&json!({"spec": {"rotateCredentials": true}}));
     // The token is refused, and the credential in use asks for the next one.
@@ -220,7 +220,7 @@ fn a_registration_that_was_asked_for_and_fails_leaves_the_credential_in_use() {
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn an_agent_that_is_idle_writes_nothing_and_one_whose_line_is_lost_writes_once() {
-    let (mut stage, agent) = Stage::connected();
+    let (mut stage, agent) = Stage::connected(Definitions::Ours);
     std::thread::sleep(Duration::from_secs(3));
     let before = stage.writes().len();
     stage.testbed.polls(stage.testbed.counts().polls + 20, LATER);
@@ -247,7 +247,7 @@ fn an_agent_that_is_idle_writes_nothing_and_one_whose_line_is_lost_writes_once()
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn the_api_server_may_be_away_and_what_happened_is_said_when_it_is_back() {
-    let (mut stage, agent) = Stage::connected();
+    let (mut stage, agent) = Stage::connected(Definitions::Ours);
     stage.node.0.stop();
     let polls = stage.testbed.counts().polls;
     stage.testbed.polls(polls + 5, LATER);
@@ -259,4 +259,31 @@ fn the_api_server_may_be_away_and_what_happened_is_said_when_it_is_back() {
     stage.testbed.up();
     stage.is_connected();
     assert_eq!(stage.testbed.requests_of(Call::Register).len(), 1);
+}
+
+#[test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+fn rights_that_are_taken_away_are_missed_and_jobs_go_on() {
+    let (stage, agent) = Stage::connected(Definitions::Ours);
+    let bindings = "/apis/rbac.authorization.k8s.io/v1";
+    for binding in
+        ["namespaces/vworkspace-system/rolebindings/pullet-credentials", "clusterrolebindings/pullet-cluster"]
+    {
+        assert_eq!(stage.node.0.request(Method::DELETE, &format!("{bindings}/{binding}"), None).0, 200);
+    }
+    // The server takes a moment to know.
+    std::thread::sleep(Duration::from_secs(2));
+    stage.patch(&json!({"metadata": {"annotations": {"ops.vworkspace.io/rotate-credentials": "now"}}}));
+    agent.wait_for_log("no new credential can be stored, so none was asked for", LATER);
+    agent.wait_for_log("the status of the Cluster cannot be written", LATER);
+    assert_eq!(stage.testbed.requests_of(Call::Rotate).len(), 0);
+    assert_eq!(stage.apply(application_instance("shop", "wiki"))["outcome"], "succeeded");
+    stage.node.0.apply_manifest("k3s/cluster.yaml");
+    stage.says("Authenticated", "False/RotationFailed");
+    assert!(message(&stage.cluster(), "Authenticated").contains("k3s/cluster.yaml"));
+    // The annotation is still there; so is the wish.
+    stage.testbed.wait_for("the rotation", 2 * LATER, |state| {
+        state.requests.iter().any(|seen| seen.call == Some(Call::Rotate)).then_some(())
+    });
+    stage.says("Authenticated", "True/CredentialRotated");
 }

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, Setup};
 use crate::apiserver::{ApiServer, unique, wait_until};
-use crate::custom_resources;
 use crate::scene::SOON;
 use crate::testbed::Testbed;
 
@@ -24,13 +23,26 @@ pub(crate) const TOKEN: &str = "/api/v1/namespaces/vworkspace-system/secrets/vwo
 /// A cluster that one test at a time has for itself, as k3s/ leaves it.
 pub(crate) struct Node(pub(crate) MutexGuard<'static, ApiServer>);
 
+/// How the custom resources are defined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Definitions {
+    /// By k3s/crds.yaml.
+    Ours,
+    /// As a server without schemas has them: whatever is written is there.
+    Open,
+}
+
 impl Node {
-    fn new() -> Self {
-        static SERVER: OnceLock<Mutex<ApiServer>> = OnceLock::new();
-        let server = SERVER.get_or_init(|| {
+    fn new(definitions: Definitions) -> Self {
+        static SERVERS: [OnceLock<Mutex<ApiServer>>; 2] = [OnceLock::new(), OnceLock::new()];
+        let server = SERVERS[definitions as usize].get_or_init(|| {
             let server = ApiServer::start();
-            custom_resources::define(&server);
+            match definitions {
+                Definitions::Ours => server.create_definitions(),
+                Definitions::Open => server.apply_crds(),
+            }
             server.apply_manifest("k3s/rbac.yaml");
+            wait_until("Clusters are served", || server.request(Method::GET, CLUSTERS, None).0 == 200);
             Mutex::new(server)
         });
         let node = Self(server.lock().unwrap_or_else(PoisonError::into_inner));
@@ -95,8 +107,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new() -> Self {
-        let (node, testbed) = (Node::new(), Testbed::start());
+    pub(crate) fn new(definitions: Definitions) -> Self {
+        let (node, testbed) = (Node::new(definitions), Testbed::start());
         let name = format!("clinic-{}", unique());
         let setup = setup(&node, &testbed);
         let written = node.0.writes_of(ACCOUNT).len();
@@ -104,8 +116,8 @@ impl Stage {
     }
 
     /// With a token and a Cluster, and an agent that has registered.
-    pub(crate) fn connected() -> (Self, Agent) {
-        let stage = Self::new();
+    pub(crate) fn connected(definitions: Definitions) -> (Self, Agent) {
+        let stage = Self::new(definitions);
         stage.node.set_token(&stage.testbed.issue_token(Some(&stage.name)));
         stage.create(&json!({}));
         let agent = stage.setup.spawn();
