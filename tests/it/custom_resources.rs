@@ -484,6 +484,23 @@ fn nullify(value: &mut Value, schema: &Value) -> usize {
 
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+fn a_condition_may_say_nothing_but_its_status() {
+    let server = server();
+    for kind in [Cluster, Instance, Operation] {
+        let (path, _) = kind.create_full(server);
+        for condition in [
+            json!({"type": "Ready", "status": "True", "reason": "", "message": ""}),
+            json!({"type": "Ready", "status": "True", "reason": null, "message": null}),
+            json!({"type": "Ready", "status": "Unknown"}),
+        ] {
+            let (status, answer) = set_status(server, &path, &json!({"conditions": [condition]}));
+            assert_eq!(status, 200, "{kind:?}: {answer}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn columns_and_short_names_are_served() {
     let server = server();
     for (kind, path, short, columns) in [

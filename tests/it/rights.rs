@@ -100,10 +100,11 @@ impl Cluster {
                 verbs.retain(|verb| *verb != missing.verb.as_str());
                 rules.retain(|rule| rule["verbs"] != json!([]));
             }
-            let head = json!({"name": user});
+            let name = format!("{user}-{role}");
+            let head = json!({"name": name});
             self.0.create(&place(kind, namespace), &json!({"metadata": head, "rules": rules}));
             let binding = json!({
-                "metadata": head, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": user},
+                "metadata": head, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
                 "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
             });
             self.0.create(&place(&format!("{kind}Binding"), namespace), &binding);
