@@ -40,8 +40,9 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
                 "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
                 "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
                 "lastTransitionTime": {"type": "string", "format": "date-time"},
-                "reason": {"type": "string", "maxLength": 1024},
-                "message": {"type": "string", "maxLength": 32768},
+                // Some API servers take an empty text for null.
+                "reason": {"type": "string", "nullable": true, "maxLength": 1024},
+                "message": {"type": "string", "nullable": true, "maxLength": 32768},
             },
             "required": ["type", "status"],
         },

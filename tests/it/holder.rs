@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, Setup};
 use crate::apiserver::{ApiServer, unique, wait_until};
+use crate::custom_resources;
 use crate::scene::{LATER, SOON};
 use crate::testbed::Testbed;
 use crate::testbed::job::application_instance;
@@ -38,7 +39,7 @@ impl Cluster {
         static SERVER: OnceLock<Mutex<ApiServer>> = OnceLock::new();
         let server = SERVER.get_or_init(|| {
             let server = ApiServer::start();
-            server.apply_crds();
+            custom_resources::define(&server);
             Mutex::new(server)
         });
         let cluster = Self(server.lock().unwrap_or_else(PoisonError::into_inner));

@@ -20,6 +20,7 @@ mod cluster_stage;
 mod command_line;
 mod contract;
 mod control_plane_doc;
+mod custom_resources;
 #[cfg(feature = "crds")]
 mod definitions;
 mod directory;
@@ -49,6 +50,7 @@ mod node;
 mod offline;
 mod policy_cases;
 mod proxy;
+mod rights;
 mod scene;
 mod secrecy;
 mod signed;

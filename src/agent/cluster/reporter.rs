@@ -225,8 +225,10 @@ impl Reporter {
         let posted = blocking(move || {
             own.post_event(&cluster, Notice { is_warning, reason: &reason, message: &message }, now())
         });
-        if let Err(error) = posted.await {
-            debug!(%error, "an event of Kubernetes could not be posted");
+        match posted.await {
+            Ok(()) => {}
+            Err(error @ OwnError::Forbidden(_)) => warn!(%error, "an event of Kubernetes could not be posted"),
+            Err(error) => debug!(%error, "an event of Kubernetes could not be posted"),
         }
     }
 }

@@ -75,7 +75,7 @@ impl From<Fault> for OwnError {
             Fault::Refused(refusal) => match refusal.code {
                 404 => Self::Absent,
                 409 => Self::Conflict,
-                403 => Self::Forbidden(message::of(refusal)),
+                403 => Self::Forbidden(message::of_forbidden(refusal)),
                 429 | 500.. => Self::Unavailable(fault.to_string()),
                 _ => Self::Refused(fault.to_string()),
             },
