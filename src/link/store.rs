@@ -12,6 +12,8 @@
 //! A file is written beside, under a name that nobody else uses (`.NAME.RANDOM.new`), and renamed. What a power cut leaves
 //! of these goes at the next start.
 
+pub mod entries;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -527,4 +529,4 @@ impl<'a> Stored<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
