@@ -25,6 +25,7 @@ use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
+use crate::link::present::Present;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
@@ -399,6 +400,10 @@ impl Agent {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
             reports,
+            present: Present::new({
+                let target = Arc::clone(&target);
+                Box::new(move |ticket| target.report_again(ticket))
+            }),
             health,
             hold,
             interval: config.poll_interval,

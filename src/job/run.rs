@@ -352,7 +352,10 @@ impl Runner {
 
     /// The target reports on an object: its changes are events, and a job may be waiting for it.
     pub async fn observed(&self, observation: &Observation) {
-        for condition in &observation.changed {
+        let is_again = observation.again.is_some()
+            && !observation.conditions.is_empty()
+            && self.parts.outbox.room_for_present(observation.conditions.len()).await;
+        for condition in if is_again { &observation.conditions } else { &observation.changed } {
             push_transition(&self.parts.outbox, observation, condition, self.now().wall);
         }
         self.step_waiting(|waiting| machine_step(waiting, Input::Observed(observation), self.now())).await;

@@ -145,6 +145,9 @@ pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, 
     }
     let started = journal.start();
     let outbox = Outbox::on(journal, &restored.unsent, flash);
+    if restored.is_incomplete() {
+        outbox.owe_present();
+    }
     if let Err(error) = started {
         troubles.push(Trouble::Ring(error));
     }
@@ -153,7 +156,9 @@ pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, 
 
 fn in_memory(epoch: u64, troubles: Vec<Trouble>) -> Opened {
     let restored = Restored { is_new: true, ..Restored::default() };
-    said(Opened { outbox: Outbox::new(epoch), restored, troubles })
+    let outbox = Outbox::new(epoch);
+    outbox.owe_present();
+    said(Opened { outbox, restored, troubles })
 }
 
 /// A heartbeat tells of it, until a page could be written.

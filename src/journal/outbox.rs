@@ -1,5 +1,7 @@
 //! What waits to be posted.
 
+mod present;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -9,6 +11,7 @@ use tokio::sync::Notify;
 use tracing::{error, info};
 
 use super::bound::{bound_conditions, bound_event, cut};
+use self::present::Present;
 use super::medium::{FileMedium, Flash, FlashCounts};
 use super::page::Frame;
 use super::record::{StoredJob, StoredOutcome, StoredRef, number_of};
@@ -59,6 +62,7 @@ struct Stage {
     trouble: Option<String>,
     /// Losses that a waiting heartbeat tells of.
     telling: Option<(u64, u64)>,
+    present: Present,
 }
 
 struct Waiting {
@@ -79,6 +83,7 @@ struct DiskState {
 
 enum Owed {
     Applied(u64, StoredRef),
+    Resent((u64, u64)),
     Told((u64, u64)),
 }
 
@@ -97,6 +102,7 @@ impl Stage {
             lost: 0,
             trouble: None,
             telling: None,
+            present: Present::default(),
         }
     }
 
@@ -176,6 +182,7 @@ impl Outbox {
             }
         }
         stage.disk = state_of(&journal);
+        stage.present.resent = journal.resent();
         if stage.disk.events > 0 {
             stage.events_since = Some(Instant::now());
         }
@@ -318,6 +325,7 @@ impl Outbox {
             for owed in std::mem::take(&mut stage.owed) {
                 match owed {
                     Owed::Applied(job, object) => journal.applied(job, object),
+                    Owed::Resent(losses) => journal.resend(losses),
                     Owed::Told(losses) => journal.tell(losses),
                 }
             }

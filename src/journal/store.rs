@@ -353,6 +353,17 @@ impl<M: Medium> Journal<M> {
         self.mark.told = losses;
     }
 
+    /// Losses after which the present was sent.
+    #[must_use]
+    pub fn resent(&self) -> (u64, u64) {
+        self.mark.resent
+    }
+
+    /// The present was sent after these losses.
+    pub fn resend(&mut self, losses: (u64, u64)) {
+        self.mark.resent = losses;
+    }
+
     /// Events on the disk that were not posted.
     #[must_use]
     pub fn events_waiting(&self) -> u64 {

@@ -71,6 +71,11 @@ impl Reports {
         Ok(())
     }
 
+    /// What waits.
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
     /// What a month may cost.
     #[must_use]
     pub fn budget(&self) -> &Budget {

@@ -11,6 +11,7 @@ use super::deliver::Reports;
 use super::health::{Access, Connection, Health};
 use super::hold::{Held, Hold};
 use super::longpoll::PROBE_WAIT;
+use super::present::Present;
 use super::stream::{Answer, End};
 use super::{Account, Fault, JobSource};
 use crate::limits;
@@ -97,6 +98,8 @@ pub struct Intake {
     pub account: Arc<dyn Account>,
     /// What waits to be posted, which goes first after an outage.
     pub reports: Arc<Reports>,
+    /// What follows it where something was lost.
+    pub present: Present,
     /// Where the state of the connection is kept.
     pub health: Arc<Health>,
     /// How long a poll is held.
@@ -224,11 +227,11 @@ impl Intake {
         failing.is_some() || self.health.now().access != Access::Accepted || self.hold().is_in_doubt()
     }
 
-    /// After a failure what waits is posted first, and only then there is a poll.
+    /// After a failure what waits is posted first, after a loss what is so at present, and only then there is a poll.
     async fn try_once(&self, is_out: bool, hold: Duration) -> Tried {
         // A server that trips over a report, or refuses it, may answer a poll all the same.
-        if is_out
-            && let Err(fault) = self.reports.post_all().await
+        if (is_out || self.present.is_due(&self.reports))
+            && let Err(fault) = self.present.send_behind(&self.reports).await
             && (matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
         {
             return Tried::Failed(fault);
