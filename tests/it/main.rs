@@ -40,6 +40,7 @@ mod never_lose_cluster;
 mod nginx;
 mod offline;
 mod policy_cases;
+mod present;
 mod proxy;
 mod scene;
 mod secrecy;

@@ -63,6 +63,10 @@ impl Outbox {
     /// Waits until so many events of the present find room in memory, less than what is written to the flash; false
     /// when nobody makes room, or it is not being sent.
     pub async fn room_for_present(&self, count: usize) -> bool {
+        self.room_within(count, limits::PRESENT_PATIENCE).await
+    }
+
+    async fn room_within(&self, count: usize, patience: Duration) -> bool {
         let began = Instant::now();
         loop {
             {
@@ -75,7 +79,7 @@ impl Outbox {
                     stage.present.moved = Some(Instant::now());
                     return true;
                 }
-                if began.elapsed() >= limits::PRESENT_PATIENCE {
+                if began.elapsed() >= patience {
                     stage.present.sending = None;
                     return false;
                 }
@@ -159,7 +163,7 @@ mod tests {
         assert!(on_disk(directory.path()).owes_present(), "the power was cut");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_so_much_of_the_present_waits_and_a_server_that_takes_nothing_ends_it() {
         let outbox = Outbox::new(1);
         assert!(!outbox.room_for_present(1).await, "it is not being sent");
@@ -175,7 +179,7 @@ mod tests {
         });
         assert!(found, "one was posted");
         push(&outbox, 1);
-        assert!(!outbox.room_for_present(limits::OBJECT_CONDITIONS).await);
+        assert!(!outbox.room_within(limits::OBJECT_CONDITIONS, limits::PRESENT_LOOK).await);
         assert!(outbox.present_idle().is_none(), "it was given up");
     }
 }

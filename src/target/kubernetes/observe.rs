@@ -147,12 +147,19 @@ impl Follower {
                         }
                         self.trouble("the kind is not installed");
                     }
-                    tokio::select! {
-                        () = sleep(self.wait.next()) => {}
-                        // A job found a kind that was not known before: perhaps it is this one.
-                        changed = discoveries.changed() => {
-                            if changed.is_ok() {
-                                self.wait.reset();
+                    let mut rest = std::pin::pin!(sleep(self.wait.next()));
+                    loop {
+                        tokio::select! {
+                            () = &mut rest => break,
+                            // A job found a kind that was not known before: perhaps it is this one.
+                            changed = discoveries.changed() => {
+                                if changed.is_ok() {
+                                    self.wait.reset();
+                                }
+                                break;
+                            }
+                            () = self.room.inner.recall.asked(self.number) => {
+                                drop(self.room.inner.recall.take(self.number));
                             }
                         }
                     }
