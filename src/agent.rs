@@ -102,10 +102,15 @@ fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, A
     if link::is_another_machine(&credential) {
         return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
-    store.seal_what_is_open().map_err(AgentError::Store)?;
+    // A disk that takes nothing is no reason not to start: the next start tries it again.
+    if let Err(error) = store.seal_what_is_open() {
+        warn!(%error, "the stored credential could not be wrapped, and stays as it is");
+    }
     if link::rebind(&mut credential) {
         info!("the marks of this machine have changed, but it is the same one; they are noted anew");
-        store.save(&credential).map_err(AgentError::Store)?;
+        if let Err(error) = store.save(&credential) {
+            warn!(%error, "the marks of this machine could not be noted");
+        }
     }
     Ok(Some(credential))
 }

@@ -72,6 +72,8 @@ pub struct Restored {
     pub unreadable: u64,
     /// Whether there was a journal at all.
     pub is_new: bool,
+    /// Whether nothing can be written.
+    pub is_read_only: bool,
     /// Whether the agent before stopped in good order.
     pub was_clean: bool,
 }

@@ -7,7 +7,8 @@
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
 //! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
 //! | `holder` | by what name this agent is known in a cluster, where it runs in no pod |
-//! | `lock` | one agent acts on one directory |
+//!
+//! The directory itself is locked: one agent acts on it, and a lock needs no file, so that it works on a read-only disk.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -35,11 +36,10 @@ use crate::trust::mac::MacKey;
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
+    /// Locked as long as this value lives: one agent acts on one state directory.
     handle: OwnedFd,
     /// Wraps what is written.
     seal: Option<Seal>,
-    /// Held as long as this value lives: one agent acts on one state directory.
-    _lock: Option<OwnedFd>,
 }
 
 const CREDENTIAL: &str = "credential.json";
@@ -47,7 +47,6 @@ const KEYS: &str = "keys.json";
 const COPY: &str = "credential.before.json";
 const NEW: &str = ".credential.json.new";
 const HOLDER: &str = "holder";
-const LOCK: &str = "lock";
 
 /// Two bearers of the usual length and what stands around them.
 const REHEARSAL_BYTES: usize = 8 * 1024;
@@ -89,12 +88,10 @@ impl StateDirectory {
         if status.st_mode & 0o022 != 0 {
             return Err(StoreError::Unsafe(path.to_owned(), "others may write to it (chmod go-w)"));
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = fs::openat(&handle, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(|error| io(error.into()))?;
-        if fs::flock(&lock, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if fs::flock(&handle, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
         }
-        Ok(Self { path: path.to_owned(), handle, seal, _lock: Some(lock) })
+        Ok(Self { path: path.to_owned(), handle, seal })
     }
 
     /// What lies in a directory, without its lock and without making or changing anything: the pinned keyring and the
@@ -109,7 +106,7 @@ impl StateDirectory {
             Err(rustix::io::Errno::NOENT) => return Ok((None, None)),
             Err(error) => return Err(StoreError::Io(path.to_owned(), error.into())),
         };
-        let store = Self { path: path.to_owned(), handle, seal, _lock: None };
+        let store = Self { path: path.to_owned(), handle, seal };
         Ok((store.load_pin()?, store.load()?))
     }
 

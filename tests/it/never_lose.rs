@@ -265,6 +265,43 @@ fn with_a_read_only_journal_the_agent_works_in_memory_and_says_so() {
     agent.stop();
 }
 
+/// A card that fails turns read-only. What waits on it is still told; nothing is done that nobody could write down.
+#[test]
+#[ignore = "needs a small disk: root, to mount the state directory read-only"]
+fn on_a_read_only_disk_the_agent_says_so_posts_what_waits_and_acts_on_nothing() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "1");
+    testbed.fault_until_cleared(Call::Result, Fault::status(503));
+    let done = testbed.apply(CLUSTER, config_map("a", 10));
+    let mut agent = setup.spawn();
+    testbed.wait_for("a result", PATIENCE, |state| {
+        state.requests.iter().any(|seen| seen.call == Some(Call::Result)).then_some(())
+    });
+    agent.kill();
+    testbed.clear_faults();
+    let state = setup.state_dir();
+    let disk = Disk(state.clone());
+    disk.run("mount", &["--bind", &state.display().to_string()]);
+    disk.run("mount", &["-o", "remount,ro,bind"]);
+    let job = testbed.apply(CLUSTER, config_map("b", 10));
+    let mut agent = setup.spawn();
+    assert_eq!(testbed.result_of(&done, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
+    agent.wait_for_log("the state directory is read-only: these jobs are left", PATIENCE);
+    says_so(&testbed, &setup, &agent, "read-only");
+    // The lock needs no file.
+    let mut second = setup.spawn();
+    assert_eq!(second.wait(PATIENCE).code(), Some(1), "{}", second.log());
+    assert!(second.log().contains("another pullet is using it"), "{}", second.log());
+    assert_eq!((testbed.acks(&job), effects(&agent)), (0, 1));
+    assert!(agent.stop().status.success(), "{}", agent.log());
+    drop(disk);
+    let mut agent = setup.spawn();
+    assert_eq!(testbed.result_of(&job, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
+    assert_eq!(effects(&agent), 2);
+    assert!(agent.stop().status.success(), "{}", agent.log());
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
+
 #[test]
 fn a_journal_of_another_size_than_configured_is_used_until_nothing_waits_in_it() {
     let testbed = Testbed::start();
