@@ -39,6 +39,7 @@ mod never_lose;
 mod never_lose_cluster;
 mod nginx;
 mod offline;
+mod one_effect;
 mod policy_cases;
 mod present;
 mod proxy;
