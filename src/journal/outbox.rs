@@ -100,6 +100,15 @@ impl Stage {
         }
     }
 
+    /// The last word of each sort counts; of an object that is there, each.
+    fn owe(&mut self, owed: Owed) {
+        let is_other = |before: &Owed| std::mem::discriminant(before) != std::mem::discriminant(&owed);
+        if !matches!(owed, Owed::Applied(..)) {
+            self.owed.retain(is_other);
+        }
+        self.owed.push(owed);
+    }
+
     fn push_report(&mut self, number: Option<u64>, report: Report) {
         if self.reports.is_full() {
             self.push_out_a_status();
@@ -264,7 +273,7 @@ impl Outbox {
 
     /// The object of a job is there: written down before the next job is acked.
     pub fn applied(&self, job: u64, object: &ObjectRef) {
-        self.lock().owed.push(Owed::Applied(job, StoredRef::of(object)));
+        self.lock().owe(Owed::Applied(job, StoredRef::of(object)));
     }
 
     /// A job is not ours after all. Blocks.
@@ -477,9 +486,8 @@ impl Outbox {
             && !stage.has_heartbeat()
             && let Some(telling) = stage.telling.take()
         {
-            // The last word counts. Without a disk nobody ever fetches it, and heartbeats go on for years.
-            stage.owed.retain(|owed| !matches!(owed, Owed::Told(_)));
-            stage.owed.push(Owed::Told(telling));
+            // Without a disk nobody ever fetches it, and heartbeats go on for years.
+            stage.owe(Owed::Told(telling));
             stage.disk.told = telling;
         }
         if let Some(journal) = disk.as_mut() {

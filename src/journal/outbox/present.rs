@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Outbox, Owed};
 use crate::limits;
+use crate::protocol::{Event, EventKind};
 
 /// What there is to be known of it.
 #[derive(Debug, Default)]
@@ -18,7 +19,34 @@ pub(super) struct Present {
     moved: Option<Instant>,
 }
 
+impl Present {
+    /// An event is lost that the server would refuse once more: for this one the present need not be sent.
+    fn forgive(&mut self) {
+        self.resent.0 = self.resent.0.saturating_add(1);
+        if let Some(sending) = &mut self.sending {
+            sending.0 = sending.0.saturating_add(1);
+        }
+    }
+}
+
 impl Outbox {
+    /// The server refuses this event, and would again; nothing behind it waits for that. It is lost, and counted, but for
+    /// a heartbeat, which another one follows. Blocks.
+    pub fn give_up_event(&self, event: &Event) {
+        let mut stage = self.lock();
+        if event.kind == EventKind::ClusterHeartbeat {
+            // What it was to tell was not told.
+            stage.telling = None;
+        } else {
+            stage.lost = stage.lost.saturating_add(1);
+            stage.present.forgive();
+            let resent = stage.present.resent;
+            stage.owe(Owed::Resent(resent));
+        }
+        drop(stage);
+        self.drop_events(&event.event_key);
+    }
+
     /// Something was lost that nobody can count.
     pub fn owe_present(&self) {
         self.lock().present.is_owed = true;
@@ -48,8 +76,7 @@ impl Outbox {
         let mut stage = self.lock();
         if let Some(losses) = stage.present.sending.take() {
             (stage.present.resent, stage.present.is_owed) = (losses, false);
-            stage.owed.retain(|owed| !matches!(owed, Owed::Resent(_)));
-            stage.owed.push(Owed::Resent(losses));
+            stage.owe(Owed::Resent(losses));
         }
     }
 
@@ -112,6 +139,18 @@ mod tests {
         }
     }
 
+    fn push_heartbeat(outbox: &Outbox) {
+        let event = Event {
+            event_key: String::new(),
+            kind: EventKind::ClusterHeartbeat,
+            resource_ref: ObjectRef::default(),
+            conditions: Vec::new(),
+            endpoints: Vec::new(),
+            timestamp: Timestamp::from_unix_seconds(0),
+        };
+        outbox.push_event("h", event);
+    }
+
     fn on_disk(directory: &Path) -> Outbox {
         open(std::fs::File::open(directory).unwrap().as_fd(), limits::JOURNAL_MIN, 7).unwrap().outbox
     }
@@ -161,6 +200,38 @@ mod tests {
         assert!(!outbox.owes_present());
         drop(outbox);
         assert!(on_disk(directory.path()).owes_present(), "the power was cut");
+    }
+
+    #[test]
+    fn a_refused_event_is_counted_and_owes_nothing_and_a_refused_heartbeat_has_told_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = on_disk(directory.path());
+        outbox.begin_present();
+        outbox.end_present();
+        push(&outbox, limits::STAGE_RECORDS + 1);
+        push_heartbeat(&outbox);
+        while let Some((events, _)) = outbox.first_events() {
+            outbox.give_up_event(&events[0]);
+        }
+        let fill = outbox.fill();
+        // The heartbeat itself found no room.
+        assert_eq!((fill.lost, fill.told), (limits::STAGE_RECORDS as u64 + 2, false));
+        assert!(outbox.owes_present(), "for those that found no room");
+        outbox.begin_present();
+        push(&outbox, 1);
+        outbox.give_up_event(&outbox.first_events().unwrap().0[0]);
+        outbox.end_present();
+        push_heartbeat(&outbox);
+        outbox.give_up_event(&outbox.first_events().unwrap().0[0]);
+        assert!(!outbox.owes_present() && !outbox.fill().told, "nobody took what it says");
+        push_heartbeat(&outbox);
+        outbox.drop_events(&outbox.first_events().unwrap().0[0].event_key);
+        assert!(outbox.fill().told);
+        outbox.close();
+        drop(outbox);
+        let outbox = on_disk(directory.path());
+        assert_eq!(outbox.fill().lost, limits::STAGE_RECORDS as u64 + 3);
+        assert!(!outbox.owes_present(), "the disk knows what was sent anew");
     }
 
     #[tokio::test]
