@@ -27,6 +27,7 @@ use crate::link::deliver::{self, Reports};
 use crate::link::heart::{self, Heart};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
+use crate::link::present::Present;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
@@ -109,10 +110,15 @@ fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, A
     if link::is_another_machine(&credential) {
         return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
-    store.seal_what_is_open().map_err(AgentError::Store)?;
+    // A disk that takes nothing is no reason not to start: the next start tries it again.
+    if let Err(error) = store.seal_what_is_open() {
+        warn!(%error, "the stored credential could not be wrapped, and stays as it is");
+    }
     if link::rebind(&mut credential) {
         info!("the marks of this machine have changed, but it is the same one; they are noted anew");
-        store.save(&credential).map_err(AgentError::Store)?;
+        if let Err(error) = store.save(&credential) {
+            warn!(%error, "the marks of this machine could not be noted");
+        }
     }
     Ok(Some(credential))
 }
@@ -446,6 +452,10 @@ impl Agent {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
             reports,
+            present: Present::new({
+                let target = Arc::clone(&target);
+                Box::new(move |ticket| target.report_again(ticket))
+            }),
             health,
             hold,
             heart,
