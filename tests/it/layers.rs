@@ -15,12 +15,13 @@ const LAYERS: [&[&str]; 4] = [
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
 /// heard of through the traits of the link; what the link posts lies in the journal; trust judges what the protocol
 /// defines.
-const SIDEWAYS: [(&str, &str); 6] = [
+const SIDEWAYS: [(&str, &str); 7] = [
     ("clock", "limits"),
     ("job", "journal"),
     ("job", "link"),
     ("job", "target"),
     ("link", "journal"),
+    ("metrics", "clock"),
     ("trust", "protocol"),
 ];
 

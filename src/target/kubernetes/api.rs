@@ -180,7 +180,11 @@ impl From<kube::Error> for Fault {
                 // The client's worker is gone: the runtime ends.
                 Err(_) => Self::Net(NetError::Shut),
             },
-            other => Self::Unusable(other.to_string()),
+            // `Client::send` has no other. The text of all that a `kube::Error` can be brings a printer of faulty YAML with
+            // it: 70 kB that never run.
+            _ => {
+                Self::Unusable("the Kubernetes client gave up by itself, which is a mistake of this program".to_owned())
+            }
         }
     }
 }
