@@ -82,7 +82,12 @@ impl Case {
 
     fn policy(&self) -> Policy {
         let keys = self.policy.clone().unwrap_or_else(|| json!({}));
-        let settings: Settings = serde_json::from_value(keys).unwrap();
+        // Strings, lists and switches are written in TOML as they are in JSON.
+        let lines: Vec<String> =
+            keys.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        let settings = Settings { config: Some(file.path().to_owned()), ..Settings::default() }.with_file().unwrap();
         Config::new(settings, |_| None).unwrap().policy
     }
 
