@@ -43,6 +43,7 @@ use crate::status::{Board, Sources};
 use crate::target::Target;
 use crate::target::directory::Directory;
 use crate::target::kubernetes::{Access, Kubernetes, Surroundings, Wish};
+use crate::task;
 
 /// An agent that is ready to run.
 pub struct Agent {
@@ -187,7 +188,7 @@ impl Agent {
 
     async fn open_journal(&self) -> Result<Opened, AgentError> {
         let (store, size) = (Arc::clone(&self.store), self.config.journal_size);
-        let opened = tokio::task::spawn_blocking(move || journal::open::open(store.handle(), size, draw()))
+        let opened = task::on_thread(move || journal::open::open(store.handle(), size, draw()))
             .await
             .map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?
             .map_err(AgentError::Journal)?;
@@ -287,7 +288,7 @@ impl Agent {
         let display_name = self.config.display_name.clone();
         let demands_signatures = self.config.demands_signatures();
         let wanted = self.wanted.clone();
-        let exchanged = tokio::task::spawn_blocking(move || {
+        let exchanged = task::on_thread(move || {
             let registration = Registration {
                 endpoint: &endpoint,
                 profile,
@@ -328,7 +329,7 @@ impl Agent {
             Some(learnt) => config.hold.knowing(learnt),
             None => config.hold,
         }));
-        let counting = tokio::spawn(traffic::keep(Arc::clone(&store), budget.clone(), Arc::clone(&hold)));
+        let counting = task::spawn(traffic::keep(Arc::clone(&store), budget.clone(), Arc::clone(&hold)));
         let last_words = {
             let (store, budget, hold) = (Arc::clone(&store), budget.clone(), Arc::clone(&hold));
             move || traffic::save(&store, &budget, &hold)
@@ -345,7 +346,7 @@ impl Agent {
         let rotated = on_rotation(&outbox, &cluster_id, &gate);
         let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
-        let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
+        let rotation = task::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
@@ -359,13 +360,13 @@ impl Agent {
             stop: stop.clone(),
         }));
         let jobs = runner.restore(restored);
-        let observer = tokio::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
-        let waiter = tokio::spawn(watch_the_clock(Arc::clone(&runner)));
-        let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
-        let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
+        let observer = task::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
+        let waiter = task::spawn(watch_the_clock(Arc::clone(&runner)));
+        let flushing = task::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
+        let silence = task::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
         let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget));
-        let heart = tokio::spawn(events::beat(
+        let heart = task::spawn(events::beat(
             Arc::clone(&outbox),
             Arc::clone(&health),
             Arc::clone(&reports),
@@ -376,8 +377,8 @@ impl Agent {
                 move || gate.summary()
             },
         ));
-        let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
-        let board = tokio::spawn(
+        let delivery = task::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
+        let board = task::spawn(
             Board::new(
                 config.status_file,
                 Sources {
@@ -461,7 +462,7 @@ async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>, last_words: impl F
     let closing = async {
         // It ends by itself.
         let _ = flushing.await;
-        let _ = tokio::task::spawn_blocking(move || {
+        let _ = task::on_thread(move || {
             outbox.close();
             last_words();
         })

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::job::run::Runner;
 use crate::journal::Outbox;
 use crate::journal::medium::FlashCounts;
+use crate::json;
 use crate::limits;
 use crate::link::Health;
 use crate::link::deliver::Reports;
@@ -252,11 +253,11 @@ impl Status {
             version: u32,
         }
         let malformed = |_| StatusError::Malformed(path.to_owned());
-        let versioned: Versioned = serde_json::from_slice(text).map_err(malformed)?;
+        let versioned: Versioned = json::read(text).map_err(malformed)?;
         if versioned.version != VERSION {
             return Err(StatusError::OtherVersion(path.to_owned(), versioned.version));
         }
-        serde_json::from_slice(text).map_err(malformed)
+        json::read(text).map_err(malformed)
     }
 
     /// As it would be written anew: what changes by itself is no change.

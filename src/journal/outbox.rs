@@ -18,6 +18,7 @@ use super::store::{Journal, OpenJob, event_frame};
 use crate::limits;
 use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, StatusUpdate};
 use crate::shutdown::Stop;
+use crate::task;
 
 /// One report of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -575,7 +576,7 @@ pub async fn keep(outbox: Arc<Outbox>, stop: Stop) {
             Some(left) if left.is_zero() => {
                 let writing = Arc::clone(&outbox);
                 // A thread that ended early wrote nothing, and it is tried again.
-                let _ = tokio::task::spawn_blocking(move || writing.flush()).await;
+                let _ = task::on_thread(move || writing.flush()).await;
                 tokio::select! {
                     () = tokio::time::sleep(limits::BACKOFF_FLOOR) => {}
                     () = stop.wait() => {}

@@ -15,6 +15,7 @@ use crate::journal::{Outbox, Report};
 use crate::limits;
 use crate::protocol::{Event, OutcomeKind};
 use crate::shutdown::Stop;
+use crate::task;
 
 /// What is posted and where; shared by the loop that posts and the one that polls, which has it post what waits
 /// before it polls again after an outage.
@@ -64,7 +65,7 @@ impl Reports {
     pub async fn post_past(self: &Arc<Self>, event: Event) -> Result<(), Fault> {
         let _turn = self.turn.lock().await;
         let this = Arc::clone(self);
-        tokio::task::spawn_blocking(move || this.sink.events(&[event]))
+        task::on_thread(move || this.sink.events(&[event]))
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))?;
         self.health.reached();
@@ -87,7 +88,7 @@ impl Reports {
     async fn post_next(self: &Arc<Self>) -> Result<bool, Fault> {
         let _turn = self.turn.lock().await;
         let this = Arc::clone(self);
-        let posted = tokio::task::spawn_blocking(move || this.post_one())
+        let posted = task::on_thread(move || this.post_one())
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
         // What is given up is no answer.

@@ -9,19 +9,21 @@ const LAYERS: [&[&str]; 4] = [
     &["agent", "args", "cli", "config", "logging", "status"],
     &["job", "journal", "link", "target"],
     &["net", "protocol", "trust"],
-    &["clock", "limits", "metrics", "secret", "shutdown"],
+    &["clock", "json", "limits", "metrics", "secret", "shutdown", "task"],
 ];
 
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
 /// heard of through the traits of the link; what the link posts lies in the journal; trust judges what the protocol
 /// defines.
-const SIDEWAYS: [(&str, &str); 7] = [
+const SIDEWAYS: [(&str, &str); 9] = [
+    ("clock", "json"),
     ("clock", "limits"),
     ("job", "journal"),
     ("job", "link"),
     ("job", "target"),
     ("link", "journal"),
     ("metrics", "clock"),
+    ("shutdown", "task"),
     ("trust", "protocol"),
 ];
 

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::client::{BodyLimit, CredentialRenewed};
 use super::decode::{Items, Text};
 use super::message;
+use crate::json;
 use crate::limits;
 use crate::net::NetError;
 use crate::target::TargetError;
@@ -302,7 +303,7 @@ impl Refusal {
             field: Text<'a>,
         }
 
-        let Ok(status) = serde_json::from_slice::<Status<'_>>(text) else {
+        let Ok(status) = json::read::<Status<'_>>(text) else {
             return Self { code, ..Self::default() };
         };
         let details = status.details.unwrap_or_default();

@@ -16,6 +16,7 @@ use tower::Service;
 use super::credentials::Credentials;
 use crate::limits;
 use crate::net::{Body, Line, NetError, Patience};
+use crate::task;
 
 /// A client for the API server that `credentials` name. Needs a tokio runtime around it.
 pub(super) fn connect(credentials: Arc<Credentials>) -> kube::Client {
@@ -76,7 +77,7 @@ impl Shared {
         let (head, arrival) = oneshot::channel();
         let (pieces, chunks) = mpsc::channel(CHUNKS);
         let call = Call { request, is_watch, hold: Hold(Arc::clone(&hold.0)), head, pieces, _permit: permit };
-        tokio::task::spawn_blocking(move || call.run(&self));
+        drop(task::on_thread(move || call.run(&self)));
         let answer = arrival.await.unwrap_or(Err(NetError::Shut))?;
         Ok(answer.map(|()| Answer { chunks, hold }))
     }
