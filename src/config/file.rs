@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::settings::{KEYS, closest};
@@ -19,79 +18,97 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     let mut settings = Settings::default();
     for (key, value) in &table {
         let key = key.get_ref().as_ref();
-        take(&mut settings, key, value).map_err(|wrong| {
+        let wrong = match place(&mut settings, key) {
+            Some(place) => place.put(value.get_ref()),
+            None => Some("no value"),
+        };
+        if let Some(wrong) = wrong {
             let line = text.as_bytes().iter().take(value.span().start).filter(|byte| **byte == b'\n').count() + 1;
-            let found = value.get_ref().type_str();
-            syntax(format!("line {line}: {key} takes {}, not this {found}", wrong.0))
-        })?;
+            return Err(syntax(format!("line {line}: {key} takes {wrong}, not this {}", value.get_ref().type_str())));
+        }
     }
     Ok(settings)
 }
 
-fn take(settings: &mut Settings, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), Wrong> {
-    let value = value.get_ref();
-    match key {
-        "allow_chart" => settings.allow_chart = list(value)?,
-        "allow_kind" => settings.allow_kind = list(value)?,
-        "allow_namespace" => settings.allow_namespace = list(value)?,
-        "allow_operation" => settings.allow_operation = list(value)?,
-        "allow_plain_http_loopback" => settings.allow_plain_http_loopback = Some(switch(value)?),
-        "ca_file" => settings.ca_file = Some(file(value)?),
-        "client_cert" => settings.client_cert = Some(file(value)?),
-        "client_key" => settings.client_key = Some(file(value)?),
-        "cluster_id" => settings.cluster_id = Some(text(value)?),
-        "context" => settings.context = Some(text(value)?),
-        "directory" => settings.directory = Some(file(value)?),
-        "display_name" => settings.display_name = Some(text(value)?),
-        "endpoint" => settings.endpoint = Some(text(value)?),
-        "heartbeat_interval" => settings.heartbeat_interval = Some(number(value)?),
-        "journal_size" => settings.journal_size = Some(number(value)?),
-        "keyring" => settings.keyring = Some(file(value)?),
-        "kubeconfig" => settings.kubeconfig = Some(file(value)?),
-        "log_format" => settings.log_format = Some(text(value)?),
-        "log_level" => settings.log_level = Some(text(value)?),
-        "monthly_budget" => settings.monthly_budget = Some(number(value)?),
-        "poll_interval" => settings.poll_interval = Some(number(value)?),
-        "profile" => settings.profile = Some(text(value)?),
-        "proxy" => settings.proxy = Some(text(value)?),
-        "ready_timeout" => settings.ready_timeout = Some(number(value)?),
-        "require_encrypted_secrets" => settings.require_encrypted_secrets = Some(switch(value)?),
-        "signatures" => settings.signatures = Some(text(value)?),
-        "state_dir" => settings.state_dir = Some(file(value)?),
-        "status_file" => settings.status_file = Some(file(value)?),
-        "succeed_on" => settings.succeed_on = Some(text(value)?),
-        "target" => settings.target = Some(text(value)?),
-        "token_file" => settings.token_file = Some(file(value)?),
-        "wait" => settings.wait = Some(number(value)?),
-        _ => return Err(Wrong("no value")),
+/// Where the value of a key belongs.
+fn place<'a>(settings: &'a mut Settings, key: &str) -> Option<Place<'a>> {
+    Some(match key {
+        "allow_chart" => Place::List(&mut settings.allow_chart),
+        "allow_kind" => Place::List(&mut settings.allow_kind),
+        "allow_namespace" => Place::List(&mut settings.allow_namespace),
+        "allow_operation" => Place::List(&mut settings.allow_operation),
+        "allow_plain_http_loopback" => Place::Switch(&mut settings.allow_plain_http_loopback),
+        "ca_file" => Place::File(&mut settings.ca_file),
+        "client_cert" => Place::File(&mut settings.client_cert),
+        "client_key" => Place::File(&mut settings.client_key),
+        "cluster_id" => Place::Text(&mut settings.cluster_id),
+        "context" => Place::Text(&mut settings.context),
+        "directory" => Place::File(&mut settings.directory),
+        "display_name" => Place::Text(&mut settings.display_name),
+        "endpoint" => Place::Text(&mut settings.endpoint),
+        "heartbeat_interval" => Place::Number(&mut settings.heartbeat_interval),
+        "journal_size" => Place::Number(&mut settings.journal_size),
+        "keyring" => Place::File(&mut settings.keyring),
+        "kubeconfig" => Place::File(&mut settings.kubeconfig),
+        "log_format" => Place::Text(&mut settings.log_format),
+        "log_level" => Place::Text(&mut settings.log_level),
+        "monthly_budget" => Place::Number(&mut settings.monthly_budget),
+        "poll_interval" => Place::Number(&mut settings.poll_interval),
+        "profile" => Place::Text(&mut settings.profile),
+        "proxy" => Place::Text(&mut settings.proxy),
+        "ready_timeout" => Place::Number(&mut settings.ready_timeout),
+        "require_encrypted_secrets" => Place::Switch(&mut settings.require_encrypted_secrets),
+        "signatures" => Place::Text(&mut settings.signatures),
+        "state_dir" => Place::File(&mut settings.state_dir),
+        "status_file" => Place::File(&mut settings.status_file),
+        "succeed_on" => Place::Text(&mut settings.succeed_on),
+        "target" => Place::Text(&mut settings.target),
+        "token_file" => Place::File(&mut settings.token_file),
+        "wait" => Place::Number(&mut settings.wait),
+        _ => return None,
+    })
+}
+
+enum Place<'a> {
+    File(&'a mut Option<PathBuf>),
+    List(&'a mut Vec<String>),
+    Number(&'a mut Option<u64>),
+    Switch(&'a mut Option<bool>),
+    Text(&'a mut Option<String>),
+}
+
+impl Place<'_> {
+    /// What is expected, if the value is something else.
+    fn put(self, value: &DeValue<'_>) -> Option<&'static str> {
+        let (is_there, expected) = match self {
+            Self::File(place) => {
+                *place = value.as_str().map(PathBuf::from);
+                (place.is_some(), "a string")
+            }
+            Self::List(place) => {
+                let list = value.as_array().and_then(|list| {
+                    list.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
+                });
+                let is_there = list.is_some();
+                *place = list.unwrap_or_default();
+                (is_there, "a list of strings")
+            }
+            Self::Number(place) => {
+                *place =
+                    value.as_integer().and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
+                (place.is_some(), "a whole number from 0 up")
+            }
+            Self::Switch(place) => {
+                *place = value.as_bool();
+                (place.is_some(), "true or false")
+            }
+            Self::Text(place) => {
+                *place = value.as_str().map(str::to_owned);
+                (place.is_some(), "a string")
+            }
+        };
+        (!is_there).then_some(expected)
     }
-    Ok(())
-}
-
-/// What a setting takes instead.
-struct Wrong(&'static str);
-
-fn file(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
-    text(value).map(PathBuf::from)
-}
-
-fn list(value: &DeValue<'_>) -> Result<Vec<String>, Wrong> {
-    const LIST: Wrong = Wrong("a list of strings");
-    let list = value.as_array().ok_or(LIST)?;
-    list.iter().map(|item| text(item.get_ref()).map_err(|_| LIST)).collect()
-}
-
-fn number(value: &DeValue<'_>) -> Result<u64, Wrong> {
-    let number = value.as_integer().and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
-    number.ok_or(Wrong("a whole number from 0 up"))
-}
-
-fn switch(value: &DeValue<'_>) -> Result<bool, Wrong> {
-    value.as_bool().ok_or(Wrong("true or false"))
-}
-
-fn text(value: &DeValue<'_>) -> Result<String, Wrong> {
-    value.as_str().map(str::to_owned).ok_or(Wrong("a string"))
 }
 
 #[cfg(test)]

@@ -181,8 +181,7 @@ impl From<kube::Error> for Fault {
                 // The client's worker is gone: the runtime ends.
                 Err(_) => Self::Net(NetError::Shut),
             },
-            // `Client::send` has no other. The text of all that a `kube::Error` can be brings a printer of faulty YAML with
-            // it: 70 kB that never run.
+            // `Client::send` has no other, and the text of all that there could be is long (`client`).
             _ => {
                 Self::Unusable("the Kubernetes client gave up by itself, which is a mistake of this program".to_owned())
             }

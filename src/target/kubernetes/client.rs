@@ -58,7 +58,9 @@ impl Service<Request<kube::client::Body>> for Carrier {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            let body = body.collect_bytes().await.map_err(|error| NetError::Http(error.to_string()))?;
+            // It lies in memory. The text of all that a `kube::Error` can be brings a printer of faulty YAML and one of time
+            // zones with it: 100 kB that never run.
+            let body = body.collect_bytes().await.map_err(|_| NetError::Shut)?;
             head.uri = join(shared.credentials.server(), &head.uri)?;
             shared.carry(Request::from_parts(head, Vec::from(body))).await
         })
