@@ -133,6 +133,7 @@ impl ServerCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use super::{Verifier, When};
+    use crate::net::NetError;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
     use rustls::client::danger::ServerCertVerifier as _;
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -163,6 +164,20 @@ mod tests {
 
     fn verifier(roots: &RootCertStore, when: When) -> Verifier {
         Verifier::new(roots.clone(), &rustls::crypto::ring::default_provider(), when).unwrap()
+    }
+
+    #[test]
+    fn a_fault_that_rustls_does_not_know_is_named() {
+        let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let verifier = verifier(&roots, When::Now);
+        let judged = verifier.verify_server_cert(root.der(), &[], &name, &[], UnixTime::since_unix_epoch(IN_2031));
+        let text = NetError::Tls(judged.unwrap_err()).to_string();
+        assert_eq!(text, "TLS was refused: the server's certificate cannot be used (CaUsedAsEndEntity)");
     }
 
     #[test]
