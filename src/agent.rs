@@ -46,6 +46,7 @@ use crate::status::{Board, Sources};
 use crate::target::Target;
 use crate::target::directory::Directory;
 use crate::target::kubernetes::{Access, Kubernetes, Surroundings, Wish};
+use crate::task;
 
 /// An agent that is ready to run.
 pub struct Agent {
@@ -221,7 +222,7 @@ impl Agent {
 
     async fn open_journal(&self) -> Result<Opened, AgentError> {
         let (state, size) = (Arc::clone(&self.state), self.config.journal_size);
-        let opened = tokio::task::spawn_blocking(move || journal::open::open(state.handle(), size, draw()))
+        let opened = task::on_thread(move || journal::open::open(state.handle(), size, draw()))
             .await
             .map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?
             .map_err(AgentError::Journal)?;
@@ -237,7 +238,7 @@ impl Agent {
         let settings = KeySettings { signatures: self.config.signatures, pin: self.wanted.clone() };
         let (keys, store) = (credential.keys.clone(), Arc::clone(&self.store));
         let registered = credential.registered_seconds();
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = task::on_thread(move || {
             let found = opened.restored.kept.trust.as_ref().map(|(_, state)| state.as_slice());
             let quiet_since = opened.restored.kept.last_signed().or(registered);
             let outbox = &opened.outbox;
@@ -331,7 +332,7 @@ impl Agent {
         let display_name = self.config.display_name.clone();
         let demands_signatures = self.config.demands_signatures();
         let wanted = self.wanted.clone();
-        let exchanged = tokio::task::spawn_blocking(move || {
+        let exchanged = task::on_thread(move || {
             let registration = Registration {
                 endpoint: &endpoint,
                 profile,
@@ -373,7 +374,7 @@ impl Agent {
             Some(learnt) => config.hold.knowing(learnt),
             None => config.hold,
         }));
-        let counting = tokio::spawn(traffic::keep(Arc::clone(&state), budget.clone(), Arc::clone(&hold)));
+        let counting = task::spawn(traffic::keep(Arc::clone(&state), budget.clone(), Arc::clone(&hold)));
         let last_words = {
             let (budget, hold) = (budget.clone(), Arc::clone(&hold));
             move || traffic::save(&state, &budget, &hold)
@@ -394,7 +395,7 @@ impl Agent {
             let (health, outbox) = (Arc::clone(&health), Arc::clone(&outbox));
             known.serves(cluster::Line { health, outbox, account: Arc::clone(&account), gate: Arc::clone(&gate) });
         }
-        let rotation = tokio::spawn(rotation::keep(Arc::clone(&keeper), Arc::clone(&health), rotate, stop.clone()));
+        let rotation = task::spawn(rotation::keep(Arc::clone(&keeper), Arc::clone(&health), rotate, stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
@@ -408,10 +409,10 @@ impl Agent {
             stop: stop.clone(),
         }));
         let jobs = runner.restore(restored);
-        let observer = tokio::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
-        let waiter = tokio::spawn(watch_the_clock(Arc::clone(&runner)));
-        let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
-        let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
+        let observer = task::spawn(observe(Arc::clone(&target), Arc::clone(&runner)));
+        let waiter = task::spawn(watch_the_clock(Arc::clone(&runner)));
+        let flushing = task::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
+        let silence = task::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
         let reports = Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget.clone());
         let reports = Arc::new(reports.between_polls(Arc::new(BetweenPolls(Arc::clone(&link)))));
@@ -426,9 +427,9 @@ impl Agent {
                 Box::new(move || gate.summary())
             },
         }));
-        let beating = tokio::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
-        let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
-        let board = tokio::spawn(
+        let beating = task::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
+        let delivery = task::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
+        let board = task::spawn(
             Board::new(
                 config.status_file,
                 Sources {
@@ -527,7 +528,7 @@ async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>, last_words: impl F
     let closing = async {
         // It ends by itself.
         let _ = flushing.await;
-        let _ = tokio::task::spawn_blocking(move || {
+        let _ = task::on_thread(move || {
             outbox.close();
             last_words();
         })

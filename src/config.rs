@@ -1,5 +1,6 @@
 //! What the user set, by file and by flag, and what it means.
 
+mod file;
 mod settings;
 
 use std::fmt;
@@ -482,7 +483,7 @@ mod tests {
         assert!(text.ends_with("there is no setting \"endpont\"; did you mean endpoint?"), "{text}");
         assert!(error("state-dir = \"/x\"").contains("did you mean state_dir?"));
         assert!(error("zzzzzzzz = 1").contains("pullet run --help"));
-        assert!(error("[endpoint]\nurl = 1").contains("invalid type"));
+        assert!(error("[endpoint]\nurl = 1").ends_with("endpoint takes a string, not this table"));
     }
 
     #[test]

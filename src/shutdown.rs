@@ -7,6 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
+use crate::task;
+
 /// Tells everybody that the agent is to stop.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<watch::Sender<bool>>);
@@ -64,7 +66,7 @@ pub fn listen_for_wakes(poll: Wake, rotate: Wake) -> io::Result<()> {
     ];
     for (kind, name, meaning, wake) in wakes {
         let mut signals = signal(kind)?;
-        tokio::spawn(async move {
+        task::spawn(async move {
             while signals.recv().await.is_some() {
                 info!(signal = name, "{meaning}");
                 wake.set();
@@ -81,7 +83,7 @@ pub fn listen_for_wakes(poll: Wake, rotate: Wake) -> io::Result<()> {
 pub fn listen(stop: Stop) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
+    task::spawn(async move {
         let mut is_second = false;
         loop {
             let name = tokio::select! {

@@ -25,6 +25,7 @@ use crate::job::gate::Gate;
 use crate::job::run::Runner;
 use crate::journal::Outbox;
 use crate::journal::medium::FlashCounts;
+use crate::json;
 use crate::limits;
 use crate::link::deliver::Reports;
 use crate::link::health::{Access, Standing};
@@ -212,11 +213,11 @@ impl Status {
             version: u32,
         }
         let malformed = |_| StatusError::Malformed(path.to_owned());
-        let versioned: Versioned = serde_json::from_slice(text).map_err(malformed)?;
+        let versioned: Versioned = json::read(text).map_err(malformed)?;
         if versioned.version != VERSION {
             return Err(StatusError::OtherVersion(path.to_owned(), versioned.version));
         }
-        serde_json::from_slice(text).map_err(malformed)
+        json::read(text).map_err(malformed)
     }
 
     /// As it would be written anew: what changes by itself is no change.

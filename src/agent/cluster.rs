@@ -40,6 +40,7 @@ use crate::resources::{Cluster, ClusterSpec};
 use crate::shutdown::Stop;
 use crate::target::Target;
 use crate::target::kubernetes::{Access, Kubernetes, Own, OwnError};
+use crate::task;
 
 /// Where the `caBundle` of a Cluster lies for those who follow files.
 const CA_BUNDLE: &str = "cluster-ca.pem";
@@ -93,9 +94,9 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
     let Some(holding) = holding::begin(&acting, &base.state, &signals.stop).await else { return Ok(()) };
     let known = Arc::new(Known::default());
     let (seen, watching) = watch::channel(Arc::new(Seen::Unknown));
-    let watcher = tokio::spawn(look(own.clone(), base.config.cluster_resource.clone(), seen));
+    let watcher = task::spawn(look(own.clone(), base.config.cluster_resource.clone(), seen));
     let reporter = Reporter::new(own.clone(), Arc::clone(&known), watching.clone(), base.config.journal_size);
-    let reporter = tokio::spawn(reporter.run());
+    let reporter = task::spawn(reporter.run());
     let store = Arc::new(SecretStore::new(own.clone()));
     let mut controller = Controller {
         base,
@@ -159,7 +160,7 @@ async fn look(own: Own, resource: Option<String>, seen: watch::Sender<Arc<Seen>>
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, OwnError> + Send + 'static,
 ) -> Result<T, OwnError> {
-    let done = tokio::task::spawn_blocking(act).await;
+    let done = task::on_thread(act).await;
     done.unwrap_or_else(|_| Err(OwnError::Unavailable("it was interrupted".to_owned())))
 }
 
@@ -375,7 +376,7 @@ impl Controller {
     async fn clean_up(&mut self, cluster: &Cluster) {
         self.known.enter(Stage::Terminating);
         let store = Arc::clone(&self.store);
-        let erased = tokio::task::spawn_blocking(move || store.erase()).await;
+        let erased = task::on_thread(move || store.erase()).await;
         let done = match erased {
             Ok(Ok(())) => {
                 let (own, cluster) = (self.own.clone(), cluster.clone());

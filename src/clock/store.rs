@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::json;
 use crate::limits;
 
 const NAME: &str = "clock.json";
@@ -126,7 +127,7 @@ fn read(path: &Path) -> Result<Option<u64>, FloorError> {
     if text.len() as u64 > limits::CLOCK_FILE_BYTES {
         return Err(malformed());
     }
-    let floor: Floor = serde_json::from_slice(&text).map_err(|_| malformed())?;
+    let floor: Floor = json::read(&text).map_err(|_| malformed())?;
     let is_good = floor.version == VERSION && floor.confirmed <= LAST_SECOND;
     if is_good { Ok(Some(floor.confirmed)) } else { Err(malformed()) }
 }

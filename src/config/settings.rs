@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::ConfigError;
 use crate::limits;
@@ -20,8 +20,7 @@ pub const DEFAULT_STATUS: &str = "/run/pullet/status.json";
 
 /// Every setting once: a key of the file (`state_dir`) and a flag (`--state-dir`). A flag wins over the
 /// file; a list of flags takes the place of the file's list.
-#[derive(Debug, Default, Deserialize, FromArgs, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Default, FromArgs, Serialize)]
 #[argh(help_triggers("--help"))]
 /// Settings
 pub struct Settings {
@@ -275,13 +274,7 @@ fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     if text.len() as u64 > limits::CONFIG_FILE_BYTES {
         return Err(ConfigError::TooLarge(path.to_owned()));
     }
-    let syntax = |error: toml::de::Error| ConfigError::Syntax(path.to_owned(), error.to_string());
-    let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
-    if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        let name: String = key.chars().take(64).collect();
-        return Err(ConfigError::UnknownKey(path.to_owned(), name, closest(key, KEYS)));
-    }
-    toml::from_str(&text).map_err(syntax)
+    super::file::read(path, &text)
 }
 
 /// The name that a mistyped one may have meant.

@@ -28,6 +28,7 @@ use crate::protocol::{
 };
 use crate::shutdown::Stop;
 use crate::target::{Observation, Target, TargetError};
+use crate::task;
 use crate::trust::Permitted;
 
 /// What a runner stands on.
@@ -175,7 +176,7 @@ impl Runner {
     /// Does something that may wait for the disk; none when the thread ended early.
     async fn on_disk<T: Send + 'static>(&self, act: impl FnOnce(&Outbox) -> T + Send + 'static) -> Option<T> {
         let outbox = Arc::clone(&self.parts.outbox);
-        tokio::task::spawn_blocking(move || act(&outbox)).await.ok()
+        task::on_thread(move || act(&outbox)).await.ok()
     }
 
     async fn forget(&self, id: &JobId) {
@@ -228,7 +229,7 @@ impl Runner {
     async fn ack(&self, id: &JobId) -> Result<Acknowledged, link::Fault> {
         let source = Arc::clone(&self.parts.source);
         let job = id.clone();
-        tokio::task::spawn_blocking(move || source.ack(&job))
+        task::on_thread(move || source.ack(&job))
             .await
             .unwrap_or(Err(link::Fault::Unreadable("the ack was interrupted")))
     }
@@ -326,7 +327,7 @@ impl Runner {
 
     async fn rotate(&self) -> Input<'static> {
         let account = Arc::clone(&self.parts.account);
-        match tokio::task::spawn_blocking(move || account.rotate()).await {
+        match task::on_thread(move || account.rotate()).await {
             Ok(Ok(())) => Input::Done(Ok(Done::Rotated)),
             Ok(Err(fault)) if fault.is_passing() => Input::Done(Err(TargetError::Unavailable(Box::new(fault)))),
             Ok(Err(fault)) => Input::NotRotated(format!("{fault}; the old credential stays in use")),

@@ -16,6 +16,7 @@ use crate::journal::{Outbox, Report};
 use crate::limits;
 use crate::protocol::{Event, OutcomeKind};
 use crate::shutdown::Stop;
+use crate::task;
 
 /// What is posted and where; shared by the loop that posts and the one that polls, which has it post what waits
 /// before it polls again after an outage.
@@ -95,7 +96,7 @@ impl Reports {
     pub async fn post_past(self: &Arc<Self>, event: Event) -> Result<(), Fault> {
         let _turn = self.turn.lock().await;
         let this = Arc::clone(self);
-        tokio::task::spawn_blocking(move || this.sink.events(&[event]))
+        task::on_thread(move || this.sink.events(&[event]))
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))?;
         self.health.reached();
@@ -126,7 +127,7 @@ impl Reports {
             return Ok(false);
         }
         let (this, sink) = (Arc::clone(self), Arc::clone(sink));
-        let posted = tokio::task::spawn_blocking(move || this.post_one(sink.as_ref()))
+        let posted = task::on_thread(move || this.post_one(sink.as_ref()))
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
         // What is given up is no answer.

@@ -18,6 +18,7 @@ use super::{Account, Fault, JobSource};
 use crate::limits;
 use crate::net::NetError;
 use crate::shutdown::{Stop, Wake};
+use crate::task;
 
 /// What became of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,9 +337,7 @@ fn is_silence(fault: &Fault) -> bool {
 
 async fn poll(source: &Arc<dyn JobSource>, wait: Duration) -> Result<Answer, Fault> {
     let source = Arc::clone(source);
-    tokio::task::spawn_blocking(move || source.poll(wait))
-        .await
-        .unwrap_or(Err(Fault::Unreadable("the poll was interrupted")))
+    task::on_thread(move || source.poll(wait)).await.unwrap_or(Err(Fault::Unreadable("the poll was interrupted")))
 }
 
 /// A refused credential is not the end: another one may be accepted. Nothing to settle otherwise.
@@ -350,7 +349,7 @@ pub async fn settle(fault: Fault, account: &Arc<dyn Account>) -> Result<(), Faul
         return Err(fault);
     }
     let account = Arc::clone(account);
-    match tokio::task::spawn_blocking(move || account.recover()).await {
+    match task::on_thread(move || account.recover()).await {
         Ok(recovered) => recovered,
         Err(_) => Err(fault),
     }

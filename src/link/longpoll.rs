@@ -16,6 +16,7 @@ use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
 use super::{Acknowledged, Health, JobSource, Posted, StatusSink};
+use crate::json;
 use crate::net::{Body, Line, NetError, Patience, Profile};
 use crate::protocol::{
     ClusterId, CredentialAnswer, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest,
@@ -421,8 +422,7 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| super::backoff::retry_after(value, SystemTime::now()));
-    let body: Option<ErrorBody> =
-        response.into_body().read_all().ok().and_then(|body| serde_json::from_slice(&body).ok());
+    let body: Option<ErrorBody> = response.into_body().read_all().ok().and_then(|body| json::read(&body).ok());
     Err(match (status, body) {
         // 401 and 403 close the agent's eyes for hours: they count only from the control plane itself.
         (StatusCode::UNAUTHORIZED, Some(body)) if ours => Fault::Unauthorized(body),
@@ -484,5 +484,5 @@ fn read_json<T: DeserializeOwned>(response: Response<Body>) -> Result<T, Fault> 
         Fault::Stranger(response.status())
     };
     let body = zeroize::Zeroizing::new(response.into_body().read_all().map_err(Fault::Network)?);
-    serde_json::from_slice(&body).map_err(|_| fault)
+    json::read(&body).map_err(|_| fault)
 }

@@ -24,6 +24,7 @@ use crate::limits;
 use crate::protocol::Timestamp;
 use crate::secret::Secret;
 use crate::shutdown::{Stop, Wake};
+use crate::task;
 
 /// What is to be done with a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ async fn confirm(keeper: &Arc<Keeper>, health: &Health) {
     }
     let keeper = Arc::clone(keeper);
     // Nothing depends on it.
-    let _ = tokio::task::spawn_blocking(move || keeper.forget_copy()).await;
+    let _ = task::on_thread(move || keeper.forget_copy()).await;
 }
 
 async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
@@ -165,7 +166,7 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
 
 async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
     let (keeper, generation) = (Arc::clone(keeper), keeper.generation());
-    let done = tokio::task::spawn_blocking(move || match chore {
+    let done = task::on_thread(move || match chore {
         Chore::ForgetPrevious => keeper.forget_previous(),
         Chore::Rotate => {
             info!("the credential is rotated");

@@ -15,6 +15,7 @@ use super::credential::StoreError;
 use super::hold::{Hold, Learnt};
 use crate::limits;
 use crate::metrics::Traffic;
+use crate::task;
 
 const NAME: &str = "traffic.json";
 const VERSION: u32 = 1;
@@ -67,7 +68,7 @@ pub async fn keep(store: Arc<StateDirectory>, budget: Budget, hold: Arc<Mutex<Ho
         tokio::time::sleep(limits::TRAFFIC_SAVED_EVERY).await;
         let (store, budget, hold) = (Arc::clone(&store), budget.clone(), Arc::clone(&hold));
         // A thread that ended early wrote nothing, and a day later it is tried again.
-        let _ = tokio::task::spawn_blocking(move || save(&store, &budget, &hold)).await;
+        let _ = task::on_thread(move || save(&store, &budget, &hold)).await;
     }
 }
 

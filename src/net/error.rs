@@ -53,7 +53,16 @@ impl fmt::Display for NetError {
             Self::TooSlow => f.write_str("the answer came too slowly and was given up"),
             Self::TooLong(limit) => write!(f, "the answer is longer than {limit} bytes"),
             Self::Timeout(phase) => write!(f, "no answer in time while {phase}"),
-            Self::Tls(error) => write!(f, "TLS was refused: {}", tls_advice(error)),
+            Self::Tls(error) => {
+                write!(f, "TLS was refused: {}", tls_advice(error))?;
+                match error {
+                    // rustls names it in a derived Debug alone, which says nothing in the static binary (cross/build).
+                    rustls::Error::InvalidCertificate(rustls::CertificateError::Other(fault)) => {
+                        write!(f, " ({fault})")
+                    }
+                    _ => Ok(()),
+                }
+            }
         }
     }
 }

@@ -173,8 +173,8 @@ pub(super) fn judged_config(
     identity: Option<ClientIdentity>,
     when: When,
 ) -> Result<(Arc<ClientConfig>, Arc<Verifier>), TlsFileError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Verifier::new(roots.0, provider, when).map_err(TlsFileError::Unusable)?);
+    let provider = rustls::crypto::ring::default_provider();
+    let verifier = Arc::new(Verifier::new(roots.0, &provider, when).map_err(TlsFileError::Unusable)?);
     let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<_>);
     Ok((finish(builder, identity)?, verifier))
 }

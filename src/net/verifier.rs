@@ -1,18 +1,21 @@
 //! Whom a line believes, and when a chain that is not valid yet is looked at all the same.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Verifies as webpki does, and remembers the chain that it saw last.
+/// Verifies as `rustls::client::WebPkiServerVerifier` does, and remembers the chain that it saw last. That one brings a
+/// reader of revocation lists with it, and nobody has any here.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    inner: Arc<WebPkiServerVerifier>,
+    roots: RootCertStore,
+    algorithms: WebPkiSupportedAlgorithms,
     when: When,
     last: Mutex<Option<Shown>>,
 }
@@ -36,12 +39,11 @@ struct Shown {
 const CHAIN: usize = 8;
 
 impl Verifier {
-    pub(super) fn new(roots: RootCertStore, provider: Arc<CryptoProvider>, when: When) -> Result<Self, Error> {
-        // A store without roots verifies nothing, as it should.
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { inner, when, last: Mutex::default() })
+    pub(super) fn new(roots: RootCertStore, provider: &CryptoProvider, when: When) -> Result<Self, Error> {
+        if roots.is_empty() {
+            return Err(Error::General("no root trust anchors were provided".to_owned()));
+        }
+        Ok(Self { roots, algorithms: provider.signature_verification_algorithms, when, last: Mutex::default() })
     }
 
     /// Whether the chain that was shown last is valid at this time; true where none was shown.
@@ -51,9 +53,22 @@ impl Verifier {
         last.as_ref().is_none_or(|shown| {
             shown.chain.split_first().is_some_and(|(leaf, rest)| {
                 let time = UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs()));
-                self.inner.verify_server_cert(leaf, rest, &shown.name, &[], time).is_ok()
+                self.verify(leaf, rest, &shown.name, time).is_ok()
             })
         })
+    }
+
+    /// Signed by one of the roots, valid at this time, and for this name.
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        time: UnixTime,
+    ) -> Result<(), Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, rest, time, self.algorithms.all)?;
+        verify_server_name(&leaf, name)
     }
 
     fn judge(
@@ -61,17 +76,16 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        stapled: &[u8],
         mut time: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         for _ in 0..CHAIN {
-            match self.inner.verify_server_cert(leaf, rest, name, stapled, time) {
+            match self.verify(leaf, rest, name, time) {
                 Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }))
                     if self.when == When::AtNotBefore && not_before > time =>
                 {
                     time = not_before;
                 }
-                judged => return judged,
+                judged => return judged.map(|()| ServerCertVerified::assertion()),
             }
         }
         Err(Error::InvalidCertificate(CertificateError::NotValidYet))
@@ -84,10 +98,10 @@ impl ServerCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        stapled: &[u8],
+        _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self.judge(leaf, rest, name, stapled, now)?;
+        let verified = self.judge(leaf, rest, name, now)?;
         let chain = std::iter::once(leaf).chain(rest).map(|certificate| certificate.clone().into_owned()).collect();
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Shown { chain, name: name.to_owned() });
         Ok(verified)
@@ -99,7 +113,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -108,22 +122,22 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Verifier, When};
+    use crate::net::NetError;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
     use rustls::client::danger::ServerCertVerifier as _;
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
     use rustls::{CertificateError, Error, RootCertStore};
-    use std::sync::Arc;
     use std::time::{Duration, UNIX_EPOCH};
 
     const IN_2026: Duration = Duration::from_secs(1_793_491_200);
@@ -149,7 +163,27 @@ mod tests {
     }
 
     fn verifier(roots: &RootCertStore, when: When) -> Verifier {
-        Verifier::new(roots.clone(), Arc::new(rustls::crypto::ring::default_provider()), when).unwrap()
+        Verifier::new(roots.clone(), &rustls::crypto::ring::default_provider(), when).unwrap()
+    }
+
+    #[test]
+    fn a_fault_that_rustls_does_not_know_is_named() {
+        let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let verifier = verifier(&roots, When::Now);
+        let judged = verifier.verify_server_cert(root.der(), &[], &name, &[], UnixTime::since_unix_epoch(IN_2031));
+        let text = NetError::Tls(judged.unwrap_err()).to_string();
+        assert_eq!(text, "TLS was refused: the server's certificate cannot be used (CaUsedAsEndEntity)");
+    }
+
+    #[test]
+    fn without_roots_there_is_no_verifier() {
+        let provider = rustls::crypto::ring::default_provider();
+        assert!(matches!(Verifier::new(RootCertStore::empty(), &provider, When::Now), Err(Error::General(_))));
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Cluster {
             status: Option<&'a RawValue>,
         }
 
-        let object: Object<'_> = serde_json::from_slice(text).map_err(|_| NoCluster)?;
+        let object: Object<'_> = crate::json::read(text).map_err(|_| NoCluster)?;
         if text.len() > limits::CLUSTER_OBJECT_BYTES {
             let spec = Err(InvalidSpec("the object is longer than 256 KiB".to_owned()));
             return Ok(Self { metadata: object.metadata, spec, status: ClusterStatus::default() });

@@ -39,6 +39,7 @@ use tokio::time::Instant;
 use super::{Applied, Deleted, NamespaceRule, Observation, Pending, Readiness, Stamp, Target, TargetError};
 use crate::limits;
 use crate::protocol::{CLUSTER_ID_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, ObjectRef, group_of};
+use crate::task;
 
 /// Why nobody will ever report on what lies in a directory.
 const SILENT: Readiness = Readiness::Silent("applied; nothing reports readiness here");
@@ -173,7 +174,7 @@ impl Directory {
     ) -> Result<T, TargetError> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let place = Arc::clone(&self.place);
-        let done = tokio::task::spawn_blocking(move || {
+        let done = task::on_thread(move || {
             let _turn = turn;
             work(&place)
         });

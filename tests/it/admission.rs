@@ -5,24 +5,18 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use http::Method;
-use pullet::config::{Config, Settings};
 use pullet::protocol::group_of;
 use pullet::trust::policy::{OWN_ACCOUNT, Policy};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::apiserver::{ApiServer, wait_until};
-use crate::policy_cases::{Case, Input, Verdict, cases};
+use crate::policy_cases::{Case, Input, Verdict, cases, policy_of};
 
 const DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/k3s/admission.yaml");
 
 /// Somebody who is not the agent.
 const OTHER: &str = "gitops";
-
-fn policy(settings: Value) -> Policy {
-    let settings: Settings = serde_json::from_value(settings).unwrap();
-    Config::new(settings, |_| None).unwrap().policy
-}
 
 /// The objects, as a List.
 fn objects(policy: &Policy) -> Value {
@@ -172,7 +166,7 @@ fn are_judged(cases: &[(&str, Option<&str>, Value)]) {
             request
         })
         .collect();
-    let refused = evaluate(&[objects(&policy(json!({})))], &requests);
+    let refused = evaluate(&[objects(&policy_of(&json!({})))], &requests);
     for ((name, reason, _), refused) in cases.iter().zip(refused) {
         match reason {
             None => assert_eq!(refused, Vec::<String>::new(), "{name}"),
@@ -312,7 +306,7 @@ fn values_are_searched_as_deep_as_the_walk_goes_and_no_deeper_ones_are_let_in() 
         verdicts.push(nested(levels, json!({"replicas": "x"})));
         verdicts.push(nested(levels, json!({"token": "x"})));
     }
-    let refused = evaluate(&[objects(&policy(json!({})))], &verdicts);
+    let refused = evaluate(&[objects(&policy_of(&json!({})))], &verdicts);
     let admitted: Vec<bool> = refused.iter().map(Vec::is_empty).collect();
     let plain: Vec<bool> = admitted.iter().copied().step_by(2).collect();
     assert!(
@@ -359,7 +353,7 @@ fn a_real_server_ends_every_case_as_the_policy_of_jobs_does() {
     assert!(known, "this server has no validatingadmissionpolicies");
     server.apply_crds();
     server.create_namespace("shop", &json!({"managed-by": "vworkspace"}));
-    for object in objects(&policy(json!({})))["items"].as_array().unwrap() {
+    for object in objects(&policy_of(&json!({})))["items"].as_array().unwrap() {
         let plural = match object["kind"].as_str().unwrap() {
             "ValidatingAdmissionPolicy" => "validatingadmissionpolicies",
             _ => "validatingadmissionpolicybindings",

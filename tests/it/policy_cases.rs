@@ -64,6 +64,16 @@ pub(crate) enum Verdict {
     Refuse,
 }
 
+/// The policy of settings that are given as an object; strings, lists and switches are written in TOML as in JSON.
+pub(crate) fn policy_of(settings: &Value) -> Policy {
+    let lines: Vec<String> =
+        settings.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n")).unwrap();
+    let settings = Settings { config: Some(file.path().to_owned()), ..Settings::default() }.with_file().unwrap();
+    Config::new(settings, |_| None).unwrap().policy
+}
+
 impl Case {
     /// The job as it would arrive.
     fn job(&self) -> String {
@@ -94,9 +104,7 @@ impl Case {
     }
 
     pub(crate) fn policy(&self) -> Policy {
-        let keys = self.policy.clone().unwrap_or_else(|| json!({}));
-        let settings: Settings = serde_json::from_value(keys).unwrap();
-        Config::new(settings, |_| None).unwrap().policy
+        policy_of(&self.policy.clone().unwrap_or_else(|| json!({})))
     }
 
     /// None when it is permitted, else the reason and the message.

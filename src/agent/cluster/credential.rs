@@ -16,6 +16,7 @@ use crate::link::{self, Bearer, Credential, CredentialStore as _, Fault, StoreEr
 use crate::resources::{Cluster, TokenReference};
 use crate::secret::Secret;
 use crate::target::kubernetes::OwnError;
+use crate::task;
 
 /// What a request for a new credential came to.
 pub(super) enum Rotation {
@@ -41,7 +42,7 @@ impl Controller {
         let mut backoff = Backoff::default();
         loop {
             let store = Arc::clone(&self.store);
-            let loaded = tokio::task::spawn_blocking(move || store.load()).await;
+            let loaded = task::on_thread(move || store.load()).await;
             let pause = match loaded.map_err(|error| AgentError::Runtime(io::Error::other(error))) {
                 Ok(Ok(stored)) => match self.settle(agent, cluster, stored, anew).await {
                     Settled::Credential(credential) => {
@@ -205,7 +206,7 @@ impl Controller {
             return Rotation::Later;
         };
         info!("a new credential was asked for");
-        let rotated = tokio::task::spawn_blocking(move || account.rotate()).await;
+        let rotated = task::on_thread(move || account.rotate()).await;
         match rotated.unwrap_or(Err(Fault::Unreadable("the rotation was interrupted"))) {
             Ok(()) => Rotation::Done,
             Err(fault) => {

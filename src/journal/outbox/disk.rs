@@ -8,6 +8,7 @@ use crate::journal::medium::FileMedium;
 use crate::journal::store::Journal;
 use crate::limits;
 use crate::shutdown::Stop;
+use crate::task;
 
 /// How the journal stood after its last page.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +62,7 @@ pub async fn keep(outbox: Arc<Outbox>, stop: Stop) {
             Some(left) if left.is_zero() => {
                 let writing = Arc::clone(&outbox);
                 // A thread that ended early wrote nothing, and it is tried again.
-                let _ = tokio::task::spawn_blocking(move || writing.flush()).await;
+                let _ = task::on_thread(move || writing.flush()).await;
                 tokio::select! {
                     () = tokio::time::sleep(limits::BACKOFF_FLOOR) => {}
                     () = stop.wait() => {}

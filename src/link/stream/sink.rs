@@ -1,6 +1,7 @@
 //! What becomes of the tokens of an answer.
 
 use super::{Arrival, Limit};
+use crate::json;
 use crate::limits;
 use crate::protocol::JobId;
 
@@ -112,7 +113,7 @@ impl JobText {
 
     pub(super) fn finish(mut self) -> Arrival {
         let id = self.id.take().and_then(|id| {
-            let text: String = serde_json::from_slice(&id).ok()?;
+            let text: String = json::read(&id).ok()?;
             JobId::parse(&text)
         });
         if let Some(limit) = self.limit {

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
 use super::{Directory, Place, SILENT, Slot, check_scope};
+use crate::json;
 use crate::limits;
 use crate::protocol::ObjectRef;
 use crate::target::TargetError;
@@ -58,7 +59,7 @@ impl Place {
 
 /// A file that is spoilt, or emptied by a delete, has none.
 fn stamp(text: &[u8], object: &ObjectRef, cluster_id: &str) -> Option<Stamp> {
-    let found: Object = serde_json::from_slice(text).ok()?;
+    let found: Object = json::read(text).ok()?;
     let mut marks = Marks::default();
     found.metadata.labels.iter().for_each(|(name, value)| marks.label(name, value, cluster_id));
     found.metadata.annotations.iter().for_each(|(name, value)| marks.annotation(name, value));

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::client::{BodyLimit, CredentialRenewed};
 use super::decode::{Items, Text};
 use super::message;
+use crate::json;
 use crate::limits;
 use crate::net::NetError;
 use crate::target::TargetError;
@@ -183,7 +184,10 @@ impl From<kube::Error> for Fault {
                 // The client's worker is gone: the runtime ends.
                 Err(_) => Self::Net(NetError::Shut),
             },
-            other => Self::Unusable(other.to_string()),
+            // `Client::send` has no other, and the text of all that there could be is long (`client`).
+            _ => {
+                Self::Unusable("the Kubernetes client gave up by itself, which is a mistake of this program".to_owned())
+            }
         }
     }
 }
@@ -301,7 +305,7 @@ impl Refusal {
             field: Text<'a>,
         }
 
-        let Ok(status) = serde_json::from_slice::<Status<'_>>(text) else {
+        let Ok(status) = json::read::<Status<'_>>(text) else {
             return Self { code, ..Self::default() };
         };
         let details = status.details.unwrap_or_default();

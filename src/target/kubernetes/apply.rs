@@ -8,6 +8,7 @@ use super::api::{self, Body, Busy, Call, Fault, segment};
 use super::decode::{Items, Text};
 use super::resources::Resource;
 use super::{Inner, conflict};
+use crate::json;
 use crate::limits;
 use crate::protocol::{
     CLUSTER_ID_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, NAMESPACE_LABEL, ObjectRef, group_of,
@@ -306,7 +307,7 @@ fn metadata(text: &[u8]) -> Result<Metadata<'_>, TargetError> {
         metadata: Metadata<'a>,
     }
 
-    serde_json::from_slice::<Object<'_>>(text)
+    json::read::<Object<'_>>(text)
         .map(|object| object.metadata)
         .map_err(|_| TargetError::Unusable("the API server's answer is no object".to_owned()))
 }

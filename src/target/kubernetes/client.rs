@@ -16,6 +16,7 @@ use tower::Service;
 use super::credentials::Credentials;
 use crate::limits;
 use crate::net::{Body, Line, NetError, Patience};
+use crate::task;
 
 /// A client for the API server that `credentials` name. Needs a tokio runtime around it.
 pub(super) fn connect(credentials: Arc<Credentials>) -> kube::Client {
@@ -57,7 +58,9 @@ impl Service<Request<kube::client::Body>> for Carrier {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            let body = body.collect_bytes().await.map_err(|error| NetError::Http(error.to_string()))?;
+            // It lies in memory. The text of all that a `kube::Error` can be brings a printer of faulty YAML and one of time
+            // zones with it: 100 kB that never run.
+            let body = body.collect_bytes().await.map_err(|_| NetError::Shut)?;
             head.uri = join(shared.credentials.server(), &head.uri)?;
             shared.carry(Request::from_parts(head, Vec::from(body))).await
         })
@@ -76,7 +79,7 @@ impl Shared {
         let (head, arrival) = oneshot::channel();
         let (pieces, chunks) = mpsc::channel(CHUNKS);
         let call = Call { request, is_watch, hold: Hold(Arc::clone(&hold.0)), head, pieces, _permit: permit };
-        tokio::task::spawn_blocking(move || call.run(&self));
+        drop(task::on_thread(move || call.run(&self)));
         let answer = arrival.await.unwrap_or(Err(NetError::Shut))?;
         Ok(answer.map(|()| Answer { chunks, hold }))
     }

@@ -72,7 +72,7 @@ impl Own {
         let path = format!("{PATH}?limit={MOST}{}", selector(name));
         let text = self.call(&Method::GET, &path, "", "", limits::API_BODY_BYTES)?;
         let unusable = || OwnError::Unusable("the API server's answer is no list of Clusters");
-        let list: List<'_> = serde_json::from_slice(&text).map_err(|_| unusable())?;
+        let list: List<'_> = crate::json::read(&text).map_err(|_| unusable())?;
         let items = list.items.map(|items| items.first::<&RawValue>(MOST)).unwrap_or_default();
         let found = items.len();
         let clusters: Vec<Cluster> =
@@ -169,7 +169,7 @@ impl ClusterWatch {
                 line.extend_from_slice(piece.get(..end.unwrap_or(piece.len())).unwrap_or_default());
             }
             if end.is_some() {
-                let event = serde_json::from_slice::<Event<'_>>(&line).ok();
+                let event = crate::json::read::<Event<'_>>(&line).ok();
                 return match event.filter(|event| event.kind.0 == "ERROR") {
                     Some(event) => Err(Fault::Refused(Refusal::read(200, event.object.get().as_bytes()))),
                     None => Ok(()),

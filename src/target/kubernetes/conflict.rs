@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::api::Refusal;
 use super::decode::{Items, Text, members};
+use crate::json;
 use crate::limits;
 use crate::protocol::FIELD_MANAGER;
 use crate::target::FieldConflict;
@@ -69,7 +70,7 @@ fn owners(object: &[u8], field: &str) -> Vec<String> {
     }
 
     let mut owners = Vec::new();
-    let Ok(Object { metadata: Metadata { managed_fields: Some(entries) } }) = serde_json::from_slice(object) else {
+    let Ok(Object { metadata: Metadata { managed_fields: Some(entries) } }) = json::read(object) else {
         return owners;
     };
     entries.each(|entry: Entry<'_>| {

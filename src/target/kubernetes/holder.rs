@@ -15,6 +15,7 @@ use super::api::{self, Call, Fault, segment};
 use super::decode::Text;
 use super::object::Event;
 use super::pause::Pause;
+use crate::json;
 use crate::limits;
 use crate::protocol::FIELD_MANAGER;
 use crate::target::holder::Holder;
@@ -175,7 +176,7 @@ impl Keeper<'_> {
     }
 
     fn event(&mut self, line: &[u8], version: &mut String) -> Result<Option<Holder>, Fault> {
-        let event: Event<'_> = serde_json::from_slice(line).map_err(|_| unusable())?;
+        let event: Event<'_> = json::read(line).map_err(|_| unusable())?;
         let text = event.object.get().as_bytes();
         if event.kind.0 == "ERROR" {
             return Err(Fault::Refused(api::Refusal::read(200, text)));
@@ -297,7 +298,7 @@ impl Inner {
             }
             answer => answer?,
         };
-        let pod: Pod<'_> = serde_json::from_slice(&text).map_err(|_| unusable())?;
+        let pod: Pod<'_> = json::read(&text).map_err(|_| unusable())?;
         let short = |text: &Text<'_>| text.cut(limits::HOLDER_TEXT_BYTES);
         Ok(Some((short(&pod.metadata.uid), short(&pod.status.phase))))
     }
@@ -361,7 +362,7 @@ impl Record {
             uid: Text<'a>,
         }
 
-        let map: ConfigMap<'_> = serde_json::from_slice(text).map_err(|_| unusable())?;
+        let map: ConfigMap<'_> = json::read(text).map_err(|_| unusable())?;
         let data = map.data.unwrap_or_default();
         let short = |text: &Text<'_>| text.cut(limits::HOLDER_TEXT_BYTES);
         let holder = if !data.pod.0.is_empty() {

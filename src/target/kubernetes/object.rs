@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::decode::{Items, Text};
+use crate::json;
 use crate::limits;
 use crate::protocol::{Condition, Endpoint, Timestamp};
 
@@ -125,7 +126,7 @@ impl Page {
             items: Option<Items<'a>>,
         }
 
-        let page: RawPage<'_> = serde_json::from_slice(text).map_err(|_| Malformed)?;
+        let page: RawPage<'_> = json::read(text).map_err(|_| Malformed)?;
         let mut objects = Vec::new();
         let mut is_whole = true;
         if let Some(items) = page.items {

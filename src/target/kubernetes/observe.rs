@@ -17,6 +17,7 @@ use super::looks::Look;
 use super::object::{Event, Object, Page};
 use super::pause::Pause;
 use super::resources::{self, Resource};
+use crate::json;
 use crate::limits;
 use crate::protocol::{CLUSTER_ID_LABEL, ObjectRef};
 use crate::target::{GroupKind, Observation};
@@ -294,7 +295,7 @@ impl Follower {
 
     async fn event(&mut self, resource: &Resource, line: &[u8], version: &mut String) -> Result<(), Stop> {
         let unusable = || Fault::Unusable("an event of the watch cannot be read".to_owned());
-        let event: Event<'_> = serde_json::from_slice(line).map_err(|_| unusable())?;
+        let event: Event<'_> = json::read(line).map_err(|_| unusable())?;
         if event.kind.0 == "ERROR" {
             return Err(Fault::Refused(Refusal::read(200, event.object.get().as_bytes())).into());
         }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::api::{self, Api, Body, Call, Fault, segment};
 use super::decode::{Items, Text};
+use crate::json;
 use crate::limits;
 use crate::protocol::group_of;
 use crate::target::{GroupKind, TargetError};
@@ -186,7 +187,7 @@ fn find_kind(text: &[u8], api_version: &str, kind: &str) -> Result<Option<Resour
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], what: &str) -> Result<T, Fault> {
-    serde_json::from_slice(text).map_err(|_| Fault::Unusable(format!("the API server's answer is not {what}")))
+    json::read(text).map_err(|_| Fault::Unusable(format!("the API server's answer is not {what}")))
 }
 
 fn unless_missing(answer: Result<Body<'_>, Fault>) -> Result<Option<Body<'_>>, Fault> {

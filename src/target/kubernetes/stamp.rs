@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::Inner;
 use super::api::{self, Call, Fault};
 use super::decode::{Text, members};
+use crate::json;
 use crate::limits;
 use crate::protocol::ObjectRef;
 use crate::target::TargetError;
@@ -43,7 +44,7 @@ impl Inner {
             Err(Fault::Refused(refusal)) if refusal.code == 404 => return Ok(None),
             Err(fault) => return Err(fault.into()),
         };
-        let Ok(Object { metadata }) = serde_json::from_slice::<Object<'_>>(&text) else {
+        let Ok(Object { metadata }) = json::read::<Object<'_>>(&text) else {
             return Err(TargetError::Unusable("the API server's answer is no object".to_owned()));
         };
         // One that is on its way out is not what the job asked for.
