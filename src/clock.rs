@@ -1,6 +1,5 @@
 //! What time it is, as far as this node can know.
 
-pub mod calendar;
 mod judge;
 mod store;
 

