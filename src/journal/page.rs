@@ -18,7 +18,8 @@
 //!   98  records in the body              2
 //!  100  CRC32C of the body               4
 //!  104  open jobs, 16 numbers, 0 = none  128
-//!  232  reserved                         148
+//!  232  events lost and perhaps lost, after which the present was sent   16
+//!  248  reserved                         132
 //!  380  CRC32C of the bytes before       4
 //!  384  body: frames, then zeros         3,712
 //! ```
@@ -81,6 +82,8 @@ pub struct Mark {
     pub lost_at_most: u64,
     /// Of the two, what the control plane was told.
     pub told: (u64, u64),
+    /// Of the two, after which the present was sent.
+    pub resent: (u64, u64),
     /// Unix seconds.
     pub clock: u64,
     /// Numbers of the open jobs, 0 = none.
@@ -204,7 +207,7 @@ impl Builder {
         header.extend_from_slice(&body_len.to_le_bytes());
         header.extend_from_slice(&self.records.to_le_bytes());
         header.extend_from_slice(&body_crc.to_le_bytes());
-        for number in mark.open {
+        for number in mark.open.into_iter().chain([mark.resent.0, mark.resent.1]) {
             header.extend_from_slice(&number.to_le_bytes());
         }
         header.resize(CRC_AT, 0);
@@ -246,6 +249,7 @@ pub fn look(bytes: &[u8; PAGE]) -> Sight {
         lost: reader.u64(),
         lost_at_most: reader.u64(),
         told: (reader.u64(), reader.u64()),
+        resent: (0, 0),
         clock: reader.u64(),
         open: [0; limits::OPEN_JOBS],
     };
@@ -254,6 +258,7 @@ pub fn look(bytes: &[u8; PAGE]) -> Sight {
     let body_crc = reader.u32();
     let mut open = Reader { bytes, at: OPEN_AT };
     mark.open = std::array::from_fn(|_| open.u64());
+    mark.resent = (open.u64(), open.u64());
     let header = Header { page, first, records, mark };
     if body_crc == crc32c(body) { Sight::Whole(header) } else { Sight::Damaged(header) }
 }
@@ -331,6 +336,7 @@ mod tests {
             lost: 6,
             lost_at_most: 7,
             told: (1, 2),
+            resent: (3, 4),
             clock: 8,
             open: std::array::from_fn(|at| at as u64),
         }

@@ -1,5 +1,6 @@
 //! The loop that posts: reports of jobs in their order, events in batches.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub struct Reports {
     /// One post at a time: what was posted is taken from the front.
     turn: tokio::sync::Mutex<()>,
     rests: Mutex<Rests>,
+    /// Events of the next post at most: fewer after a batch was refused, to find the one that is not taken.
+    batch: AtomicUsize,
     outcomes: Mutex<Outcomes>,
 }
 
@@ -58,8 +61,8 @@ impl Reports {
     pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
         let (between, turn, outcomes) = (Arc::clone(&sink), tokio::sync::Mutex::default(), Mutex::default());
         let now = Instant::now();
-        let rests = Mutex::new(Rests { all: now, guests: now });
-        Self { sink, between, outbox, health, budget, turn, rests, outcomes }
+        let (rests, batch) = (Mutex::new(Rests { all: now, guests: now }), AtomicUsize::new(limits::EVENT_BATCH));
+        Self { sink, between, outbox, health, budget, turn, rests, batch, outcomes }
     }
 
     /// What is posted between two polls goes there.
@@ -104,6 +107,11 @@ impl Reports {
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))?;
         self.health.reached();
         Ok(())
+    }
+
+    /// What waits.
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// What a month may cost.
@@ -168,16 +176,23 @@ impl Reports {
         if is_used_up {
             return Ok(false);
         }
-        let Some((events, _)) = self.outbox.first_events() else { return Ok(false) };
-        match sink.events(&events) {
-            Ok(()) => debug!(events = events.len(), "events were posted"),
-            Err(fault @ Fault::Refused(..)) => {
-                error!(events = events.len(), error = %fault, "events were refused and are given up");
+        let Some((mut events, _)) = self.outbox.first_events() else { return Ok(false) };
+        events.truncate(self.batch.load(Ordering::Relaxed).max(1));
+        match (sink.events(&events), events.as_slice()) {
+            (Ok(()), _) => {
+                debug!(events = events.len(), "events were posted");
+                self.batch.store(limits::EVENT_BATCH, Ordering::Relaxed);
+                if let Some(last) = events.last() {
+                    self.outbox.drop_events(&last.event_key);
+                }
             }
-            Err(fault) => return Err(fault),
-        }
-        if let Some(last) = events.last() {
-            self.outbox.drop_events(&last.event_key);
+            (Err(fault @ Fault::Refused(..)), [event]) => {
+                error!(key = event.event_key, error = %fault, "an event was refused; it is given up, and counted as lost");
+                self.outbox.give_up_event(event);
+            }
+            // Which of them it is nobody says.
+            (Err(Fault::Refused(..)), _) => self.batch.store(events.len() / 2, Ordering::Relaxed),
+            (Err(fault), _) => return Err(fault),
         }
         Ok(true)
     }
@@ -333,8 +348,11 @@ mod tests {
     use crate::link::{Account, Fault, Health, Posted, StatusSink};
     use crate::metrics::{Meter, Traffic};
     use crate::net::NetError;
-    use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp};
+    use crate::protocol::{
+        ErrorBody, Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp,
+    };
     use crate::shutdown::Stop;
+    use http::StatusCode;
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
@@ -344,6 +362,9 @@ mod tests {
         posts: Mutex<Vec<(Instant, usize)>>,
         results: Mutex<Vec<JobId>>,
         faults: Mutex<u32>,
+        /// Of this one, any batch with it is refused.
+        refused: Mutex<Option<String>>,
+        keys: Mutex<Vec<String>>,
     }
 
     impl Server {
@@ -370,6 +391,12 @@ mod tests {
         }
 
         fn events(&self, events: &[Event]) -> Result<(), Fault> {
+            let refused = self.refused.lock().unwrap();
+            if events.iter().any(|event| refused.as_ref() == Some(&event.event_key)) {
+                self.take(events.len())?;
+                return Err(Fault::Refused(StatusCode::BAD_REQUEST, ErrorBody::default()));
+            }
+            self.keys.lock().unwrap().extend(events.iter().map(|event| event.event_key.clone()));
             self.take(events.len())
         }
     }
@@ -439,6 +466,24 @@ mod tests {
         let order: Vec<String> = server.results.lock().unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(order, (0..50).map(|number| format!("j{number}")).collect::<Vec<_>>());
         assert_eq!(reports.outcomes().succeeded, 50);
+    }
+
+    #[test]
+    fn of_a_batch_that_is_refused_only_the_event_at_fault_is_given_up_and_it_is_counted() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        let reports = Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::default(), Budget::default()));
+        push_events(&outbox, limits::EVENT_BATCH + 20);
+        let all: Vec<String> = outbox.first_events().unwrap().0.iter().map(|event| event.event_key.clone()).collect();
+        let at_fault = all[37].clone();
+        *server.refused.lock().unwrap() = Some(at_fault.clone());
+        block_on(reports.post_all()).unwrap();
+        let keys = server.keys.lock().unwrap();
+        assert_eq!(keys.len(), limits::EVENT_BATCH + 19);
+        let wanted: Vec<&String> = all.iter().filter(|key| **key != at_fault).collect();
+        assert_eq!(keys.iter().take(wanted.len()).collect::<Vec<_>>(), wanted);
+        let fill = outbox.fill();
+        assert_eq!((fill.events, fill.lost, fill.told), (0, 1, false));
+        assert!(server.posts.lock().unwrap().len() < 30, "{}", server.posts.lock().unwrap().len());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::health::{Access, Connection, Health};
 use super::heart::Heart;
 use super::hold::{Held, Hold};
 use super::longpoll::PROBE_WAIT;
+use super::present::Present;
 use super::stream::{Answer, End};
 use super::{Account, Fault, JobSource};
 use crate::limits;
@@ -98,6 +99,8 @@ pub struct Intake {
     pub account: Arc<dyn Account>,
     /// What waits to be posted, which goes first after an outage.
     pub reports: Arc<Reports>,
+    /// What follows it where something was lost.
+    pub present: Present,
     /// Where the state of the connection is kept.
     pub health: Arc<Health>,
     /// How long a poll is held.
@@ -229,15 +232,15 @@ impl Intake {
         failing.is_some() || self.health.now().access != Access::Accepted || self.hold().is_in_doubt()
     }
 
-    /// After a failure what waits is posted first, and only then there is a poll. A heartbeat that waits goes along as well;
-    /// where it does not get out, the poll is made all the same.
+    /// After a failure what waits is posted first, after a loss what is so at present, and only then there is a poll. A
+    /// heartbeat that waits goes along as well; where it does not get out, the poll is made all the same.
     async fn try_once(&self, is_out: bool, beats: bool, hold: Duration) -> Tried {
         if beats && !is_out && self.reports.is_free() {
             let _ = self.reports.post_all().await;
         }
         // A server that trips over a report, or refuses it, may answer a poll all the same.
-        if is_out
-            && let Err(fault) = self.reports.post_all().await
+        if (is_out || self.present.is_due(&self.reports))
+            && let Err(fault) = self.present.send_behind(&self.reports).await
             && (matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
         {
             return Tried::Failed(fault);

@@ -18,6 +18,7 @@ pub mod keeper;
 pub mod longpoll;
 pub mod machine;
 pub mod pinned;
+pub mod present;
 pub mod provided;
 pub mod registration;
 pub mod rotation;

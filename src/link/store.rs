@@ -7,10 +7,12 @@
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
 //! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
 //! | `holder` | by what name this agent is known in a cluster, where it runs in no pod |
-//! | `lock` | one agent acts on one directory |
 //!
 //! A file is written beside, under a name that nobody else uses (`.NAME.RANDOM.new`), and renamed. What a power cut leaves
-//! of these goes at the next start.
+//! of these goes at the next start. The directory itself is locked: one agent acts on it, and a lock needs no file, so
+//! that it works on a read-only disk.
+
+pub mod entries;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -38,20 +40,18 @@ use crate::trust::mac::MacKey;
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
+    /// Locked as long as this value lives: one agent acts on one state directory.
     handle: OwnedFd,
     /// Wraps what is written.
     seal: Option<Seal>,
     /// The newest keyring that is known here; held while the credential is written.
     newest: Mutex<u32>,
-    /// Held as long as this value lives: one agent acts on one state directory.
-    _lock: Option<OwnedFd>,
 }
 
 const CREDENTIAL: &str = "credential.json";
 const KEYS: &str = "keys.json";
 const COPY: &str = "credential.before.json";
 const HOLDER: &str = "holder";
-const LOCK: &str = "lock";
 
 /// How the name of a file ends that is not yet in its place.
 const NEW: &str = ".new";
@@ -96,12 +96,10 @@ impl StateDirectory {
         if status.st_mode & 0o022 != 0 {
             return Err(StoreError::Unsafe(path.to_owned(), "others may write to it (chmod go-w)"));
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = fs::openat(&handle, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(|error| io(error.into()))?;
-        if fs::flock(&lock, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if fs::flock(&handle, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
         }
-        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default(), _lock: Some(lock) };
+        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default() };
         store.tidy();
         Ok(store)
     }
@@ -130,7 +128,7 @@ impl StateDirectory {
             Err(rustix::io::Errno::NOENT) => return Ok((None, None)),
             Err(error) => return Err(StoreError::Io(path.to_owned(), error.into())),
         };
-        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default(), _lock: None };
+        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default() };
         Ok((store.load_pin()?, store.load()?))
     }
 
@@ -527,4 +525,4 @@ impl<'a> Stored<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 const TOKEN: &str = "abcdefghijklmnopqrstuv";
 
-fn credential(token: &str) -> Credential {
+pub(super) fn credential(token: &str) -> Credential {
     Credential {
         cluster_id: ClusterId::parse("c1").unwrap(),
         endpoint: "https://a/base".into(),

@@ -113,6 +113,14 @@ impl Inner {
             {
                 Err(terminating(&manifest.namespace))
             }
+            // The right to make what is not there yet is asked for on the way, and its lack told without a word.
+            Err(Fault::Refused(refusal)) if refusal.code == 403 && refusal.message.ends_with(" is forbidden: ") => {
+                Err(TargetError::Forbidden(format!(
+                    "it cannot create resource \"{}\" in API group \"{}\"",
+                    resource.plural,
+                    group_of(&resource.api_version)
+                )))
+            }
             Err(fault) => Err(fault.into()),
         }
     }
