@@ -1,7 +1,7 @@
 //! The loop that posts: reports of jobs in their order, events in batches.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -29,8 +29,7 @@ pub struct Reports {
     budget: Budget,
     /// One post at a time: what was posted is taken from the front.
     turn: tokio::sync::Mutex<()>,
-    /// After a fault, when there may be the next post.
-    rests_until: Mutex<Instant>,
+    rests: Mutex<Rests>,
     /// Events of the next post at most: fewer after a batch was refused, to find the one that is not taken.
     batch: AtomicUsize,
     outcomes: Mutex<Outcomes>,
@@ -49,13 +48,22 @@ pub struct Outcomes {
     pub succeeded: u32,
 }
 
+/// Until when faults are waited out.
+struct Rests {
+    /// By everybody: no post is repeated within a second, nor before the server asked for it.
+    all: Instant,
+    /// By what only goes along.
+    guests: Instant,
+}
+
 impl Reports {
     /// Posts from this outbox to this sink.
     #[must_use]
     pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
         let (between, turn, outcomes) = (Arc::clone(&sink), tokio::sync::Mutex::default(), Mutex::default());
-        let (rests_until, batch) = (Mutex::new(Instant::now()), AtomicUsize::new(limits::EVENT_BATCH));
-        Self { sink, between, outbox, health, budget, turn, rests_until, batch, outcomes }
+        let now = Instant::now();
+        let (rests, batch) = (Mutex::new(Rests { all: now, guests: now }), AtomicUsize::new(limits::EVENT_BATCH));
+        Self { sink, between, outbox, health, budget, turn, rests, batch, outcomes }
     }
 
     /// What is posted between two polls goes there.
@@ -73,20 +81,19 @@ impl Reports {
         Ok(())
     }
 
-    /// Whether nothing is being posted, and no fault of a moment ago is to be waited out.
+    /// Whether a heartbeat may go along: nothing is being posted, and no fault of before is to be waited out.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        self.rest().is_zero() && self.turn.try_lock().is_ok()
+        let rests = self.rests();
+        rests.all.max(rests.guests) <= Instant::now() && self.turn.try_lock().is_ok()
     }
 
-    /// How long it is to be waited after the last fault.
     fn rest(&self) -> Duration {
-        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.saturating_duration_since(Instant::now())
+        self.rests().all.saturating_duration_since(Instant::now())
     }
 
-    fn rest_for(&self, pause: Duration) {
-        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + pause;
+    fn rests(&self) -> MutexGuard<'_, Rests> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Posts one event past all that waits: the daily sign of life when the budget is used up.
@@ -135,7 +142,7 @@ impl Reports {
             info!("connected to the control plane");
         }
         if let Err(fault) = &posted {
-            self.rest_for(fault.retry_after().unwrap_or_default().max(limits::BACKOFF_FLOOR));
+            self.rests().all = Instant::now() + fault.retry_after().unwrap_or_default().max(limits::BACKOFF_FLOOR);
         }
         posted
     }
@@ -240,7 +247,7 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
                 continue;
             }
             Ok(()) => {
-                reports.rest_for(backoff.next(draw()));
+                reports.rests().all = Instant::now() + backoff.next(draw());
                 continue;
             }
         };
@@ -258,12 +265,11 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
         let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
         let was_unreachable = health.now().reachable == Some(false);
         report_failure(&fault, health, pause);
-        reports.rest_for(pause);
+        reports.rests().guests = Instant::now() + pause;
         tokio::select! {
             () = rest(health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
             () = drain.wait() => {}
         }
-        reports.rest_for(Duration::ZERO);
     }
 }
 
@@ -492,8 +498,10 @@ mod tests {
         push_events(&outbox, 3);
         push_results(&outbox, 2);
         *server.faults.lock().unwrap() = 1;
+        assert!(reports.is_free());
         block_on(async {
             assert!(reports.post_all().await.is_err());
+            assert!(!reports.is_free(), "what only goes along waits for a second");
             assert!(health.is_long_outage());
             assert_eq!((outbox.fill().reports, outbox.fill().events), (2, 3));
             reports.post_all().await.unwrap();
