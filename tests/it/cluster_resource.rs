@@ -257,6 +257,7 @@ fn the_api_server_may_be_away_and_what_happened_is_said_when_it_is_back() {
     stage.node.0.resume();
     stage.says("Connected", "False/ControlPlaneUnreachable");
     stage.testbed.up();
+    agent.signal(rustix::process::Signal::HUP);
     stage.is_connected();
     assert_eq!(stage.testbed.requests_of(Call::Register).len(), 1);
 }
