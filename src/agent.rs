@@ -24,14 +24,16 @@ use crate::limits;
 use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
+use crate::link::heart::{self, Heart};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
+use crate::link::present::Present;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
-    self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
-    LongPoll, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted, events,
-    traffic,
+    self, Account, BetweenPolls, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint,
+    JobSource, Keeper, LongPoll, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError,
+    Wanted, events, traffic,
 };
 use crate::metrics::Meter;
 use crate::net::renewal::TlsFiles;
@@ -108,10 +110,15 @@ fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, A
     if link::is_another_machine(&credential) {
         return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
-    store.seal_what_is_open().map_err(AgentError::Store)?;
+    // A disk that takes nothing is no reason not to start: the next start tries it again.
+    if let Err(error) = store.seal_what_is_open() {
+        warn!(%error, "the stored credential could not be wrapped, and stays as it is");
+    }
     if link::rebind(&mut credential) {
         info!("the marks of this machine have changed, but it is the same one; they are noted anew");
-        store.save(&credential).map_err(AgentError::Store)?;
+        if let Err(error) = store.save(&credential) {
+            warn!(%error, "the marks of this machine could not be noted");
+        }
     }
     Ok(Some(credential))
 }
@@ -406,18 +413,20 @@ impl Agent {
         let flushing = tokio::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
         let silence = tokio::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
-        let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget));
-        let heart = tokio::spawn(events::beat(
-            Arc::clone(&outbox),
-            Arc::clone(&health),
-            Arc::clone(&reports),
-            cluster_id.clone(),
-            config.heartbeat_interval,
-            {
+        let reports = Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget.clone());
+        let reports = Arc::new(reports.between_polls(Arc::new(BetweenPolls(Arc::clone(&link)))));
+        let heart = Arc::new(Heart::new(heart::Parts {
+            outbox: Arc::clone(&outbox),
+            health: Arc::clone(&health),
+            budget,
+            cluster_id: cluster_id.clone(),
+            interval: config.heartbeat_interval,
+            trusting: {
                 let gate = Arc::clone(&gate);
-                move || gate.summary()
+                Box::new(move || gate.summary())
             },
-        ));
+        }));
+        let beating = tokio::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
         let delivery = tokio::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
         let board = tokio::spawn(
             Board::new(
@@ -443,8 +452,13 @@ impl Agent {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
             reports,
+            present: Present::new({
+                let target = Arc::clone(&target);
+                Box::new(move |ticket| target.report_again(ticket))
+            }),
             health,
             hold,
+            heart,
             interval: config.poll_interval,
             wake,
             stop: stop.clone(),
@@ -470,7 +484,7 @@ impl Agent {
         observer.abort();
         rotation.abort();
         waiter.abort();
-        heart.abort();
+        beating.abort();
         silence.abort();
         board.abort();
     }

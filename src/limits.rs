@@ -184,6 +184,19 @@ pub const CHECKPOINT_JOBS: u64 = 256;
 /// Of [`RECORD_BYTES`], what the error of a result takes at most.
 pub const ERROR_BYTES: usize = 512;
 
+/// After a loss: how long the present waits for room before it is given up and owed anew, and an observation behind it with it.
+pub const PRESENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// After a loss: how long a poll waits while nothing is heard of the present: the API server may be down.
+pub const PRESENT_HOLDS_POLL: Duration = Duration::from_secs(10);
+
+/// After a loss: the present is not sent more often than this, however much is lost meanwhile. 1,000 objects are 20
+/// pages of a list.
+pub const PRESENT_EVERY: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether there is room for the present, or the rest of it has come; only while it is sent.
+pub const PRESENT_LOOK: Duration = Duration::from_millis(20);
+
 /// Events in one post.
 pub const EVENT_BATCH: usize = 100;
 
@@ -318,6 +331,9 @@ pub const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 
 /// Upper bound of `heartbeat_interval`.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A heartbeat says at least this often all that a person wants to see first: 230 bytes a day.
+pub const WHOLE_HEARTBEAT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Between two polls of the metered profile, unless configured: with a resumed handshake of 2 kB and as much for the
 /// calls that is 100 kB a day.

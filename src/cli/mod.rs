@@ -1,6 +1,6 @@
 //! One file a command; here is what they share.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 another agent acts instead.
 
 mod admission;
 mod check;
@@ -29,6 +29,9 @@ const FAILED: u8 = 1;
 
 /// The command line or the configuration is wrong.
 const WRONG_USAGE: u8 = 2;
+
+/// Another agent acts on the cluster: a start would take it over again.
+const REPLACED: u8 = 3;
 
 /// Reads the arguments, the program's name first, and does what they say.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -94,6 +97,10 @@ struct Failure {
 impl Failure {
     fn failed(error: impl Into<Box<dyn std::error::Error>>) -> Self {
         Self { code: FAILED, error: error.into() }
+    }
+
+    fn replaced(error: impl Into<Box<dyn std::error::Error>>) -> Self {
+        Self { code: REPLACED, error: error.into() }
     }
 
     fn usage(error: impl Into<Box<dyn std::error::Error>>) -> Self {

@@ -1,5 +1,7 @@
 //! One agent acts on one cluster: real agents, a real API server, and the rights of k3s/rbac.yaml.
 
+use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -114,11 +116,22 @@ fn times(agent: &Agent, text: &str) -> usize {
     agent.log().matches(text).count()
 }
 
-/// An agent was replaced: it says so and has failed.
+/// What an agent ends with that was replaced.
+const REPLACED_CODE: i32 = 3;
+
+/// An agent was replaced: it says so, and ends with a code of its own, so that nobody starts it again.
 #[track_caller]
 fn is_replaced(agent: &mut Agent) {
-    assert_eq!(agent.wait(SOON).code(), Some(1), "{}", agent.log());
+    assert_eq!(agent.wait(SOON).code(), Some(REPLACED_CODE), "{}", agent.log());
     assert_eq!(times(agent, REPLACED), 1, "{}", agent.log());
+}
+
+#[test]
+fn the_unit_of_systemd_does_not_start_an_agent_again_that_was_replaced() {
+    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/pullet.service")).unwrap();
+    let codes = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).expect("it names codes");
+    let codes: Vec<i32> = codes.split(' ').map(|code| code.parse().unwrap()).collect();
+    assert!(codes.contains(&REPLACED_CODE) && !codes.contains(&1), "{codes:?}");
 }
 
 #[test]

@@ -182,14 +182,8 @@ impl Inner {
         if metadata.uid.0.is_empty() {
             return Err(TargetError::Unusable("the API server's answer is no object".to_owned()));
         }
-        let reference = ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            uid: metadata.uid.cut(limits::CONDITION_TEXT_BYTES),
-            generation: metadata.generation,
-        };
+        let uid = metadata.uid.cut(limits::CONDITION_TEXT_BYTES);
+        let reference = ObjectRef { uid, generation: metadata.generation, ..manifest.reference() };
         let readiness = self.readiness(resource, &reference);
         Ok(Applied { reference, readiness })
     }

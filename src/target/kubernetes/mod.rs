@@ -26,6 +26,7 @@ mod object;
 mod observe;
 mod own;
 mod pause;
+mod recall;
 mod resources;
 mod stamp;
 mod yaml;
@@ -37,6 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::api::Api;
 use self::credentials::Credentials;
 use self::looks::Looks;
+use self::recall::Recall;
 use self::resources::Resources;
 use super::{Applied, Deleted, GroupKind, Holder, NamespaceRule, Observation, Pending, Stamp, Target, TargetError};
 use crate::metrics::Meter;
@@ -58,6 +60,8 @@ struct Inner {
     resources: Resources,
     /// What was applied and is to be looked at by who observes.
     looks: Looks,
+    /// What is to be reported on once more by who observes.
+    recall: Recall,
 }
 
 impl Kubernetes {
@@ -78,6 +82,7 @@ impl Kubernetes {
             credentials: Arc::clone(&access.credentials),
             api: OnceLock::new(),
             cluster_id: cluster_id.to_owned(),
+            recall: Recall::new(kinds.len()),
             kinds,
             resources: Resources::new(),
             looks: Looks::default(),
@@ -112,6 +117,10 @@ impl Target for Kubernetes {
 
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
         Box::pin(observe::run(Arc::clone(&self.0), sink))
+    }
+
+    fn report_again(&self, ticket: Arc<()>) {
+        self.0.recall.ask(&ticket);
     }
 
     fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {
