@@ -181,6 +181,7 @@ fn work(testbed: &Testbed, options: &Options, story: &mut Story) -> Result<(), F
 /// An application with the chart that it is installed from.
 fn from(charts: &str, name: &str) -> Value {
     let mut instance = application_instance(NAMESPACE, name);
+    instance["spec"]["mode"] = json!("managed");
     instance["spec"]["chart"] = json!({"sourceType": "helm", "url": charts, "name": name, "version": "1.2.3"});
     instance
 }

@@ -53,6 +53,7 @@ impl Agent {
             "--allow-kind=/ConfigMap".to_owned(),
             format!("--allow-namespace={NAMESPACE}"),
             format!("--allow-chart={CHARTS}"),
+            "--allow-chart=catalog:*".to_owned(),
             format!("--log-level={}", if options.verbose { "debug" } else { "info" }),
             "--log-format=text".to_owned(),
             format!("--status-file={}", text(&home.join("status.json"))),

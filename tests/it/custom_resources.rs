@@ -314,7 +314,7 @@ pub(crate) fn define(server: &ApiServer) {
     let text: String =
         text.split_inclusive('\n').filter(|line| minor >= 25 || !line.contains("x-kubernetes-validations")).collect();
     for document in text.split("\n---\n") {
-        let name = document.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap();
+        let name = document.lines().find_map(|line| line.strip_prefix(" name: ")).unwrap();
         let path = format!("{DEFINITIONS}/{name}?fieldManager=somebody&force=true");
         let (status, answer) =
             server.request_as(Method::PATCH, &path, "application/apply-patch+yaml", document.as_bytes().to_vec());

@@ -189,11 +189,15 @@ impl<'a> Life<'a> {
         Self { cluster, testbed, id, agent, by, refusal, jobs: Vec::new() }
     }
 
-    /// In the log, or in the result of a job.
+    /// In the log, in the result of a job, or in what is said of the Cluster.
     fn is_told(&self) -> bool {
         let Some(refusal) = &self.refusal else { return false };
-        // A log of text quotes what has spaces in it.
-        let log = self.agent.log().replace('\\', "");
+        let status = match self.by {
+            By::Cluster => self.cluster.0.get(&format!("{CLUSTERS}/{}", self.id))["status"].to_string(),
+            By::Flags => String::new(),
+        };
+        // Both are JSON, which marks its quotes.
+        let log = [self.agent.log(), status].concat().replace('\\', "");
         let results = self.jobs.iter().filter_map(|job| self.testbed.result(job));
         log.contains(refusal)
             || results.into_iter().any(|result| result["error"].as_str().unwrap_or_default().contains(refusal))
@@ -202,7 +206,8 @@ impl<'a> Life<'a> {
     /// Waits for something, or for the refusal.
     fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) -> Result<(), End> {
         let mut is_told = false;
-        wait_until(what, || {
+        let what = format!("{what}, or {:?} is told", self.refusal);
+        wait_until(&what, || {
             is_told = self.is_told();
             is_told || is_so(self)
         });

@@ -51,6 +51,8 @@ impl Reporter {
         let mut pause = limits::STATUS_PAUSE;
         loop {
             changed.borrow_and_update();
+            // From before it is looked at: what changes meanwhile is another reason to look.
+            let mut health = self.known.facts().line.as_ref().map(|line| line.health.subscribe());
             let seen = Arc::clone(&self.seen.borrow_and_update());
             let said = match &*seen {
                 Seen::One(cluster) => self.say(cluster).await,
@@ -73,7 +75,6 @@ impl Reporter {
             };
             // Changes that come together are one write.
             tokio::time::sleep(if self.is_troubled { look } else { limits::STATUS_PAUSE }).await;
-            let mut health = self.known.facts().line.as_ref().map(|line| line.health.subscribe());
             let line = async {
                 match &mut health {
                     Some(health) => drop(health.changed().await),
