@@ -149,6 +149,39 @@ fn a_job_without_a_key_is_applied_twice_around_a_power_cut_and_the_count_shows_i
     assert_eq!((codes.as_slice(), effect_of(&codes)), ([201, 200].as_slice(), Effect::More));
 }
 
+/// The page with the end of a job is spoilt, and the checkpoint of the stop is not.
+#[test]
+fn a_job_whose_end_only_the_checkpoint_knows_is_answered_as_before_and_not_done_again() {
+    for has_key in [true, false] {
+        let testbed = Testbed::start();
+        let setup = Setup::of_cluster(&testbed, CLUSTER).target_directory().flag("--wait", "1");
+        testbed.fault_until_cleared(Call::Ack, Fault::status(503));
+        let id = testbed.enqueue(CLUSTER, job("n", has_key));
+        let mut agent = setup.spawn();
+        hit(&testbed, Call::Ack, SOON);
+        agent.kill();
+        let before = fs::read(setup.state_dir().join("journal")).unwrap();
+        testbed.clear_faults();
+        let mut agent = setup.spawn();
+        succeeds(&testbed, &id, SOON);
+        agent.stop();
+        fs::write(setup.state_dir().join("journal"), before).unwrap();
+        let applied = setup.directory();
+        let objects = || fs::read_dir(&applied).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file());
+        objects().for_each(|path| fs::remove_file(path).unwrap());
+        let posts = testbed.requests_of(Call::Result).len();
+        let mut agent = setup.spawn();
+        agent.wait_for_log("the job had ended before", SOON);
+        testbed.wait_for("its result once more", SOON, |state| {
+            let results = state.requests.iter().filter(|seen| seen.call == Some(Call::Result));
+            results.skip(posts).find(|seen| String::from_utf8_lossy(&seen.body).contains("succeeded")).map(|_| ())
+        });
+        agent.stop();
+        assert_eq!(objects().count(), 0, "{}", agent.log());
+        assert_eq!(testbed.violations(), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn an_object_counts_as_applied_once_by_one_request_alone() {
     for (codes, effect) in [
