@@ -17,6 +17,7 @@ mod command_line;
 mod contract;
 mod control_plane_doc;
 mod directory;
+mod drift;
 mod fake_api;
 mod faults;
 mod fuzz_corpus;

@@ -102,7 +102,7 @@ fn owns(fields: &RawValue, path: &str, depth: usize) -> bool {
 
 /// A key of `fieldsV1` as a path writes it: `f:name` is `.name`, `k:{"a":"b"}` is `[a="b"]`, `v:1` is `[=1]`,
 /// `i:0` is `[0]`.
-fn element(key: &str) -> Option<Cow<'_, str>> {
+pub(super) fn element(key: &str) -> Option<Cow<'_, str>> {
     let (kind, value) = key.split_once(':')?;
     match kind {
         "f" => Some(format!(".{value}").into()),

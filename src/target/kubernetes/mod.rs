@@ -17,6 +17,7 @@ mod cluster;
 mod conflict;
 mod credentials;
 mod decode;
+mod drift;
 mod holder;
 mod kubeconfig;
 mod looks;
