@@ -54,6 +54,7 @@ mod stopping;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;
+mod thousand;
 mod tls;
 mod wrong_clock;
 mod year_offline;
