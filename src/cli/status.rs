@@ -7,7 +7,7 @@ use crate::clock;
 use crate::config::{DEFAULT_STATUS, Settings, status_file};
 use crate::metrics::Bytes;
 use crate::protocol::Timestamp;
-use crate::status::{ConnectionState, Status};
+use crate::status::{ConnectionState, Status, describe_clock};
 
 /// Prints the status, and fails with one line where something is wrong.
 pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
@@ -42,7 +42,7 @@ fn fault(status: &Status) -> Option<String> {
     }
     let why = if connection.fault.is_empty() { "no answer came" } else { &connection.fault };
     match connection.state {
-        ConnectionState::Connected => None,
+        ConnectionState::Connected => status.trust.fault().map(str::to_owned),
         ConnectionState::Starting => Some("not connected yet: there was no answer since the start".to_owned()),
         ConnectionState::Disconnected | ConnectionState::Unreachable => Some(format!(
             "not connected since {}: {why}; it is tried again by itself, and at once after kill -HUP {}",
@@ -103,6 +103,9 @@ fn print(status: &Status, now: u64) -> String {
         ),
     );
     line("target", status.target.clone());
+    line("trust", status.trust.describe());
+    line("credential", status.credential.describe());
+    line("clock", describe_clock(&status.clock).to_owned());
     let traffic = status.traffic;
     let budget = traffic.monthly_budget.map_or_else(String::new, |budget| format!(" of {}", size(budget)));
     line("bytes", format!("today {}, this month {}{budget}", both(traffic.today), both(traffic.this_month)));
@@ -172,6 +175,9 @@ mod tests {
             "waiting        1 reports of jobs and 2 events of 256 each; none lost",
             "jobs           1 open; since the start 2 succeeded, 3 failed, 4 without effect, 5 in conflict",
             "bytes          today 12.3 kB sent and 4.5 MB received, this month 12.3 kB sent and 4.5 MB received",
+            "trust          only jobs that the owner signed; keyring 3 of epoch 2, fingerprint f",
+            "credential     registered 2027-01-15T08:00:00Z, ends never, to be rotated when asked for",
+            "clock          confirmed",
             "flash          0 writes and 0 syncs, 0.00 and 0.00 an hour",
             "memory         3400 kB, at most 3500 kB",
         ] {

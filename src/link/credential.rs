@@ -47,6 +47,16 @@ pub struct Credential {
     pub keys: Option<Arc<NodeKeys>>,
     /// The machine that it belongs to; none where that was not written down.
     pub machine: Option<Binding>,
+    /// When this node was registered, by its clock; none where that was not written down.
+    pub registered_at: Option<Timestamp>,
+}
+
+impl Credential {
+    /// When this node was registered, Unix seconds.
+    #[must_use]
+    pub fn registered_seconds(&self) -> Option<u64> {
+        self.registered_at.and_then(|at| u64::try_from(at.unix_seconds()).ok())
+    }
 }
 
 /// Where a credential is kept.

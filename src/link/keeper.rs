@@ -1,6 +1,6 @@
 //! The life of a credential while the agent runs (TRUST.md, Credentials).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
@@ -47,6 +47,19 @@ impl Keeper {
     #[must_use]
     pub fn ends(&self) -> Option<Timestamp> {
         self.held().current.expires_at
+    }
+
+    /// When the node was registered, when the credential ends, and when it is to be rotated; none while it is being
+    /// rotated. Does not wait.
+    #[must_use]
+    pub fn life(&self) -> Option<[Option<Timestamp>; 3]> {
+        let held = match self.held.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let rotate_at = rotation::rotate_at(&held.current).map(Timestamp::from_unix_seconds);
+        Some([held.registered_at, held.current.expires_at, rotate_at])
     }
 
     /// Rotates if nobody else did since the credential was of this generation.
@@ -182,6 +195,7 @@ fn duplicate(credential: &Credential) -> Credential {
         observed_token: credential.observed_token.clone(),
         keys: credential.keys.clone(),
         machine: credential.machine.clone(),
+        registered_at: credential.registered_at,
     }
 }
 

@@ -244,6 +244,7 @@ mod tests {
             observed_token: String::new(),
             keys: None,
             machine: None,
+            registered_at: None,
         };
         assert_eq!(next(&credential), Some((ISSUED + 3600, Chore::ForgetPrevious)));
         credential.previous = None;
