@@ -20,7 +20,7 @@ const STORMS: usize = 3;
 /// Writers at a time: as many as keep an API server of one core busy.
 const WRITERS: usize = 4;
 
-/// Requests for ApplicationInstances of this verb since the start of the API server, as it counts them itself.
+/// Requests for instances of this verb since the start of the API server, as it counts them itself.
 fn requests(api: &ApiServer, verb: &str) -> u64 {
     let (code, text) = api.text("/metrics");
     assert_eq!(code, 200);

@@ -96,6 +96,11 @@ impl Baseline {
         lost
     }
 
+    /// How often an object was seen that found no room.
+    pub(super) fn untracked(&self) -> u64 {
+        self.untracked
+    }
+
     /// Forgets an object.
     pub(super) fn forget(&mut self, uid: &str) {
         self.objects.remove(uid);

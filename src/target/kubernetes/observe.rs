@@ -4,6 +4,7 @@
 //! cut goes on from the last version it saw; one whose version is too old (410) begins with a list, and so does one
 //! whose objects are to be reported on once more. Nothing is ever written.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
@@ -321,7 +322,9 @@ impl Follower {
     async fn report(&self, resource: &Resource, object: &Object, again: Option<&Arc<()>>) -> Result<(), Stop> {
         let (mut changed, lost) = {
             let mut baseline = self.room.baseline();
-            (baseline.take(self.number, self.round, self.newcomer, object), baseline.take_fields(object))
+            let changed = baseline.take(self.number, self.round, self.newcomer, object);
+            self.room.inner.unreported.store(baseline.untracked(), Ordering::Relaxed);
+            (changed, baseline.take_fields(object))
         };
         if !lost.is_empty() {
             changed.push(self.room.drifted(resource, object, &lost).await);
