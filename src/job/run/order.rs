@@ -1,7 +1,8 @@
 //! Whether a signed job would bring back what a later one has replaced (TRUST.md, Rollback).
 
 use super::Runner;
-use crate::protocol::{Manifest, ObjectRef};
+use super::stamp::object_of;
+use crate::protocol::Manifest;
 use crate::target::TargetError;
 use crate::trust::Permitted;
 
@@ -16,14 +17,7 @@ impl Runner {
         if permitted.order().is_none() {
             return Ok(None);
         }
-        let object = ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            ..ObjectRef::default()
-        };
-        match self.parts.target.stamp(&object).await {
+        match self.parts.target.stamp(&object_of(manifest)).await {
             Ok(stamp) => {
                 let carried = stamp.and_then(|stamp| stamp.signed);
                 Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|(_, seq)| seq))

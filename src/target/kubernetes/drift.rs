@@ -25,11 +25,12 @@ pub(super) struct Owned {
     fields: Box<[u32]>,
 }
 
+/// Who owns which fields.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     #[serde(borrow)]
-    manager: Text<'a>,
+    pub(super) manager: Text<'a>,
     #[serde(borrow)]
     operation: Text<'a>,
     #[serde(borrow)]
@@ -37,11 +38,12 @@ struct Entry<'a> {
     #[serde(borrow)]
     subresource: Text<'a>,
     #[serde(borrow)]
-    fields_v1: Option<&'a RawValue>,
+    pub(super) fields_v1: Option<&'a RawValue>,
 }
 
 impl Entry<'_> {
-    fn is_ours(&self) -> bool {
+    /// What our applies set.
+    pub(super) fn is_ours(&self) -> bool {
         self.manager.0 == FIELD_MANAGER && self.operation.0 == "Apply" && self.subresource.0.is_empty()
     }
 }
@@ -126,7 +128,8 @@ const MANAGER_BYTES: usize = 128;
 /// Levels of fields that are gone down.
 const DEPTH: usize = limits::JOB_DEPTH;
 
-fn managed_fields(object: &[u8]) -> Option<Items<'_>> {
+/// Who owns what of an object, of which at least the metadata are here.
+pub(super) fn managed_fields(object: &[u8]) -> Option<Items<'_>> {
     #[derive(Deserialize)]
     struct Object<'a> {
         #[serde(borrow)]
