@@ -4,8 +4,10 @@
 
 mod admission;
 mod check;
+mod crds;
 mod doctor;
 mod journal;
+mod rbac;
 mod register;
 mod run;
 #[cfg(feature = "sign")]
@@ -61,10 +63,17 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check { settings, file, is_json } => read_config(settings)
             .map_err(Failure::from)
             .and_then(|config| check::check(&config, Path::new(&file), is_json)),
+        Command::Crds => {
+            say(crds::TEXT.trim_end());
+            Ok(())
+        }
         Command::Journal { settings, is_json, follows } => journal::journal(settings, is_json, follows),
         Command::Doctor(settings, remedy) => {
             read_config(settings).map_err(Failure::from).and_then(|config| doctor::set_right(&config, remedy))
         }
+        Command::Rbac(settings) => read_config(settings).map_err(Failure::from).map(|config| {
+            say(rbac::text(&config).trim_end());
+        }),
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),
         Command::Status(settings, is_json) => status::status(settings, is_json),

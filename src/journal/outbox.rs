@@ -204,8 +204,8 @@ impl Outbox {
     }
 
     /// Adds an event and gives it its key: `shape#<epoch>.<number>`. In memory alone the oldest event makes room for
-    /// it; with a journal that takes no more it is refused. Either is counted.
-    pub fn push_event(&self, shape: &str, mut event: Event) {
+    /// it; with a journal that takes no more it is refused. Either is counted. How many of its conditions had room.
+    pub fn push_event(&self, shape: &str, mut event: Event) -> usize {
         let mut stage = self.lock();
         let number = stage.numbers.fetch_add(1, Ordering::Relaxed);
         event.event_key = super::record::event_key(shape, stage.epoch, number);
@@ -216,16 +216,18 @@ impl Outbox {
         if stage.events.is_full() {
             stage.lost = stage.lost.saturating_add(1);
             if stage.disk.is_there {
-                return;
+                return 0;
             }
             stage.events.pop_front();
         }
         stage.events_since.get_or_insert_with(Instant::now);
+        let conditions = event.conditions.len();
         // Room was made above.
         let _ = stage.events.push_back(Box::new((event, BootMoment::now())));
         drop(stage);
         self.filled.notify_one();
         self.staged.notify_one();
+        conditions
     }
 
     /// Adds a status, unless the ring is needed for results.

@@ -322,7 +322,8 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::{BODY, Builder, CRC_AT, Frame, HEADER, Mark, PAGE, Sight, crc32c, frames, look};
-    use crate::journal::record::{Body, Record, StoredEvent, StoredJob, StoredRef};
+    use crate::journal::record::{Body, Record, StoredEvent, StoredJob};
+    use crate::journal::records;
     use crate::journal::stamp::BootMoment;
 
     fn mark() -> Mark {
@@ -412,9 +413,7 @@ mod tests {
 
     #[test]
     fn the_header_hash_of_a_signed_job_comes_back() {
-        let body = Body::Inline("{}".into());
-        let job = StoredJob { id: "j".into(), key: None, expires_at: None, body, header: Some([7; 8]) };
-        let record = Record::Accepted(job);
+        let record = Record::Accepted(StoredJob { header: Some([7; 8]), ..records::job("j", "{}") });
         let mut builder = Builder::new(3, 5);
         assert!(builder.push(7, &record) && builder.push(8, &Record::Trust(vec![1; 192])));
         let bytes = builder.finish(7, &mark());
@@ -427,18 +426,9 @@ mod tests {
     #[test]
     fn the_moment_of_an_event_comes_back_and_one_without_is_as_in_format_1() {
         let made = Some(BootMoment { boot: [9; 16], seconds: 77 });
-        let event = StoredEvent {
-            shape: "s".into(),
-            epoch: 1,
-            kind: 1,
-            object: StoredRef::of(&crate::protocol::ObjectRef::default()),
-            conditions: vec![],
-            endpoints: vec![],
-            at: 1,
-            made,
-        };
-        let bare = Record::Event(StoredEvent { made: None, ..event.clone() });
-        let record = Record::Event(event);
+        let event = records::event(records::object("n"));
+        let record = Record::Event(StoredEvent { made, ..event.clone() });
+        let bare = Record::Event(event);
         let mut builder = Builder::new(3, 5);
         assert!(builder.push(7, &record) && builder.push(8, &bare));
         let bytes = builder.finish(7, &mark());
@@ -450,15 +440,7 @@ mod tests {
 
     #[test]
     fn a_page_takes_what_fits_and_nothing_more() {
-        let job = |len: usize| {
-            Record::Accepted(StoredJob {
-                id: "j".into(),
-                key: None,
-                expires_at: None,
-                body: Body::Inline("x".repeat(len)),
-                header: None,
-            })
-        };
+        let job = |len: usize| Record::Accepted(records::job("j", &"x".repeat(len)));
         let mut builder = Builder::new(1, 1);
         assert!(!builder.push(1, &job(BODY)));
         assert!(builder.push(1, &job(2_048)));
@@ -471,8 +453,7 @@ mod tests {
     fn a_frame_of_every_length_comes_back() {
         for len in 0..3_600 {
             let body = Body::Skipped("x".repeat(len));
-            let record =
-                Record::Accepted(StoredJob { id: "j".into(), key: None, expires_at: None, body, header: None });
+            let record = Record::Accepted(StoredJob { body, ..records::job("j", "") });
             let mut builder = Builder::new(3, 5);
             assert!(builder.push(7, &record) && builder.push(8, &Record::Started));
             let bytes = builder.finish(7, &mark());

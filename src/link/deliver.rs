@@ -21,11 +21,15 @@ use crate::shutdown::Stop;
 /// before it polls again after an outage.
 pub struct Reports {
     sink: Arc<dyn StatusSink>,
+    /// The same on the connection of the polls, for what is posted between two of them.
+    between: Arc<dyn StatusSink>,
     outbox: Arc<Outbox>,
     health: Arc<Health>,
     budget: Budget,
     /// One post at a time: what was posted is taken from the front.
     turn: tokio::sync::Mutex<()>,
+    /// After a fault, when there may be the next post.
+    rests_until: Mutex<Instant>,
     /// Events of the next post at most: fewer after a batch was refused, to find the one that is not taken.
     batch: AtomicUsize,
     outcomes: Mutex<Outcomes>,
@@ -48,17 +52,40 @@ impl Reports {
     /// Posts from this outbox to this sink.
     #[must_use]
     pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
-        let (turn, batch) = (tokio::sync::Mutex::default(), AtomicUsize::new(limits::EVENT_BATCH));
-        Self { sink, outbox, health, budget, turn, batch, outcomes: Mutex::default() }
+        let (between, turn, outcomes) = (Arc::clone(&sink), tokio::sync::Mutex::default(), Mutex::default());
+        let (rests_until, batch) = (Mutex::new(Instant::now()), AtomicUsize::new(limits::EVENT_BATCH));
+        Self { sink, between, outbox, health, budget, turn, rests_until, batch, outcomes }
     }
 
-    /// Posts all that waits, oldest first, one after the other without a pause.
+    /// What is posted between two polls goes there.
+    #[must_use]
+    pub fn between_polls(self, between: Arc<dyn StatusSink>) -> Self {
+        Self { between, ..self }
+    }
+
+    /// Posts all that waits, oldest first, one after the other without a pause, between two polls.
     ///
     /// # Errors
     /// The [`Fault`] that ended it; what is left waits on.
     pub async fn post_all(self: &Arc<Self>) -> Result<(), Fault> {
-        while self.post_next().await? {}
+        while self.post_next(&self.between, false).await? {}
         Ok(())
+    }
+
+    /// Whether nothing is being posted, and no fault of a moment ago is to be waited out.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.rest().is_zero() && self.turn.try_lock().is_ok()
+    }
+
+    /// How long it is to be waited after the last fault.
+    fn rest(&self) -> Duration {
+        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.saturating_duration_since(Instant::now())
+    }
+
+    fn rest_for(&self, pause: Duration) {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + pause;
     }
 
     /// Posts one event past all that waits: the daily sign of life when the budget is used up.
@@ -92,21 +119,27 @@ impl Reports {
         *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there was something to post.
-    async fn post_next(self: &Arc<Self>) -> Result<bool, Fault> {
+    /// Whether there was something to post. Nothing is posted where a fault of a moment ago is to be waited out.
+    async fn post_next(self: &Arc<Self>, sink: &Arc<dyn StatusSink>, waits: bool) -> Result<bool, Fault> {
         let _turn = self.turn.lock().await;
-        let this = Arc::clone(self);
-        let posted = tokio::task::spawn_blocking(move || this.post_one())
+        if waits && !self.rest().is_zero() {
+            return Ok(false);
+        }
+        let (this, sink) = (Arc::clone(self), Arc::clone(sink));
+        let posted = tokio::task::spawn_blocking(move || this.post_one(sink.as_ref()))
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
         // What is given up is no answer.
         if matches!(posted, Ok(true)) && !self.budget.is_used_up() && self.health.reached().reachable == Some(false) {
             info!("connected to the control plane");
         }
+        if let Err(fault) = &posted {
+            self.rest_for(fault.retry_after().unwrap_or_default().max(limits::BACKOFF_FLOOR));
+        }
         posted
     }
 
-    fn post_one(&self) -> Result<bool, Fault> {
+    fn post_one(&self, sink: &dyn StatusSink) -> Result<bool, Fault> {
         let is_used_up = self.budget.is_used_up();
         if let Some(report) = self.outbox.first_report() {
             if is_used_up && matches!(report, Report::Status(..)) {
@@ -115,8 +148,8 @@ impl Reports {
                 return Ok(true);
             }
             let posted = match &report {
-                Report::Result(id, result) => self.sink.result(id, result),
-                Report::Status(id, status) => self.sink.status(id, status),
+                Report::Result(id, result) => sink.result(id, result),
+                Report::Status(id, status) => sink.status(id, status),
             };
             let job = match &report {
                 Report::Result(id, _) | Report::Status(id, _) => id,
@@ -138,7 +171,7 @@ impl Reports {
         }
         let Some((mut events, _)) = self.outbox.first_events() else { return Ok(false) };
         events.truncate(self.batch.load(Ordering::Relaxed).max(1));
-        match (self.sink.events(&events), events.as_slice()) {
+        match (sink.events(&events), events.as_slice()) {
             (Ok(()), _) => {
                 debug!(events = events.len(), "events were posted");
                 self.batch.store(limits::EVENT_BATCH, Ordering::Relaxed);
@@ -179,12 +212,16 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
     let mut failures = 0;
     loop {
         if !drain.is_set() {
+            let due = async {
+                due(outbox, &reports.budget).await;
+                tokio::time::sleep(reports.rest()).await;
+            };
             tokio::select! {
-                () = due(outbox, &reports.budget) => {}
+                () = due => {}
                 () = drain.wait() => {}
             }
         }
-        let fault = match reports.post_next().await {
+        let fault = match reports.post_next(&reports.sink, !drain.is_set()).await {
             Ok(true) => {
                 backoff.reset();
                 failures = 0;
@@ -202,10 +239,7 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
                 continue;
             }
             Ok(()) => {
-                tokio::select! {
-                    () = tokio::time::sleep(backoff.next(draw())) => {}
-                    () = drain.wait() => {}
-                }
+                reports.rest_for(backoff.next(draw()));
                 continue;
             }
         };
@@ -223,10 +257,12 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
         let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
         let was_unreachable = health.now().reachable == Some(false);
         report_failure(&fault, health, pause);
+        reports.rest_for(pause);
         tokio::select! {
             () = rest(health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
             () = drain.wait() => {}
         }
+        reports.rest_for(Duration::ZERO);
     }
 }
 
@@ -286,6 +322,17 @@ async fn rest(health: &Health, pause: Duration, ends_early: bool) {
     }
 }
 
+/// Reports of nothing to nobody.
+#[cfg(test)]
+pub(super) fn no_reports() -> Arc<Reports> {
+    Arc::new(Reports::new(
+        Arc::new(tests::Server::default()),
+        Arc::new(Outbox::new(1)),
+        Arc::default(),
+        Budget::default(),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Reports;
@@ -305,7 +352,7 @@ mod tests {
 
     /// Takes everything but what it is told to lose, and keeps how much came when.
     #[derive(Default)]
-    struct Server {
+    pub(super) struct Server {
         posts: Mutex<Vec<(Instant, usize)>>,
         results: Mutex<Vec<JobId>>,
         faults: Mutex<u32>,

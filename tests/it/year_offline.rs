@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::Command;
 
 use pullet::journal::open::open;
-use pullet::journal::record::{Body, StoredJob};
 use pullet::journal::{Ended, Outbox};
 use pullet::limits;
 use pullet::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, Timestamp};
+
+use crate::fuzz_targets::records::job;
 
 /// Set in the process that lives through the year.
 const ROLE: &str = "PULLET_YEAR";
@@ -96,9 +97,7 @@ fn live_through_it() {
     // An outcome has room all the same.
     for at in 0..6 {
         let id = JobId::parse(&format!("j{at}")).unwrap();
-        let body = Body::Inline("{}".into());
-        let job = StoredJob { id: id.to_string(), key: None, expires_at: None, body, header: None };
-        let number = outbox.accept(job, None).expect("there is room for a job");
+        let number = outbox.accept(job(id.as_str(), "{}"), None).expect("there is room for a job");
         let timestamp = Timestamp::from_unix_seconds(1);
         let result = JobResult { outcome: OutcomeKind::Succeeded, error: String::new(), applied_ref: None, timestamp };
         outbox.finish(number, Ended::default(), &id, result);

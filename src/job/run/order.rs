@@ -1,7 +1,6 @@
 //! Whether a signed job would bring back what a later one has replaced (TRUST.md, Rollback).
 
 use super::Runner;
-use super::stamp::object_of;
 use crate::protocol::Manifest;
 use crate::target::TargetError;
 use crate::trust::Permitted;
@@ -17,7 +16,7 @@ impl Runner {
         if permitted.order().is_none() {
             return Ok(None);
         }
-        match self.parts.target.stamp(&object_of(manifest)).await {
+        match self.parts.target.stamp(&manifest.reference()).await {
             Ok(stamp) => {
                 let carried = stamp.and_then(|stamp| stamp.signed);
                 Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|(_, seq)| seq))

@@ -6,7 +6,7 @@ use tracing::info;
 use super::super::ledger::KeyHash;
 use super::super::machine::Done;
 use super::Runner;
-use crate::protocol::{JobId, Manifest, ObjectRef};
+use crate::protocol::{JobId, Manifest};
 use crate::target::TargetError;
 
 impl Runner {
@@ -20,8 +20,7 @@ impl Runner {
     ) -> Result<Option<Done>, TargetError> {
         let key = self.book().ledger.of_open(id).0.map(KeyHash::stamp);
         let (true, Some(key)) = (may_be_done, key) else { return Ok(None) };
-        let object = object_of(manifest);
-        match self.parts.target.stamp(&object).await {
+        match self.parts.target.stamp(&manifest.reference()).await {
             Ok(Some(stamp)) if stamp.key_hash.as_ref() == Some(&key) => {
                 info!(job = %id, "the object carries the stamp of this job already; it is not applied again");
                 Ok(Some(Done::Found(stamp.reference, stamp.readiness)))
@@ -30,16 +29,5 @@ impl Runner {
             Err(error @ TargetError::Unavailable(_)) => Err(error),
             Ok(_) | Err(_) => Ok(None),
         }
-    }
-}
-
-/// What a manifest speaks of.
-pub(super) fn object_of(manifest: &Manifest<'_>) -> ObjectRef {
-    ObjectRef {
-        api_version: manifest.api_version.clone(),
-        kind: manifest.kind.clone(),
-        namespace: manifest.namespace.clone(),
-        name: manifest.name.clone(),
-        ..ObjectRef::default()
     }
 }

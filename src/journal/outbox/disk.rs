@@ -67,14 +67,9 @@ pub async fn keep(outbox: Arc<Outbox>, stop: Stop) {
                     () = stop.wait() => {}
                 }
             }
-            Some(left) => tokio::select! {
-                () = tokio::time::sleep(left) => {}
+            left => tokio::select! {
+                () = tokio::time::sleep(left.unwrap_or(limits::FLUSH_DELAY)) => {}
                 () = outbox.staged.notified() => {}
-                () = stop.wait() => {}
-            },
-            None => tokio::select! {
-                () = outbox.staged.notified() => {}
-                () = tokio::time::sleep(limits::FLUSH_DELAY) => {}
                 () = stop.wait() => {}
             },
         }

@@ -14,6 +14,7 @@ mod apply;
 mod baseline;
 mod client;
 mod cluster;
+mod clusters;
 mod conflict;
 mod credentials;
 mod decode;
@@ -24,6 +25,7 @@ mod looks;
 mod message;
 mod object;
 mod observe;
+mod own;
 mod pause;
 mod recall;
 mod resources;
@@ -45,6 +47,8 @@ use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
+pub use self::clusters::{ClusterWatch, Clusters, Notice};
+pub use self::own::{Own, OwnError, SecretObject, push_encoded, push_text, secret_patch};
 pub use self::yaml::{YamlError, list_as_json};
 
 /// The target that applies to a Kubernetes API server.

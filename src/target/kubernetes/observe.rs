@@ -360,6 +360,7 @@ impl Follower {
 /// it is us who do not hear: so the look is repeated until it has an answer.
 async fn look_at_applied(room: Arc<Room>) {
     let looks = &room.inner.looks;
+    let mut is_troubled = false;
     loop {
         let look = looks.next().await;
         let Ok(_page) = room.page().await else { return };
@@ -368,9 +369,15 @@ async fn look_at_applied(room: Arc<Room>) {
                 if room.send(observation).await.is_err() {
                     return;
                 }
+                is_troubled = false;
                 looks.answered(&look);
             }
             Err(fault) => {
+                let is_forbidden = matches!(&fault, Fault::Refused(refusal) if refusal.code == 403);
+                if is_forbidden && !std::mem::replace(&mut is_troubled, true) {
+                    let kind = look.resource.kind.as_str();
+                    tracing::warn!(kind, error = %fault, "an applied object cannot be looked at: its job may wait in vain");
+                }
                 tracing::debug!(kind = look.resource.kind, name = look.reference.name, %fault, "no look at an applied object: trying again");
                 looks.postpone(&look);
             }
