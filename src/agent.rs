@@ -443,6 +443,7 @@ impl Agent {
                     runner: Arc::clone(&runner),
                     gate: Arc::clone(&gate),
                     keeper,
+                    observed: Arc::clone(&target),
                     cluster_meter: target.meter(),
                     journal_fault,
                 },

@@ -33,6 +33,7 @@ use crate::link::hold::{Hold, Stage};
 use crate::link::{Health, Keeper};
 use crate::metrics::{Bytes, Memory, Meter, Traffic};
 use crate::protocol::Timestamp;
+use crate::target::Target;
 
 /// Another version is not read.
 const VERSION: u32 = 1;
@@ -59,6 +60,9 @@ pub struct Status {
     pub endpoint: String,
     /// Where jobs take effect.
     pub target: String,
+    /// How often an object of ours was seen whose changes are not told, because there are more than are compared.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unreported: u64,
     /// Whether the control plane can be reached.
     pub connection: ConnectionStatus,
     /// How it is polled.
@@ -86,6 +90,11 @@ pub struct Status {
     /// What is known of the clock: `confirmed`, `unconfirmed` or `doubtful`.
     #[serde(default)]
     pub clock: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Whether the control plane can be reached.
@@ -261,6 +270,8 @@ pub struct Sources {
     pub gate: Arc<Gate>,
     /// The credential.
     pub keeper: Arc<Keeper>,
+    /// Where jobs take effect, to be asked.
+    pub observed: Arc<dyn Target>,
     /// What counts the bytes to the cluster.
     pub cluster_meter: Meter,
     /// What was wrong with the journal when it was opened.
@@ -349,6 +360,7 @@ impl Board {
             cluster: sources.cluster.clone(),
             endpoint: sources.endpoint.clone(),
             target: sources.target.clone(),
+            unreported: sources.observed.unreported(),
             connection: ConnectionStatus {
                 state: state(health),
                 since: health.since(),
@@ -478,6 +490,7 @@ pub(crate) mod tests {
             cluster: "c1".into(),
             endpoint: "https://control.example".into(),
             target: "directory /x".into(),
+            unreported: 0,
             connection: ConnectionStatus {
                 state: ConnectionState::Connected,
                 since: at,

@@ -103,6 +103,10 @@ fn print(status: &Status, now: u64) -> String {
         ),
     );
     line("target", status.target.clone());
+    if status.unreported > 0 {
+        let count = status.unreported;
+        line("not compared", format!("objects beyond the first 1,000, seen {count} times: their changes are not told"));
+    }
     line("trust", status.trust.describe());
     line("credential", status.credential.describe());
     line("clock", describe_clock(&status.clock).to_owned());

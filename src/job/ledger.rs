@@ -155,6 +155,12 @@ impl Ledger {
         }
     }
 
+    /// How a job ended, whether it counts as open or not.
+    #[must_use]
+    pub fn outcome(&self, id: &JobId) -> Option<&JobResult> {
+        self.finished.iter().find(|finished| finished.id == *id).map(|finished| &finished.result)
+    }
+
     /// How many jobs are being worked.
     #[must_use]
     pub fn open_jobs(&self) -> usize {

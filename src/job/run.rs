@@ -367,7 +367,10 @@ impl Runner {
         let is_again = observation.again.is_some()
             && !observation.conditions.is_empty()
             && self.parts.outbox.room_for_present(observation.conditions.len()).await;
-        for condition in if is_again { &observation.conditions } else { &observation.changed } {
+        let again: &[Condition] = if is_again { &observation.conditions } else { &[] };
+        // What changed is among all there is, but for what we say of the object ourselves.
+        let is_new = |condition: &&Condition| again.iter().all(|said| said.kind != condition.kind);
+        for condition in again.iter().chain(observation.changed.iter().filter(is_new)) {
             push_transition(&self.parts.outbox, observation, condition, self.now().wall);
         }
         self.step_waiting(|waiting| machine_step(waiting, Input::Observed(observation), self.now())).await;

@@ -274,6 +274,9 @@ impl Bench {
             assert_eq!(texts.get(&number), Some(&text), "job {number}");
         }
         for open in &restored.open {
+            let id = format!("j{}", open.number);
+            let is_over = restored.kept.outcomes.iter().any(|outcome| outcome.id == id);
+            assert!(!is_over, "job {} is open, and its outcome is known", open.number);
             if self.model.open.contains_key(&open.number) {
                 continue;
             }

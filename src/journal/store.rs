@@ -302,7 +302,6 @@ impl<M: Medium> Journal<M> {
         let number = self.next_number();
         self.closing.push((number, job));
         self.unsent.insert(number);
-        self.kept.add(number, outcome.clone());
         self.jobs_since = self.jobs_since.saturating_add(1);
         let written = self.write_with(vec![Frame { number, record: Record::Outcome(outcome) }], along);
         if written.is_ok() && self.jobs_since >= limits::CHECKPOINT_JOBS {
@@ -436,8 +435,9 @@ impl<M: Medium> Journal<M> {
     /// Writes these, whatever it costs in pages, and of `along` what fits beside them.
     fn write_with(&mut self, frames: Vec<Frame>, along: &[Frame]) -> Result<Option<u64>, RingError> {
         let along = if self.is_full_of_events() { &[] } else { along };
-        let mut all = frames;
-        all.append(&mut self.owed);
+        // What is owed is older: outcomes are kept in their order.
+        let mut all = std::mem::take(&mut self.owed);
+        all.extend(frames);
         let count = all.len();
         all.extend_from_slice(along);
         let mut done = 0_usize;
@@ -520,9 +520,12 @@ impl<M: Medium> Journal<M> {
             mark
         })?;
         for frame in frames.iter().take(written) {
-            if let Record::Trust(state) = &frame.record {
-                // Only now: a checkpoint that knew of a number before its job is on the disk would lose the job.
-                self.kept.trust = Some((frame.number, state.clone()));
+            // Only now: a checkpoint that knew of a number before its job is on the disk would lose the job, and one that knew of
+            // an outcome while its job is open would have it for a duplicate of itself.
+            match &frame.record {
+                Record::Outcome(outcome) => self.kept.add(frame.number, outcome.clone()),
+                Record::Trust(state) => self.kept.trust = Some((frame.number, state.clone())),
+                _ => {}
             }
         }
         let over: Vec<u64> = frames.iter().take(written).map(|frame| frame.number).collect();

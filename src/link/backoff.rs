@@ -284,8 +284,10 @@ mod tests {
 
     #[test]
     fn the_first_tries_after_a_minute_take_two_minutes() {
-        let bins = returns(60);
-        assert_eq!(bins.len(), 12);
+        let mut bins = returns(60);
+        // Never faster than a second after the last try: that may be a second too late.
+        let late: u64 = bins.drain(12..).sum();
+        assert!(late * 1_000 <= u64::from(agents()), "{late}");
         assert!(peak_over_mean(&bins) <= 1.5, "{bins:?}");
     }
 

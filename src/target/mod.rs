@@ -60,6 +60,11 @@ pub trait Target: Send + Sync {
         drop(ticket);
     }
 
+    /// How often an owned object was seen whose changes are not told, because there are more than are compared.
+    fn unreported(&self) -> u64 {
+        0
+    }
+
     /// Notes `me` as the one who acts here, waits while another agent does, and says through `held` when it may act. Ends
     /// with who acts instead. Where nothing is noted everybody may act at once, and it does not end.
     fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {

@@ -210,6 +210,17 @@ impl ApiServer {
 
     /// The same with a content type of one's own.
     pub(crate) fn request_as(&self, method: Method, path: &str, kind: &str, body: Vec<u8>) -> (u16, Value) {
+        let (status, text) = self.ask(method, path, kind, body);
+        (status, serde_json::from_slice(&text).unwrap_or(Value::Null))
+    }
+
+    /// What the server says of itself, as the text that it is.
+    pub(crate) fn text(&self, path: &str) -> (u16, String) {
+        let (status, text) = self.ask(Method::GET, path, "application/json", Vec::new());
+        (status, String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn ask(&self, method: Method, path: &str, kind: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
         let request = Request::builder()
             .method(method)
             .uri(self.url(path))
@@ -219,8 +230,7 @@ impl ApiServer {
             .unwrap();
         let answer = self.line.run(request, Patience::Answer(Duration::from_secs(30))).unwrap();
         let status = answer.status().as_u16();
-        let text = answer.into_body().with_limit(16 * 1024 * 1024).read_all().unwrap();
-        (status, serde_json::from_slice(&text).unwrap_or(Value::Null))
+        (status, answer.into_body().with_limit(16 * 1024 * 1024).read_all().unwrap())
     }
 
     /// Gets an object that is there.

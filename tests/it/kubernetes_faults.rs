@@ -116,6 +116,33 @@ async fn a_list_begins_with_a_full_page_however_small_the_last_one_had_to_be() {
     listener.stop().await;
 }
 
+/// The changes of the last one are not told; how it is, is.
+#[tokio::test]
+async fn one_object_over_those_that_are_compared_is_reported_on_and_counted() {
+    let count = limits::OBSERVED_OBJECTS + 1;
+    let server = FakeApi::start(move |asked, out| {
+        if let Some(done) = ground(asked, out) {
+            return done;
+        }
+        if is_watch(asked) {
+            chunked(out)?;
+            std::thread::sleep(Duration::from_mins(1));
+            return Ok(());
+        }
+        let from: usize = asked.path.rsplit('=').next().unwrap_or_default().parse().unwrap_or(0);
+        let to = (from + 50).min(count);
+        let item = |number: usize| json!({"metadata": {"name": format!("n{number}"), "uid": format!("u{number}")}});
+        let next = if to < count { to.to_string() } else { String::new() };
+        let page = json!({"metadata": {"resourceVersion": "5", "continue": next}, "items": (from..to).map(item).collect::<Vec<_>>()});
+        answer(out, "200 OK", &page.to_string())
+    });
+    let mut listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    let last = format!("n{}", count - 1);
+    listener.until("the last one", |one| one.reference.name == last).await;
+    assert_eq!(listener.target.unreported(), 1);
+    listener.stop().await;
+}
+
 #[tokio::test]
 async fn a_watch_line_without_an_end_is_given_up_and_not_hammered() {
     let sent = Arc::new(AtomicUsize::new(0));

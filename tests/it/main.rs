@@ -24,6 +24,7 @@ mod custom_resources;
 #[cfg(feature = "crds")]
 mod definitions;
 mod directory;
+mod drift;
 mod fake_api;
 mod faults;
 mod fuzz_corpus;
@@ -63,6 +64,7 @@ mod stopping;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;
+mod thousand;
 mod tls;
 mod wrong_clock;
 mod year_offline;

@@ -14,6 +14,7 @@ use super::super::ledger::KeyHash;
 use super::super::machine::{self, Effect, Input, State, Verdict, Wait};
 use super::{Runner, Waiting};
 use crate::clock;
+use crate::journal::Ended;
 use crate::journal::record::{Body, timestamp};
 use crate::journal::store::{OpenJob, Restored};
 use crate::limits;
@@ -102,6 +103,9 @@ impl Runner {
 
     async fn resume_one(&self, open: OpenJob) {
         let Some(id) = JobId::parse(&open.job.id) else { return };
+        if self.is_over(&id).await {
+            return;
+        }
         match self.ack_until_definite(&id).await {
             None => return,
             Some(Acknowledged::Closed) => {
@@ -135,6 +139,24 @@ impl Runner {
         let (state, effect) = machine::step(State::Taking, Input::Acked(Acknowledged::Ours), &facts, self.now());
         debug_assert!(effect != Effect::Nothing);
         self.carry_out(id, facts, state, effect, act.as_ref()).await;
+    }
+
+    /// A page that cannot be read any more may have held the end of the job, and the checkpoint know of it: then it is written
+    /// down anew, and posted.
+    async fn is_over(&self, id: &JobId) -> bool {
+        let (result, number, ended) = {
+            let book = self.book();
+            let Some(result) = book.ledger.outcome(id).cloned() else { return false };
+            let (key, number) = book.ledger.of_open(id);
+            let had_effect = book.ledger.is_used_before(key, 0);
+            (result, number, Ended { key: key.map(KeyHash::to_bytes), header: book.ledger.header(id), had_effect })
+        };
+        info!(job = %id, "the job had ended before, and is answered as it was");
+        let (of, written) = (id.clone(), result.clone());
+        self.on_disk(move |outbox| outbox.finish(number, ended, &of, written)).await;
+        self.book().ledger.finish(id, &result, ended.had_effect);
+        self.freed.notify_one();
+        true
     }
 
     /// It was verified when it was taken. Its number may have got lost on the way to the disk, and is counted then; one

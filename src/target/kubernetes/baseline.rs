@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
+use super::drift::Owned;
 use super::object::Object;
 use crate::limits;
 use crate::protocol::Condition;
@@ -41,6 +42,8 @@ struct Tracked {
     name: Box<str>,
     /// Of type, and of status, reason and message.
     conditions: Vec<(u64, u64)>,
+    /// Which of its fields were ours.
+    owned: Option<Owned>,
 }
 
 impl Baseline {
@@ -73,12 +76,29 @@ impl Baseline {
             namespace: object.namespace.as_str().into(),
             name: object.name.as_str().into(),
             conditions: now,
+            owned: None,
         };
         self.objects.insert(object.uid.as_str().into(), tracked);
         match newcomer {
             Newcomer::Appeared => object.conditions.clone(),
             Newcomer::WasThere => Vec::new(),
         }
+    }
+
+    /// Takes which fields of a tracked object are ours now, and gives those that somebody else changed since, each once.
+    pub(super) fn take_fields(&mut self, object: &Object) -> Vec<u32> {
+        let Some(tracked) = self.objects.get_mut(object.uid.as_str()) else { return Vec::new() };
+        let Some(now) = &object.owned else { return Vec::new() };
+        let lost = tracked.owned.as_ref().map(|before| before.lost(now)).unwrap_or_default();
+        if tracked.owned.as_ref() != Some(now) {
+            tracked.owned = Some(now.clone());
+        }
+        lost
+    }
+
+    /// How often an object was seen that found no room.
+    pub(super) fn untracked(&self) -> u64 {
+        self.untracked
     }
 
     /// Forgets an object.

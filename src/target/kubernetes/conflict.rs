@@ -7,14 +7,12 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::api::Refusal;
-use super::decode::{Items, Text, members};
-use crate::json;
+use super::decode::members;
+use super::drift::{Entry, managed_fields};
 use crate::limits;
-use crate::protocol::FIELD_MANAGER;
 use crate::target::FieldConflict;
 
 /// The reason of a cause that is a conflict.
@@ -44,38 +42,11 @@ pub(super) fn fields(refusal: &Refusal, object: Option<&[u8]>) -> Vec<FieldConfl
     conflicts
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Entry<'a> {
-    #[serde(borrow)]
-    manager: Text<'a>,
-    #[serde(borrow)]
-    operation: Text<'a>,
-    #[serde(borrow)]
-    fields_v1: Option<&'a RawValue>,
-}
-
 fn owners(object: &[u8], field: &str) -> Vec<String> {
-    #[derive(Deserialize)]
-    struct Object<'a> {
-        #[serde(borrow)]
-        metadata: Metadata<'a>,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata<'a> {
-        #[serde(borrow)]
-        managed_fields: Option<Items<'a>>,
-    }
-
     let mut owners = Vec::new();
-    let Ok(Object { metadata: Metadata { managed_fields: Some(entries) } }) = json::read(object) else {
-        return owners;
-    };
+    let Some(entries) = managed_fields(object) else { return owners };
     entries.each(|entry: Entry<'_>| {
-        let is_ours = entry.manager.0 == FIELD_MANAGER && entry.operation.0 == "Apply";
-        if !is_ours && entry.fields_v1.is_some_and(|fields| owns(fields, field, DEPTH)) {
+        if !entry.is_ours() && entry.fields_v1.is_some_and(|fields| owns(fields, field, DEPTH)) {
             owners.push(entry.manager.cut(limits::CONDITION_TEXT_BYTES));
         }
         if owners.len() == limits::CONFLICT_FIELDS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -103,7 +74,7 @@ fn owns(fields: &RawValue, path: &str, depth: usize) -> bool {
 
 /// A key of `fieldsV1` as a path writes it: `f:name` is `.name`, `k:{"a":"b"}` is `[a="b"]`, `v:1` is `[=1]`,
 /// `i:0` is `[0]`.
-fn element(key: &str) -> Option<Cow<'_, str>> {
+pub(super) fn element(key: &str) -> Option<Cow<'_, str>> {
     let (kind, value) = key.split_once(':')?;
     match kind {
         "f" => Some(format!(".{value}").into()),

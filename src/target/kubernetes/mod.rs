@@ -18,6 +18,7 @@ mod clusters;
 mod conflict;
 mod credentials;
 mod decode;
+mod drift;
 mod holder;
 mod kubeconfig;
 mod looks;
@@ -31,6 +32,7 @@ mod resources;
 mod stamp;
 mod yaml;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
@@ -62,6 +64,8 @@ struct Inner {
     looks: Looks,
     /// What is to be reported on once more by who observes.
     recall: Recall,
+    /// Sightings of objects beyond those that are compared.
+    unreported: AtomicU64,
 }
 
 impl Kubernetes {
@@ -83,6 +87,7 @@ impl Kubernetes {
             api: OnceLock::new(),
             cluster_id: cluster_id.to_owned(),
             recall: Recall::new(kinds.len()),
+            unreported: AtomicU64::new(0),
             kinds,
             resources: Resources::new(),
             looks: Looks::default(),
@@ -117,6 +122,10 @@ impl Target for Kubernetes {
 
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
         Box::pin(observe::run(Arc::clone(&self.0), sink))
+    }
+
+    fn unreported(&self) -> u64 {
+        self.0.unreported.load(Ordering::Relaxed)
     }
 
     fn report_again(&self, ticket: Arc<()>) {

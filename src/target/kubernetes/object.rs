@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::decode::{Items, Text};
+use super::drift::Owned;
 use crate::json;
 use crate::limits;
 use crate::protocol::{Condition, Endpoint, Timestamp};
@@ -21,6 +22,8 @@ pub(super) struct Object {
     pub(super) observed_generation: Option<i64>,
     pub(super) conditions: Vec<Condition>,
     pub(super) endpoints: Vec<Endpoint>,
+    /// Which of its fields are ours; none = the API server does not say.
+    pub(super) owned: Option<Owned>,
 }
 
 /// One page of a list.
@@ -67,6 +70,8 @@ struct RawMetadata<'a> {
     #[serde(borrow)]
     r#continue: Text<'a>,
     generation: Option<i64>,
+    #[serde(borrow)]
+    managed_fields: Option<Items<'a>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -180,6 +185,7 @@ impl From<RawObject<'_>> for Object {
             observed_generation: status.observed_generation.and_then(|number| serde_json::from_str(number.get()).ok()),
             conditions,
             endpoints,
+            owned: metadata.managed_fields.map(Owned::read),
         }
     }
 }

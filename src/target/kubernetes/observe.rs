@@ -4,6 +4,7 @@
 //! cut goes on from the last version it saw; one whose version is too old (410) begins with a list, and so does one
 //! whose objects are to be reported on once more. Nothing is ever written.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
@@ -13,13 +14,14 @@ use tokio::time::{Instant, sleep};
 use super::Inner;
 use super::api::{self, Api, Call, Fault, Refusal};
 use super::baseline::{Baseline, Newcomer};
+use super::drift;
 use super::looks::Look;
 use super::object::{Event, Object, Page};
 use super::pause::Pause;
 use super::resources::{self, Resource};
 use crate::json;
 use crate::limits;
-use crate::protocol::{CLUSTER_ID_LABEL, ObjectRef};
+use crate::protocol::{CLUSTER_ID_LABEL, Condition, ObjectRef};
 use crate::target::{GroupKind, Observation};
 
 /// Runs until the receiver of `sink` is dropped. Everything ends when the future is dropped.
@@ -319,7 +321,15 @@ impl Follower {
     }
 
     async fn report(&self, resource: &Resource, object: &Object, again: Option<&Arc<()>>) -> Result<(), Stop> {
-        let changed = self.room.baseline().take(self.number, self.round, self.newcomer, object);
+        let (mut changed, lost) = {
+            let mut baseline = self.room.baseline();
+            let changed = baseline.take(self.number, self.round, self.newcomer, object);
+            self.room.inner.unreported.store(baseline.untracked(), Ordering::Relaxed);
+            (changed, baseline.take_fields(object))
+        };
+        if !lost.is_empty() {
+            changed.push(self.room.drifted(resource, object, &lost).await);
+        }
         self.room.send(Observation { changed, again: again.cloned(), ..observation(resource, object) }).await
     }
 
@@ -405,6 +415,21 @@ impl Room {
 
     fn baseline(&self) -> MutexGuard<'_, Baseline> {
         self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be said of fields of ours that somebody else changed. One request, once for each change.
+    async fn drifted(&self, resource: &Resource, object: &Object, lost: &[u32]) -> Condition {
+        tracing::info!(
+            kind = resource.kind,
+            name = object.name,
+            fields = lost.len(),
+            "somebody else changed what a job set; it is left so"
+        );
+        let metadata = match resource.path(&object.namespace, &object.name) {
+            Ok(path) => api::ask(self.api(), &Call::get(&path, api::METADATA)).await.ok(),
+            Err(_) => None,
+        };
+        drift::condition(lost, object.generation, metadata.as_deref())
     }
 
     async fn page(&self) -> Result<SemaphorePermit<'_>, Stop> {
