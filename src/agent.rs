@@ -26,11 +26,12 @@ use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
 use crate::link::rotation;
+use crate::link::store::AUTHORITIES;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
     self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
     LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted,
-    events, traffic,
+    authorities, events, traffic,
 };
 use crate::metrics::Meter;
 use crate::net::renewal::TlsFiles;
@@ -70,7 +71,8 @@ struct Signals {
 pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
     let provided = Provided::find().and_then(|provided| provided.ca());
     let authorities = config.ca_file.clone().into_iter().chain(provided).collect();
-    let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone() })?;
+    let given = Some(config.state_dir.join(AUTHORITIES));
+    let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone(), given })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
@@ -127,6 +129,11 @@ impl Agent {
             )));
         }
         let profile = profile(&config).map_err(AgentError::Tls)?;
+        if config.mtls
+            && let Some(credential) = &credential
+        {
+            credential.certificates.show(&profile.tls);
+        }
         // Before signals are handled: reading from a terminal ends with a signal as in any program.
         let token = match &config.token_file {
             Some(file) if credential.is_none() => {
@@ -285,7 +292,8 @@ impl Agent {
         let store = Arc::clone(&self.store);
         let cluster_id = self.config.cluster_id.clone();
         let display_name = self.config.display_name.clone();
-        let demands_signatures = self.config.demands_signatures();
+        let demands =
+            Demands { signatures: self.config.demands_signatures(), client_certificate: self.config.mtls };
         let wanted = self.wanted.clone();
         let exchanged = tokio::task::spawn_blocking(move || {
             let registration = Registration {
@@ -293,9 +301,8 @@ impl Agent {
                 profile,
                 cluster_id: cluster_id.as_ref(),
                 display_name: display_name.as_deref(),
-                demands: Demands { signatures: demands_signatures, ..Demands::default() },
+                demands,
                 pin: wanted.as_ref(),
-                certificate_request: None,
             };
             registration.exchange(&token, store.as_ref())
         });
@@ -342,8 +349,9 @@ impl Agent {
         }
         let gate = Arc::new(gate);
         let health = link.report_to(Arc::new(Health::default()));
-        let rotated = on_rotation(&outbox, &cluster_id, &gate);
-        let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
+        let rotated = on_rotation(&outbox, &cluster_id, &gate, (&link, &store));
+        let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated).wanting_certificate(config.mtls);
+        let keeper = Arc::new(keeper);
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
         let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
         let drain = Stop::default();
@@ -432,12 +440,23 @@ impl Agent {
     }
 }
 
-/// A new credential is told, and the keyrings that came with it are looked at.
-fn on_rotation(outbox: &Arc<Outbox>, cluster_id: &ClusterId, gate: &Arc<Gate>) -> Rotated {
+/// A new credential is told, and what came with it is looked at: keyrings and authorities.
+fn on_rotation(
+    outbox: &Arc<Outbox>,
+    cluster_id: &ClusterId,
+    gate: &Arc<Gate>,
+    (link, store): (&Arc<LongPoll>, &Arc<StateDirectory>),
+) -> Rotated {
     let (outbox, cluster_id, gate) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate));
-    Box::new(move |keyrings| {
+    let (link, store) = (Arc::clone(link), Arc::clone(store));
+    Box::new(move |issued| {
         events::push_rotated(&outbox, &cluster_id);
-        gate.offer(keyrings, &outbox);
+        gate.offer(&issued.signing_keys, &outbox);
+        let Some(text) = &issued.ca_bundle else { return };
+        let taken = gate.with_voice(|voice| authorities::take(text, voice, &link, store.as_ref()));
+        if let Err(unused) = authorities::tell(&taken) {
+            events::push_unused_authorities(&outbox, &cluster_id, unused);
+        }
     })
 }
 

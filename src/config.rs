@@ -38,6 +38,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// What the control plane may ask for in TLS: a certificate, and its key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Whether the control plane is to issue a client certificate.
+    pub mtls: bool,
     /// The way out.
     pub proxy: ProxySetting,
     /// How long a poll is held.
@@ -167,6 +169,11 @@ impl Config {
             settings.require_encrypted_secrets,
         )?;
         let second = Duration::from_secs(1);
+        let client_certificate = both(settings.client_cert, settings.client_key)?;
+        if settings.mtls == Some(true) && client_certificate.is_some() {
+            let why = "client_cert names a certificate already; leave one of both out".to_owned();
+            return Err(ConfigError::Value("mtls", "true".to_owned(), why));
+        }
         Ok(Self {
             state_dir: settings.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE)),
             endpoint,
@@ -174,7 +181,8 @@ impl Config {
             cluster_id,
             display_name: settings.display_name,
             ca_file: settings.ca_file,
-            client_certificate: both(settings.client_cert, settings.client_key)?,
+            client_certificate,
+            mtls: settings.mtls == Some(true),
             proxy,
             hold: match settings.wait {
                 // A poll an hour is to be over soon.
@@ -509,6 +517,7 @@ mod tests {
             ("cluster_id = \"a b\"", "letters"),
             ("proxy = \"socks5://p\"", "proxy URL"),
             ("allow_kind = [\"ConfigMap\"]", "/ConfigMap"),
+            ("mtls = true\nclient_cert = \"/c\"\nclient_key = \"/k\"", "leave one of both out"),
             ("allow_namespace = [\"*\"]", "clinic-*"),
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));

@@ -142,6 +142,12 @@ pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
     push(outbox, cluster_id, EventKind::CredentialRotated, vec![condition]);
 }
 
+/// Authorities that the control plane gave are not used.
+pub fn push_unused_authorities(outbox: &Outbox, cluster_id: &ClusterId, reason: &str) {
+    let condition = condition("CertificatesRenewed", false, reason, String::new());
+    push(outbox, cluster_id, EventKind::ConditionTransition, vec![condition]);
+}
+
 /// The journal was not as it should be when the agent started.
 pub fn push_impaired(outbox: &Outbox, cluster_id: &ClusterId, fault: String) {
     let condition = condition("JournalHealthy", false, "JournalImpaired", fault);

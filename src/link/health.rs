@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::rotation::is_near;
 use crate::clock;
 use crate::limits;
+use crate::net::renewal::Life;
 use crate::protocol::Timestamp;
 
 /// The state of the connection, shared by those who find it out and those who wait for it.
@@ -68,6 +70,8 @@ struct Contact {
     credential_ends: Option<Timestamp>,
     /// Certificates that have changed cannot be used.
     has_unused_certificates: bool,
+    /// From when to when the client's certificate is valid.
+    certificate_life: Option<Life>,
 }
 
 /// How long may pass without a round trip before the agent counts as disconnected.
@@ -98,6 +102,7 @@ impl Default for Health {
             fault: String::new(),
             credential_ends: None,
             has_unused_certificates: false,
+            certificate_life: None,
         };
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
@@ -200,6 +205,18 @@ impl Health {
     /// Certificates that have changed cannot be used, or are in use.
     pub fn set_unused_certificates(&self, is_so: bool) {
         self.contact().has_unused_certificates = is_so;
+    }
+
+    /// When the client's certificate ends, and whether that is near; none where there is none.
+    #[must_use]
+    pub fn certificate_end(&self) -> Option<(Timestamp, bool)> {
+        let life = self.contact().certificate_life?;
+        Some((Timestamp::from_unix_seconds(life.1), is_near(life, clock::unix_seconds())))
+    }
+
+    /// From when to when the client's certificate in use is valid.
+    pub fn set_certificate_life(&self, life: Option<Life>) {
+        self.contact().certificate_life = life;
     }
 
     /// How long it takes until the agent counts as disconnected, if nothing is heard.

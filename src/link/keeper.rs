@@ -1,18 +1,24 @@
 //! The life of a credential while the agent runs (TRUST.md, Credentials).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
+use super::certificate::{Asked, Certificates};
 use super::credential::{Credential, CredentialStore, StoreError};
+use super::longpoll::Issued;
 use super::rotation::{self, Chore};
 use super::{Account, Fault, LongPoll};
-use crate::clock;
+use crate::net::NetError;
+use crate::net::renewal::{Candidate, Life};
 use crate::protocol::Timestamp;
+use crate::{clock, limits};
 
-/// Is told of each new credential, with the keyrings that came along.
-pub type Rotated = Box<dyn Fn(&[String]) + Send + Sync>;
+/// Is told of each new credential, with what came along.
+pub type Rotated = Box<dyn Fn(&Issued) + Send + Sync>;
 
 /// Rotates the credential, and finds one that works when the one in use is refused.
 pub struct Keeper {
@@ -20,6 +26,10 @@ pub struct Keeper {
     store: Arc<dyn CredentialStore>,
     held: Mutex<Credential>,
     rotated: Rotated,
+    /// Whether the control plane is to issue client certificates.
+    wants_certificate: bool,
+    /// No other certificate is asked for before that, Unix seconds.
+    no_request_before: AtomicU64,
     /// Tells the loop that rotates ahead of expiry.
     changed: Notify,
 }
@@ -28,13 +38,28 @@ impl Keeper {
     /// Keeps this credential; `rotated` is told of each new one.
     #[must_use]
     pub fn new(link: Arc<LongPoll>, store: Arc<dyn CredentialStore>, credential: Credential, rotated: Rotated) -> Self {
-        Self { link, store, held: Mutex::new(credential), rotated, changed: Notify::new() }
+        Self {
+            link,
+            store,
+            held: Mutex::new(credential),
+            rotated,
+            wants_certificate: false,
+            no_request_before: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Has the control plane issue client certificates as well.
+    #[must_use]
+    pub fn wanting_certificate(self, wants_certificate: bool) -> Self {
+        Self { wants_certificate, ..self }
     }
 
     /// What is to be done next with the credential, and when, in seconds since 1970.
     #[must_use]
     pub fn next(&self) -> Option<(u64, Chore)> {
-        rotation::next(&self.held())
+        let held = self.held();
+        rotation::next(&held, self.certificate_due(&held))
     }
 
     /// Counts the rotations.
@@ -47,6 +72,96 @@ impl Keeper {
     #[must_use]
     pub fn ends(&self) -> Option<Timestamp> {
         self.held().current.expires_at
+    }
+
+    /// From when to when the client's certificate in use is valid, whoever issued it.
+    #[must_use]
+    pub fn certificate_life(&self) -> Option<Life> {
+        self.link.tls().client_life()
+    }
+
+    /// When another client certificate is to be asked for; none where none is wanted.
+    fn certificate_due(&self, held: &Credential) -> Option<u64> {
+        if !self.wants_certificate {
+            return None;
+        }
+        let no_sooner = self.no_request_before.load(Ordering::Relaxed);
+        Some(match (&held.certificates.current, self.certificate_life()) {
+            // Nothing else lets this node in.
+            (_, Some((_, end))) if end < clock::unix_seconds() => end,
+            (Some(current), Some(life)) => rotation::renew_at(&current.chain, life).max(no_sooner),
+            _ => no_sooner,
+        })
+    }
+
+    /// Tries the client certificate that has come, and uses it when it works. One that does not is dropped, and the one
+    /// before stays in use.
+    ///
+    /// # Errors
+    /// A [`Fault`]; it is kept where that says nothing about it.
+    pub fn try_certificate(&self) -> Result<(), Fault> {
+        let mut held = self.held();
+        let Some(next) = held.certificates.next.clone() else { return Ok(()) };
+        let candidate = next.candidate(self.link.tls());
+        let tried = candidate.and_then(|candidate| {
+            let tried = self.link.try_with(&candidate, &held.current);
+            tried.map(|()| candidate)
+        });
+        match tried {
+            Ok(candidate) => {
+                self.use_certificate(&mut held, candidate);
+                self.store_certificates(&held);
+                Ok(())
+            }
+            Err(fault) if says_nothing(&fault) => Err(fault),
+            Err(fault) => {
+                self.drop_certificate(&mut held, &fault);
+                self.store_certificates(&held);
+                Ok(())
+            }
+        }
+    }
+
+    /// The next certificate has worked.
+    fn use_certificate(&self, held: &mut Credential, candidate: Candidate) {
+        if !self.link.commit(candidate) {
+            // Files have changed meanwhile: it is tried again beside them.
+            return;
+        }
+        held.certificates = Certificates { current: held.certificates.next.take(), next: None };
+        let due = self.certificate_due(held).unwrap_or(u64::MAX);
+        let now = clock::unix_seconds();
+        // One that is to be renewed at once would make a loop: this node's clock is years ahead, or its life is that short.
+        if due < now.saturating_add(limits::ROTATION_FLOOR.as_secs()) {
+            self.ask_no_sooner(limits::ROTATION_UNPLANNED);
+        }
+        info!("a new client certificate is in use");
+    }
+
+    fn drop_certificate(&self, held: &mut Credential, fault: &Fault) {
+        held.certificates.next = None;
+        self.refuse_certificate(fault);
+    }
+
+    fn refuse_certificate(&self, fault: &Fault) {
+        let (cause, detail) = fault.causes();
+        warn!(
+            error = %fault,
+            cause,
+            detail,
+            "the new client certificate cannot be used; the one before stays in use, and another one is asked for later"
+        );
+        self.ask_no_sooner(limits::ROTATION_BACKOFF_CAP);
+    }
+
+    fn ask_no_sooner(&self, pause: Duration) {
+        self.no_request_before.store(clock::unix_seconds().saturating_add(pause.as_secs()), Ordering::Relaxed);
+    }
+
+    fn store_certificates(&self, held: &Credential) {
+        if let Err(error) = self.store.save(held) {
+            warn!(%error, "what became of the new client certificate could not be stored; it is tried again at the next start");
+        }
     }
 
     /// Rotates if nobody else did since the credential was of this generation.
@@ -82,21 +197,54 @@ impl Keeper {
     fn rotate_held(&self, held: &mut Credential) -> Result<(), Fault> {
         // A server counts every bearer that it issues: none is asked for that could not be kept.
         self.store.rehearse().map_err(not_stored)?;
-        let issued = self.link.rotate(&held.current, held.keys.as_deref())?;
+        let is_due = self.certificate_due(held).is_some_and(|due| due <= clock::unix_seconds());
+        let asked = if is_due { Asked::new(held.cluster_id.as_str()) } else { None };
+        let request = asked.as_ref().map(|asked| asked.request.as_str());
+        let mut issued = match self.link.rotate(&held.current, held.keys.as_deref(), request) {
+            Err(fault @ Fault::ServerTooOld(_)) => {
+                // The bearer has to be rotated all the same, when that is due.
+                self.ask_no_sooner(limits::ROTATION_BACKOFF_CAP);
+                return Err(fault);
+            }
+            rotated => rotated?,
+        };
+        let taken = asked.map(|asked| asked.take(issued.client_certificate.take(), self.link.tls()));
+        let (next, candidate) = match taken {
+            Some(Ok((certificate, candidate))) => (Some(Arc::new(certificate)), Some(candidate)),
+            Some(Err(fault)) => {
+                self.refuse_certificate(&fault);
+                (None, None)
+            }
+            None => (held.certificates.next.clone(), None),
+        };
         let rotated = Credential {
             generation: held.generation.saturating_add(1),
             previous: Some(held.current.clone()),
             current: issued.bearer.clone(),
+            certificates: Certificates { current: held.certificates.current.clone(), next },
             ..duplicate(held)
         };
         if let Err(error) = self.store.save(&rotated) {
             // It is the only one that the server is sure to accept from now on.
             error!(%error, "the new credential could not be stored and is used from memory; make room in the state directory");
         }
-        let tried = self.link.probe(&rotated.current);
+        let with_certificate = candidate.map(|candidate| {
+            let tried = self.link.try_with(&candidate, &rotated.current);
+            tried.map(|()| candidate)
+        });
+        let tried = if matches!(with_certificate, Some(Ok(_))) { Ok(()) } else { self.link.probe(&rotated.current) };
         // A probe that got no answer says nothing about the bearer: it is in use from now on, and a 401
         // would find the old one again.
         *held = rotated;
+        match with_certificate {
+            Some(Ok(candidate)) => self.use_certificate(held, candidate),
+            Some(Err(fault)) if !says_nothing(&fault) => self.drop_certificate(held, &fault),
+            // Otherwise it is tried again.
+            _ => {}
+        }
+        if is_due {
+            self.store_certificates(held);
+        }
         self.changed.notify_one();
         if let Err(fault @ (Fault::Unauthorized(_) | Fault::Forbidden(_))) = tried {
             warn!(error = %fault, "the new credential is not accepted; the old one stays in use");
@@ -104,7 +252,7 @@ impl Keeper {
         }
         self.link.set_bearer(held.current.clone());
         info!(generation = held.generation, "a new credential is in use");
-        (self.rotated)(&issued.signing_keys);
+        (self.rotated)(&issued);
         Ok(())
     }
 
@@ -182,7 +330,13 @@ fn duplicate(credential: &Credential) -> Credential {
         observed_token: credential.observed_token.clone(),
         keys: credential.keys.clone(),
         machine: credential.machine.clone(),
+        certificates: credential.certificates.clone(),
     }
+}
+
+/// Whether a fault says nothing about the certificate that was shown: one that is refused ends the connection.
+fn says_nothing(fault: &Fault) -> bool {
+    fault.is_passing() && !matches!(fault, Fault::Unreadable(_) | Fault::Network(NetError::Cut(_) | NetError::Tls(_)))
 }
 
 fn not_stored(error: StoreError) -> Fault {

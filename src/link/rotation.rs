@@ -21,8 +21,8 @@ use super::keeper::Keeper;
 use super::{Account as _, Fault};
 use crate::clock;
 use crate::limits;
+use crate::net::renewal::Life;
 use crate::protocol::Timestamp;
-use crate::secret::Secret;
 use crate::shutdown::{Stop, Wake};
 
 /// What is to be done with a credential.
@@ -30,19 +30,26 @@ use crate::shutdown::{Stop, Wake};
 pub enum Chore {
     /// The one before goes.
     ForgetPrevious,
-    /// A new one comes.
+    /// A new one comes, and another client certificate with it where that is due.
     Rotate,
+    /// A client certificate that has come is tried, and used when it works.
+    TryCertificate,
 }
 
-/// What is to be done first, and when, in seconds since 1970.
+/// What is to be done first, and when, in seconds since 1970; `certificate_due` is when another client certificate is to be
+/// asked for.
 #[must_use]
-pub fn next(credential: &Credential) -> Option<(u64, Chore)> {
+pub fn next(credential: &Credential, certificate_due: Option<u64>) -> Option<(u64, Chore)> {
+    if credential.certificates.next.is_some() {
+        return Some((0, Chore::TryCertificate));
+    }
+    let renew = certificate_due.map(|at| (at, Chore::Rotate));
     let rotate = rotate_at(&credential.current).map(|at| (at, Chore::Rotate));
     let forget = credential.previous.as_ref().map(|_| {
         let issued_at = credential.current.issued_at.map_or(0, seconds);
         (issued_at.saturating_add(limits::ROTATION_GRACE.as_secs()), Chore::ForgetPrevious)
     });
-    rotate.into_iter().chain(forget).min_by_key(|(at, _)| *at)
+    rotate.into_iter().chain(renew).chain(forget).min_by_key(|(at, _)| *at)
 }
 
 /// When a bearer is to be rotated; none where it does not end and the server says nothing.
@@ -55,7 +62,7 @@ pub fn rotate_at(bearer: &Bearer) -> Option<u64> {
             // One of before that moment was written down has a life that nobody knows: it is rotated now.
             issued_at.map_or(0, |issued_at| {
                 let life = seconds(end).saturating_sub(issued_at);
-                issued_at.saturating_add(share_of(life, &bearer.token))
+                issued_at.saturating_add(share_of(life, bearer.token.expose().as_bytes()))
             })
         }
         (None, None) => return None,
@@ -68,11 +75,25 @@ pub fn rotate_at(bearer: &Bearer) -> Option<u64> {
     }
 }
 
-/// A point between 70 % and 90 % of a life, drawn from the token itself: the same at every start, another for each.
-fn share_of(life: u64, token: &Secret) -> u64 {
+/// When another client certificate is to be asked for in the place of this one.
+#[must_use]
+pub fn renew_at(chain: &str, (begin, end): Life) -> u64 {
+    begin.saturating_add(share_of(end.saturating_sub(begin), chain.as_bytes()))
+}
+
+/// Whether the end of a life is near: the moment for something new has passed.
+#[must_use]
+pub fn is_near((begin, end): Life, now: u64) -> bool {
+    let left = u128::from(end.saturating_sub(now)).saturating_mul(100);
+    let rest = 100_u64.saturating_sub(limits::ROTATE_TO_PERCENT);
+    left < u128::from(end.saturating_sub(begin)).saturating_mul(u128::from(rest))
+}
+
+/// A point between 70 % and 90 % of a life, drawn from what it is the life of: the same at every start, another for each.
+fn share_of(life: u64, of: &[u8]) -> u64 {
     // In 100 × 2^32 parts; 128 bits hold a life of 64 bits times that.
     const WHOLE: u128 = 100 << 32;
-    let hash = digest::digest(&digest::SHA256, token.expose().as_bytes());
+    let hash = digest::digest(&digest::SHA256, of);
     let drawn = hash.as_ref().first_chunk().map_or(0, |bytes| u64::from(u32::from_be_bytes(*bytes)));
     let width = limits::ROTATE_TO_PERCENT.saturating_sub(limits::ROTATE_FROM_PERCENT);
     let drawn = u128::from(width).saturating_mul(u128::from(drawn));
@@ -113,6 +134,7 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
     let mut pause = Duration::ZERO;
     while !stop.is_set() {
         health.set_credential_end(keeper.ends());
+        health.set_certificate_life(keeper.certificate_life());
         let now = clock::unix_seconds();
         let due = if is_wanted { Some((now, Chore::Rotate)) } else { keeper.next() };
         let left = due.map_or(limits::ROTATION_LOOK, |(at, _)| Duration::from_secs(at.saturating_sub(now)));
@@ -147,6 +169,9 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
                 let (cause, detail) = fault.causes();
                 let next_s = pause.as_secs();
                 match chore {
+                    Chore::TryCertificate => {
+                        warn!(error = %fault, cause, detail, next_s, "the new client certificate could not be tried yet");
+                    }
                     Chore::ForgetPrevious => {
                         debug!(error = %fault, cause, detail, next_s, "the credential before is kept on");
                     }
@@ -167,6 +192,7 @@ async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
     let (keeper, generation) = (Arc::clone(keeper), keeper.generation());
     let done = tokio::task::spawn_blocking(move || match chore {
         Chore::ForgetPrevious => keeper.forget_previous(),
+        Chore::TryCertificate => keeper.try_certificate(),
         Chore::Rotate => {
             info!("the credential is rotated");
             match keeper.rotate_from(generation) {
@@ -182,7 +208,7 @@ async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
 mod tests {
     use super::{Chore, next, rotate_at};
     use crate::limits;
-    use crate::link::{Bearer, Credential};
+    use crate::link::{Bearer, Certificates, Credential};
     use crate::protocol::{ClusterId, Timestamp};
 
     const ISSUED: u64 = 1_793_491_200;
@@ -244,11 +270,12 @@ mod tests {
             observed_token: String::new(),
             keys: None,
             machine: None,
+            certificates: Certificates::default(),
         };
-        assert_eq!(next(&credential), Some((ISSUED + 3600, Chore::ForgetPrevious)));
+        assert_eq!(next(&credential, None), Some((ISSUED + 3600, Chore::ForgetPrevious)));
         credential.previous = None;
-        assert!(matches!(next(&credential), Some((_, Chore::Rotate))));
+        assert!(matches!(next(&credential, None), Some((_, Chore::Rotate))));
         credential.current.expires_at = None;
-        assert_eq!(next(&credential), None);
+        assert_eq!(next(&credential, None), None);
     }
 }

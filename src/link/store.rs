@@ -2,13 +2,15 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `credential.json` | the credential with its keys |
+//! | `credential.json` | the credential with its keys, and with client certificates that were issued |
+//! | `ca.pem` | authorities that the control plane gave |
 //! | `keys.json` | the keys of a registration that has no answer yet |
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
 //! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
 //! | `holder` | by what name this agent is known in a cluster, where it runs in no pod |
 //! | `lock` | one agent acts on one directory |
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -21,13 +23,16 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::backoff::draw;
+use super::certificate::{Certificates, ClientCertificate};
 use super::credential::{Bearer, Credential, CredentialStore, StoreError};
 use super::machine::Binding;
 use super::pinned::{Pin, PinStore as _};
 use super::seal::Seal;
 use super::secret_file::{self, Closed};
+use crate::limits;
 use crate::protocol::{ClusterId, Timestamp};
 use crate::trust::base64url;
+use crate::trust::client_key::ClientKey;
 use crate::trust::identity::NodeKeys;
 use crate::trust::mac::MacKey;
 
@@ -44,12 +49,15 @@ pub struct StateDirectory {
 
 const CREDENTIAL: &str = "credential.json";
 const KEYS: &str = "keys.json";
+/// Authorities that the control plane gave.
+pub const AUTHORITIES: &str = "ca.pem";
+
 const COPY: &str = "credential.before.json";
 const NEW: &str = ".credential.json.new";
 const HOLDER: &str = "holder";
 const LOCK: &str = "lock";
 
-/// Two bearers of the usual length and what stands around them.
+/// Two bearers of the usual length, two client certificates with a chain of one, and what stands around them.
 const REHEARSAL_BYTES: usize = 8 * 1024;
 
 impl StateDirectory {
@@ -240,8 +248,17 @@ impl CredentialStore for StateDirectory {
         let keys = credential.keys.as_deref().map(KeyTexts::of);
         let bearers = [Some(&credential.current), credential.previous.as_ref()];
         let mac_keys = bearers.map(|bearer| bearer.and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text()));
-        self.wrap(CREDENTIAL, &written(&Stored::of(credential, keys.as_ref(), &mac_keys)))?;
+        let Certificates { current, next } = &credential.certificates;
+        let texts = [current, next].map(|held| held.as_ref().map(|held| (held.key.to_text(), held.chain.as_str())));
+        let [certificate, next_certificate] =
+            texts.each_ref().map(|held| held.as_ref().map(|(key, chain)| StoredCertificate { key, chain: Cow::Borrowed(chain) }));
+        let stored = Stored { certificate, next_certificate, ..Stored::of(credential, keys.as_ref(), &mac_keys) };
+        self.wrap(CREDENTIAL, &written(&stored))?;
         self.remove(KEYS)
+    }
+
+    fn keep_authorities(&self, pem: &[u8]) -> Result<(), StoreError> {
+        self.replace(AUTHORITIES, pem)
     }
 
     fn pending_keys(&self) -> Result<Option<NodeKeys>, StoreError> {
@@ -315,6 +332,18 @@ struct Stored<'a> {
     keys: Option<StoredKeys<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     machine: Option<StoredMachine>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<StoredCertificate<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    next_certificate: Option<StoredCertificate<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCertificate<'a> {
+    key: &'a str,
+    /// Its ends of lines are escaped in the file.
+    #[serde(borrow)]
+    chain: Cow<'a, str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -410,6 +439,16 @@ impl<'a> StoredBearer<'a> {
     }
 }
 
+impl StoredCertificate<'_> {
+    fn parse(self) -> Result<Arc<ClientCertificate>, Option<StoreError>> {
+        let key = ClientKey::parse(self.key, &SystemRandom::new()).ok_or(None)?;
+        if self.chain.len() > limits::ISSUED_CHAIN_BYTES {
+            return Err(None);
+        }
+        Ok(Arc::new(ClientCertificate { key, chain: self.chain.into_owned() }))
+    }
+}
+
 impl<'a> Stored<'a> {
     fn of(
         credential: &'a Credential,
@@ -429,6 +468,8 @@ impl<'a> Stored<'a> {
                 .machine
                 .as_ref()
                 .map(|machine| StoredMachine { id: machine.id.clone(), serial: machine.serial.clone() }),
+            certificate: None,
+            next_certificate: None,
         }
     }
 
@@ -447,6 +488,10 @@ impl<'a> Stored<'a> {
             observed_token: self.observed_token.to_owned(),
             keys,
             machine: self.machine.map(|machine| Binding { id: machine.id, serial: machine.serial }),
+            certificates: Certificates {
+                current: self.certificate.map(StoredCertificate::parse).transpose()?,
+                next: self.next_certificate.map(StoredCertificate::parse).transpose()?,
+            },
         })
     }
 }

@@ -56,6 +56,26 @@ impl Verifier {
         })
     }
 
+    /// From when to when a certificate is valid, whoever issued it; none where it is no certificate. Asked for the begin and
+    /// for the end of time, webpki says why that is too early or too late.
+    pub(super) fn life_of(&self, certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+        let name = ServerName::try_from("localhost").ok()?;
+        let ask = |seconds| {
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            self.inner.verify_server_cert(certificate, &[], &name, &[], time).err()
+        };
+        let Some(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) = ask(u64::MAX) else {
+            return None;
+        };
+        let not_before = match ask(0) {
+            Some(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
+                not_before.as_secs()
+            }
+            _ => 0,
+        };
+        Some((not_before, not_after.as_secs()))
+    }
+
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,

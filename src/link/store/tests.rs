@@ -2,6 +2,7 @@
 
 use super::{Bearer, Credential, CredentialStore, StateDirectory, StoreError};
 use crate::limits;
+use crate::link::Certificates;
 use crate::link::machine::Binding;
 use crate::link::seal::Seal;
 use crate::protocol::{ClusterId, Timestamp};
@@ -32,6 +33,7 @@ fn credential(token: &str) -> Credential {
             NodeKeys::parse(&base64url::encode(&[1; 32]), &base64url::encode(&[2; 32]), None).unwrap(),
         )),
         machine: Some(Binding { id: Some("m".into()), serial: None }),
+        certificates: Certificates::default(),
     }
 }
 
