@@ -4,6 +4,7 @@
 //! keys that payloads are encrypted to, the clock; and the one place where a new trust state takes the place of the old one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tracing::{error, info, warn};
@@ -21,7 +22,7 @@ use crate::trust::identity::NodeKeys;
 use crate::trust::key_id::KeyId;
 use crate::trust::keyring::{Keyring, KeyringError};
 use crate::trust::policy::Policy;
-use crate::trust::replay::TrustState;
+use crate::trust::replay::{TrustState, UNDATED};
 use crate::trust::signature::{Now, Outer};
 use crate::trust::{Assurance, Context, Payload, Signatures, TrustError, Verified, verify};
 
@@ -60,6 +61,8 @@ pub struct Gate {
     keys: Option<Arc<NodeKeys>>,
     store: Arc<dyn PinStore>,
     opened_at: u64,
+    /// When it was opened, by the clock that nobody sets.
+    began: Duration,
     held: Mutex<Held>,
 }
 
@@ -86,7 +89,7 @@ pub struct Standing {
     pub keyring: Option<(u32, u64)>,
     /// The keyring is older than one that was used before.
     pub is_behind: bool,
-    /// When the trust state was lost, Unix seconds.
+    /// When the trust state was lost, Unix seconds, or [`UNDATED`].
     pub lost_at: Option<i64>,
     /// When a signed job came last, since the start.
     pub signed_at: Option<u64>,
@@ -154,7 +157,7 @@ impl Gate {
                 "what was known of earlier jobs is lost (LedgerLost): only jobs that were signed from now on are done, until the \
                  owner signs a keyring of a new epoch, or somebody here says pullet doctor --reset-ledger"
             );
-            state.lost_at = Some(clock::unix_seconds().cast_signed());
+            state.lost_at = Some(UNDATED);
         }
         let gate = Self {
             cluster,
@@ -163,6 +166,7 @@ impl Gate {
             keys,
             store,
             opened_at: clock::unix_seconds(),
+            began: clock::uptime(),
             held: Mutex::new(Held { keyring: None, is_behind: false, state, changes: 0, signed_at: None }),
         };
         if let Some(keyring) = keyring {
@@ -257,12 +261,16 @@ impl Gate {
         let outer = outer(&job);
         let known = known(&job.id);
         let mut held = self.held();
+        let standing = clock::standing();
+        self.date_loss(&mut held, standing.is_confirmed());
+        // After a loss the time is all that tells an old job from a new one: that nobody doubts it is not enough.
+        let confirmed = if held.state.lost_at.is_some() { standing.is_confirmed() } else { standing.may_judge() };
         let context = Context {
             signatures: self.signatures(&held),
             keyring: held.keyring.as_ref().filter(|_| !held.is_behind),
             payload_keys: self.keys.as_deref().map(NodeKeys::payload),
             cluster: &self.cluster,
-            now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed: clock::standing().may_judge() },
+            now: Now { seconds: clock::unix_seconds().cast_signed(), confirmed },
             known,
         };
         let (content, next) = match verify(&outer, &context, &held.state) {
@@ -290,6 +298,15 @@ impl Gate {
             next,
             id: job.id,
         })
+    }
+
+    /// A loss is dated as soon as the time is known: no later than this start, and a clock that was behind made it look
+    /// earlier. It goes to the disk with the next job that is accepted; a start before that dates it anew, and later.
+    fn date_loss(&self, held: &mut Held, is_time_known: bool) {
+        if is_time_known && held.state.lost_at == Some(UNDATED) {
+            let since = clock::uptime().saturating_sub(self.began).as_secs();
+            held.state.lost_at = Some(clock::unix_seconds().saturating_sub(since).cast_signed());
+        }
     }
 
     /// What was written down holds from now on; false when another one took its place meanwhile.

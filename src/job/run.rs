@@ -2,6 +2,7 @@
 
 mod order;
 mod resume;
+mod sequence;
 mod stamp;
 mod take;
 
@@ -114,7 +115,7 @@ impl Runner {
             () = self.parts.stop.wait() => return Worked::Partly,
         }
         let (mut is_whole, mut is_new) = (true, false);
-        for arrival in answer.jobs {
+        for arrival in sequence::in_sequence(answer.jobs) {
             if !self.room().await {
                 return Worked::Partly;
             }

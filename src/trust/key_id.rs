@@ -7,7 +7,7 @@ use ring::digest;
 use super::base64url;
 
 /// The thumbprint of a key.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId([u8; 32]);
 
 impl KeyId {

@@ -4,7 +4,7 @@
 //!   0  version of the keyring     4
 //!   4  its epoch                  8
 //!  12  floor of the clock         8   Unix seconds
-//!  20  when the ledger was lost   8   Unix seconds
+//!  20  when the ledger was lost   8   Unix seconds; the highest number = noticed before the time was known
 //!  28  1 = the ledger was lost    1
 //!  29  zeros                      3
 //!  32  8 × key                   20   4 bytes of its name, highest seq, which of the 64 up to it were accepted
@@ -21,6 +21,9 @@ use crate::limits;
 
 /// Bytes of a state.
 pub const STATE_BYTES: usize = 192;
+
+/// The time of a loss that was noticed while nobody knew the time.
+pub const UNDATED: i64 = i64::MAX;
 
 /// Sequence numbers below the highest one that are remembered one by one.
 const WINDOW: u64 = 64;
@@ -94,7 +97,8 @@ pub struct TrustState {
     pub epoch: u64,
     /// The time below which the clock is wrong, in Unix seconds.
     pub clock_floor: i64,
-    /// Both copies of this state were unreadable at that time: what was accepted before is not known any more.
+    /// Both copies of this state were unreadable at that time, or [`UNDATED`]: what was accepted before is not known any
+    /// more.
     pub lost_at: Option<i64>,
     rows: [Row; limits::KEYS],
 }

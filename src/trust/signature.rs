@@ -20,6 +20,7 @@ use super::jws::{Detached, JwsError, is_ed25519, verify};
 use super::key_id::{KeyId, sha256};
 use super::keyring::{Key, Keyring, Use};
 use super::members::{MemberError, Members};
+use super::replay::UNDATED;
 use crate::limits;
 
 /// The header's `typ`.
@@ -258,6 +259,25 @@ pub fn header_hash(signature: &str) -> [u8; 8] {
     hash
 }
 
+/// Where a job stands among those of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rank {
+    /// The key.
+    pub kid: KeyId,
+    /// The epoch.
+    pub epoch: u64,
+    /// The number.
+    pub seq: u64,
+}
+
+/// What a signature says of the job's place; nothing of it is verified.
+#[must_use]
+pub fn rank(signature: &str) -> Option<Rank> {
+    let jws = Detached::parse(signature).ok()?;
+    let header = Header::parse(&jws.header).ok()?;
+    Some(Rank { kid: header.kid, epoch: header.epoch, seq: header.seq })
+}
+
 /// The bytes that are signed, and where the payload begins in them (RFC 7515, section 5.1; RFC 7797, section 3).
 pub(super) fn signing_input(segment: &str, payload: &str) -> Result<(Zeroizing<Vec<u8>>, usize), SignatureError> {
     let mut signed = Zeroizing::new(Vec::new());
@@ -363,10 +383,11 @@ impl<'a> Header<'a> {
         if key.not_after().is_some_and(|end| now.seconds > end) {
             return Err(SignatureError::KeyExpired);
         }
-        if lost_at.is_some_and(|lost| self.iat <= lost) {
+        let is_dated = lost_at != Some(UNDATED);
+        if is_dated && lost_at.is_some_and(|lost| self.iat <= lost) {
             return Err(SignatureError::BeforeLoss);
         }
-        if !now.confirmed {
+        if !now.confirmed || !is_dated {
             return Err(SignatureError::ClockUnconfirmed);
         }
         let skew = i64::try_from(limits::CLOCK_SKEW.as_secs()).unwrap_or(0);

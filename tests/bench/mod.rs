@@ -21,9 +21,8 @@ use crate::testbed::job::{Job, config_map, timestamp};
 /// Where the table is written when `PULLET_MEASUREMENTS` names no other place; not written without it.
 const WRITE_TO: &str = "PULLET_MEASUREMENTS";
 
-/// The promise: an idle agent with a poll held and three watches open.
-/// The promise is 4 MiB, and is not kept since jobs are verified (docs/decisions/0021): this is what is measured, and must not get
-/// worse.
+/// An idle agent with a poll held and three watches open. The promise is 4 MiB, and is not kept since jobs are verified
+/// (docs/decisions/0021): this is what is measured, and must not get worse.
 const IDLE_KB: u64 = 4_200;
 
 /// The promise: the stripped static binary.

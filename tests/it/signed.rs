@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, CLUSTER, Setup};
+use crate::agent::{Agent, CLUSTER, Setup, run_to_end};
 use crate::scene::{LATER, SOON, quick, says, succeeds};
 use crate::testbed::job::config_map;
 use crate::testbed::owner::{Key, Owner, Use, encrypted};
@@ -313,17 +313,22 @@ fn without_a_pinned_key_jobs_are_done_and_it_is_said() {
     assert_eq!(fs::read_dir(agent.directory()).unwrap().count(), 0);
 }
 
-#[test]
-fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
-    let mut node = Node::start();
+/// Stops the node and takes what it remembers of sequence numbers; gives a job that was signed before that, by the clock.
+fn signed_before_a_loss(node: &mut Node) -> Job {
     let old = node.sign(job("old"));
     node.does(node.sign(job("first")));
     node.agent.stop();
     for file in ["journal", "checkpoint", "spool"] {
         fs::remove_file(node.setup.state_dir().join(file)).unwrap();
     }
-    // Signed before the loss, by the clock.
     std::thread::sleep(std::time::Duration::from_millis(1_100));
+    old
+}
+
+#[test]
+fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
+    let mut node = Node::start();
+    let old = signed_before_a_loss(&mut node);
     node.again();
     node.agent.wait_for_log("LedgerLost", SOON);
     node.refuses(old, "BeforeLoss");
@@ -341,6 +346,41 @@ fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
     node.again();
     node.owner.epoch = 2;
     node.does(node.sign(job("new-epoch").with("createdAt", "2026-06-01T00:00:00Z")));
+}
+
+#[test]
+fn a_loss_that_nobody_can_date_is_dated_when_the_time_is_known() {
+    let mut node = Node::start();
+    let old = signed_before_a_loss(&mut node);
+    // A floor in the year 2046 makes the clock one that stands in the past.
+    fs::write(node.setup.state_dir().join("clock.json"), r#"{"version":1,"confirmed":2424643200}"#).unwrap();
+    node.again();
+    node.agent.wait_for_log("LedgerLost", SOON);
+    let id = node.send(old);
+    node.agent.wait_for_log("the clock of this node is in doubt", SOON);
+    node.agent.stop();
+    let mut doctor = node.setup.prepare("doctor");
+    doctor.arg("--reset-clock");
+    says(&run_to_end(doctor), 0, &["is forgotten"]);
+    node.again();
+    let result = node.testbed.result_of(&id, LATER);
+    assert!(result["error"].as_str().unwrap().starts_with("BeforeLoss: "), "{result}");
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    node.does(node.sign(job("young")));
+}
+
+#[test]
+fn jobs_of_one_key_are_worked_in_the_order_of_their_numbers() {
+    let mut node = Node::start();
+    node.agent.stop();
+    let version = |value: &str| Job::apply(config_map("clinic", "settings", value));
+    let later = node.send(node.owner.sign_with_seq(CLUSTER, version("new"), 6));
+    let earlier = node.send(node.owner.sign_with_seq(CLUSTER, version("old"), 5));
+    node.again();
+    succeeds(&node.testbed, &later, LATER);
+    succeeds(&node.testbed, &earlier, LATER);
+    let applied = node.applied();
+    assert!(applied.len() == 1 && applied[0].1.contains("\"new\""), "{applied:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::trust::envelope::{EnvelopeError, PayloadKey, PayloadKeys, encrypt};
 use crate::trust::jws::JwsError;
 use crate::trust::keyring::{Key, Keyring, KeyringError, Use};
 use crate::trust::members::MemberError;
-use crate::trust::replay::{ReplayError, TrustState};
+use crate::trust::replay::{ReplayError, TrustState, UNDATED};
 use crate::trust::sign::{JobHeader, SigningKey};
 use crate::trust::signature::{Now, Outer, SignatureError};
 
@@ -347,6 +347,11 @@ fn after_a_loss_only_younger_jobs_act() {
     assert!(scene.verify(&younger).is_ok());
     scene.now.confirmed = false;
     assert_eq!(scene.signature_error(&younger), SignatureError::ClockUnconfirmed);
+    // Nobody can be younger than a loss without a date.
+    scene.now.confirmed = true;
+    scene.state.lost_at = Some(UNDATED);
+    assert_eq!(scene.signature_error(&younger), SignatureError::ClockUnconfirmed);
+    scene.state.lost_at = Some(NOW - 60);
     // A ring of the same epoch says nothing about the jobs that were lost; a new epoch ends them all.
     let next = |epoch| signer(1).sign_keyring(4, epoch, &[root_key(), job_key(11)]);
     let same = scene.keyring.update(&[next(5)]).unwrap();
