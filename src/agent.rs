@@ -26,8 +26,8 @@ use crate::link::deliver::{self, Reports};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
 use crate::link::rotation;
-use crate::link::store::AUTHORITIES;
 use crate::link::secret_file::{observed_token, read_one_time_token};
+use crate::link::store::AUTHORITIES;
 use crate::link::{
     self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
     LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted,
@@ -292,8 +292,7 @@ impl Agent {
         let store = Arc::clone(&self.store);
         let cluster_id = self.config.cluster_id.clone();
         let display_name = self.config.display_name.clone();
-        let demands =
-            Demands { signatures: self.config.demands_signatures(), client_certificate: self.config.mtls };
+        let demands = Demands { signatures: self.config.demands_signatures(), client_certificate: self.config.mtls };
         let wanted = self.wanted.clone();
         let exchanged = tokio::task::spawn_blocking(move || {
             let registration = Registration {
@@ -353,7 +352,7 @@ impl Agent {
         let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated).wanting_certificate(config.mtls);
         let keeper = Arc::new(keeper);
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
-        let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, stop.clone()));
+        let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, wake.clone(), stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
             source: Arc::clone(&link) as Arc<dyn JobSource>,

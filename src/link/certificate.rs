@@ -68,8 +68,12 @@ impl Asked {
     /// key, or has ended.
     pub fn take(self, chain: Option<String>, tls: &Tls) -> Result<(ClientCertificate, Candidate), Fault> {
         let chain = chain.ok_or(Fault::ServerTooOld("certificateRequest"))?;
-        if chain.len() > limits::ISSUED_CHAIN_BYTES {
-            return Err(Fault::Unreadable("its clientCertificate is longer than 12 KiB"));
+        match stored_bytes(&chain) {
+            None => return Err(NO_CERTIFICATE),
+            Some(length) if length > limits::ISSUED_CHAIN_BYTES => {
+                return Err(Fault::Unreadable("its clientCertificate is longer than 12 KiB"));
+            }
+            Some(_) => {}
         }
         let certificate = ClientCertificate { key: self.key, chain };
         let candidate = certificate.candidate(tls)?;
@@ -96,6 +100,17 @@ impl ClientCertificate {
             _ => NO_CERTIFICATE,
         })
     }
+}
+
+/// What a chain takes in the file: an end of a line is two characters there. None for what is in no PEM, and takes more: a
+/// server must not make the file too long to be read again.
+fn stored_bytes(chain: &str) -> Option<usize> {
+    chain.bytes().try_fold(0_usize, |sum, byte| match byte {
+        b'\n' | b'\r' => sum.checked_add(2),
+        b'"' | b'\\' => None,
+        b' '..=b'~' => sum.checked_add(1),
+        _ => None,
+    })
 }
 
 const NO_CERTIFICATE: Fault = Fault::Unreadable("its clientCertificate is no certificate in PEM");
@@ -179,15 +194,37 @@ mod tests {
         assert!(matches!(asked.take(Some(chain), &tls), Err(Fault::Unreadable(why)) if why.contains("has ended")));
     }
 
+    /// An end of a line takes two bytes of the file.
     #[test]
     fn a_chain_of_just_the_length_is_taken_and_one_byte_more_is_not() {
         let tls = Tls::open(TlsFiles::default()).unwrap();
-        for (length, is_taken) in [(limits::ISSUED_CHAIN_BYTES, true), (limits::ISSUED_CHAIN_BYTES + 1, false)] {
+        for (filler, length, is_taken) in [
+            ("\n", limits::ISSUED_CHAIN_BYTES, true),
+            ("\n", limits::ISSUED_CHAIN_BYTES + 1, false),
+            ("\r", limits::ISSUED_CHAIN_BYTES, true),
+            (" ", limits::ISSUED_CHAIN_BYTES + 1, false),
+        ] {
             let asked = Asked::new("c1").unwrap();
             let chain = issue(&asked, 2020, 2100);
-            let filled = format!("{}{chain}", "\n".repeat(length - chain.len()));
+            let left = length - chain.len() - chain.matches(['\n', '\r']).count();
+            let filled = if filler == " " {
+                format!("{}\n{chain}", " ".repeat(left - 2))
+            } else {
+                format!("{}{}{chain}", " \n".repeat(left % 2), filler.repeat(left / 2 - left % 2))
+            };
             let taken = asked.take(Some(filled), &tls);
-            assert_eq!(taken.is_ok(), is_taken, "{length}");
+            assert_eq!(taken.is_ok(), is_taken, "{filler:?} {length} {:?}", taken.err());
+        }
+    }
+
+    #[test]
+    fn what_would_be_longer_in_the_file_is_no_certificate() {
+        let tls = Tls::open(TlsFiles::default()).unwrap();
+        for wrong in ["\u{1}", "\"", "\\", "\t", "ä", "\u{7f}"] {
+            let asked = Asked::new("c1").unwrap();
+            let chain = format!("{wrong}\n{}", issue(&asked, 2020, 2100));
+            let fault = asked.take(Some(chain), &tls).err().unwrap();
+            assert!(matches!(fault, Fault::Unreadable(why) if why.contains("no certificate in PEM")), "{wrong:?}");
         }
     }
 }

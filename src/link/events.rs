@@ -1,5 +1,6 @@
 //! The events about the agent itself (P1.7).
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::journal::{Fill, Outbox};
 use crate::limits;
 use crate::link::backoff::draw;
 use crate::link::deliver::Reports;
-use crate::link::health::{Access, Connection, Health, Standing};
+use crate::link::health::{Access, Connection, Ends, Health, Standing};
 use crate::metrics::Bytes;
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
 
@@ -32,8 +33,7 @@ pub async fn beat(
         let budget = reports.budget();
         if budget.is_used_up() {
             if Instant::now() >= due_of_day {
-                let mut conditions =
-                    conditions(connection, health.credential_ends(), outbox.fill(), budget.this_month());
+                let mut conditions = conditions(connection, health.ends(), outbox.fill(), budget.this_month());
                 conditions.push(condition("Budget", false, "UsedUp", USED_UP.to_owned()));
                 let (shape, mut event) = about_us(&cluster_id, EventKind::ClusterHeartbeat, conditions);
                 event.event_key = format!("{shape}#{:016x}.0", draw());
@@ -50,7 +50,7 @@ pub async fn beat(
                 &outbox,
                 &cluster_id,
                 connection,
-                health.credential_ends(),
+                health.ends(),
                 budget.this_month(),
                 health.has_unused_certificates(),
                 trusting(),
@@ -109,7 +109,7 @@ pub fn push_heartbeat(
     outbox: &Outbox,
     cluster_id: &ClusterId,
     connection: Connection,
-    ends: Option<Timestamp>,
+    ends: Ends,
     this_month: Bytes,
     has_unused_certificates: bool,
     (is_verified, reason, detail): (bool, &str, String),
@@ -125,14 +125,16 @@ pub fn push_heartbeat(
         conditions.push(condition("JobsVerified", is_verified, reason, detail));
     }
     // Why is in the log: an event has room for so much.
-    conditions.extend(
-        has_unused_certificates
-            .then(|| condition("CertificatesRenewed", false, "NewCertificatesUnusable", String::new())),
-    );
+    let reason = match ends.certificate {
+        _ if has_unused_certificates => Some("NewCertificatesUnusable"),
+        Some((_, true)) => Some("ClientCertificateNearEnd"),
+        _ => None,
+    };
+    conditions.extend(reason.map(|reason| condition("CertificatesRenewed", false, reason, String::new())));
     push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
 }
 
-fn conditions(connection: Connection, ends: Option<Timestamp>, fill: Fill, this_month: Bytes) -> Vec<Condition> {
+fn conditions(connection: Connection, ends: Ends, fill: Fill, this_month: Bytes) -> Vec<Condition> {
     vec![connected(connection), authenticated(connection, ends), overflow(fill), counted(this_month)]
 }
 
@@ -190,12 +192,20 @@ fn connected(connection: Connection) -> Condition {
     }
 }
 
-fn authenticated(connection: Connection, ends: Option<Timestamp>) -> Condition {
-    let ends = ends.map(|ends| format!("the credential ends {ends}")).unwrap_or_default();
+fn authenticated(connection: Connection, ends: Ends) -> Condition {
+    let told = [("credential", ends.credential), ("certificate", ends.certificate.map(|(end, _)| end))];
+    let mut message = String::new();
+    for (name, end) in told {
+        if let Some(end) = end {
+            let joint = if message.is_empty() { "" } else { ", " };
+            // Writing to a string does not fail.
+            let _ = write!(message, "{joint}the {name} ends {end}");
+        }
+    }
     match connection.access {
-        Access::Accepted => condition("Authenticated", true, "CredentialAccepted", ends),
+        Access::Accepted => condition("Authenticated", true, "CredentialAccepted", message),
         Access::Forbidden | Access::Refused => {
-            condition("Authenticated", false, "ControlPlaneAuthenticationFailed", ends)
+            condition("Authenticated", false, "ControlPlaneAuthenticationFailed", message)
         }
     }
 }
@@ -246,7 +256,7 @@ fn condition(kind: &str, is_true: bool, reason: &str, message: String) -> Condit
 mod tests {
     use super::push_heartbeat;
     use crate::journal::Outbox;
-    use crate::link::health::{Access, Connection};
+    use crate::link::health::{Access, Connection, Ends};
     use crate::metrics::Bytes;
     use crate::protocol::{ClusterId, Timestamp};
 
@@ -256,7 +266,7 @@ mod tests {
         let cluster = ClusterId::parse("c1").unwrap();
         let connection = Connection { reachable: Some(true), access: Access::Accepted };
         let bytes = Bytes { sent: 7, received: 9 };
-        let ends = Some(Timestamp::from_unix_seconds(0));
+        let ends = Ends { credential: Some(Timestamp::from_unix_seconds(0)), certificate: None };
         push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
         push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
         let (events, _) = outbox.first_events().unwrap();
@@ -271,5 +281,27 @@ mod tests {
         assert!(
             events[0].event_key.starts_with("condition/ops.vworkspace.io/v1alpha1/Cluster/_/c1/_/Connected/True@0#")
         );
+    }
+    #[test]
+    fn what_is_wrong_with_certificates_is_one_condition() {
+        let connection = Connection { reachable: Some(true), access: Access::Accepted };
+        let end = Timestamp::from_unix_seconds(1);
+        for (is_near, is_unused, reason) in [
+            (false, false, None),
+            (true, false, Some("ClientCertificateNearEnd")),
+            (false, true, Some("NewCertificatesUnusable")),
+            (true, true, Some("NewCertificatesUnusable")),
+        ] {
+            let outbox = Outbox::new(1);
+            let ends = Ends { credential: Some(end), certificate: Some((end, is_near)) };
+            let bytes = Bytes { sent: 7, received: 9 };
+            let cluster = ClusterId::parse("c1").unwrap();
+            push_heartbeat(&outbox, &cluster, connection, ends, bytes, is_unused, (true, "", String::new()));
+            let (events, _) = outbox.first_events().unwrap();
+            let found = events[0].conditions.iter().find(|condition| condition.kind == "CertificatesRenewed");
+            assert_eq!(found.map(|condition| condition.reason.as_str()), reason);
+            let message = "the credential ends 1970-01-01T00:00:01Z, the certificate ends 1970-01-01T00:00:01Z";
+            assert_eq!(events[0].conditions[1].message, message);
+        }
     }
 }

@@ -51,6 +51,15 @@ pub enum Standing {
     Unreachable,
 }
 
+/// When that ends with which the agent is let in; none = never, or there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The bearer.
+    pub credential: Option<Timestamp>,
+    /// The client's certificate, and whether it should have been renewed by now.
+    pub certificate: Option<(Timestamp, bool)>,
+}
+
 /// When there was an answer, and what is expected.
 #[derive(Clone, Debug)]
 struct Contact {
@@ -207,11 +216,17 @@ impl Health {
         self.contact().has_unused_certificates = is_so;
     }
 
-    /// When the client's certificate ends, and whether that is near; none where there is none.
+    /// When the client's certificate ends, and whether it should have been renewed by now; none where there is none.
     #[must_use]
     pub fn certificate_end(&self) -> Option<(Timestamp, bool)> {
         let life = self.contact().certificate_life?;
         Some((Timestamp::from_unix_seconds(life.1), is_near(life, clock::unix_seconds())))
+    }
+
+    /// When that ends with which this agent is let in.
+    #[must_use]
+    pub fn ends(&self) -> Ends {
+        Ends { credential: self.credential_ends(), certificate: self.certificate_end() }
     }
 
     /// From when to when the client's certificate in use is valid.

@@ -80,6 +80,12 @@ impl Keeper {
         self.link.tls().client_life()
     }
 
+    /// A client certificate is wanted, and there is none that could be shown.
+    #[must_use]
+    pub fn lacks_certificate(&self) -> bool {
+        self.wants_certificate && !self.link.tls().has_client_certificate()
+    }
+
     /// When another client certificate is to be asked for; none where none is wanted.
     fn certificate_due(&self, held: &Credential) -> Option<u64> {
         if !self.wants_certificate {

@@ -100,9 +100,12 @@ impl LongPoll {
         keys: Option<&NodeKeys>,
         certificate_request: Option<&str>,
     ) -> Result<Issued, Fault> {
-        let body = serde_json::to_vec(&RotateRequest { certificate_request }).map_err(|_| Fault::Unreadable("our own body"))?;
+        let body = serde_json::to_vec(&RotateRequest { certificate_request })
+            .map_err(|_| Fault::Unreadable("our own body"))?;
         let answer = self.post_as(bearer, "credentials/rotate", body, keys).map_err(|fault| match fault {
-            Fault::Refused(StatusCode::BAD_REQUEST, body) if certificate_request.is_some() && body.error == "UnknownField" => {
+            Fault::Refused(StatusCode::BAD_REQUEST, body)
+                if certificate_request.is_some() && body.error == "UnknownField" =>
+            {
                 Fault::ServerTooOld("certificateRequest")
             }
             fault => fault,
@@ -238,8 +241,11 @@ impl LongPoll {
         }
         match tried {
             // Otherwise they are tried again beside what was committed meanwhile.
-            Ok(candidate) if self.commit(candidate) => info!("the changed certificates are in use"),
-            Ok(_) => {}
+            Ok(candidate) => {
+                if self.commit(candidate) {
+                    info!("the changed certificates are in use");
+                }
+            }
             Err(error) => warn!(
                 error,
                 "the changed certificates do not work with the control plane; those of before stay in use, and the files are \

@@ -105,9 +105,10 @@ fn seconds(timestamp: Timestamp) -> u64 {
     u64::try_from(timestamp.unix_seconds()).unwrap_or(0)
 }
 
-/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause.
-pub async fn keep(keeper: Arc<Keeper>, health: Arc<Health>, wake: Wake, stop: Stop) {
-    let mut turning = std::pin::pin!(turn(&keeper, &health, &wake, &stop));
+/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause. `poll`
+/// is set when that may have opened the way in again.
+pub async fn keep(keeper: Arc<Keeper>, health: Arc<Health>, wake: Wake, poll: Wake, stop: Stop) {
+    let mut turning = std::pin::pin!(turn(&keeper, &health, &wake, &poll, &stop));
     tokio::select! {
         () = &mut turning => return,
         () = confirm(&keeper, &health) => {}
@@ -128,7 +129,7 @@ async fn confirm(keeper: &Arc<Keeper>, health: &Health) {
     let _ = tokio::task::spawn_blocking(move || keeper.forget_copy()).await;
 }
 
-async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
+async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, stop: &Stop) {
     let mut backoff = Backoff::between(limits::ROTATION_BACKOFF_FIRST, limits::ROTATION_BACKOFF_CAP);
     let mut is_wanted = false;
     let mut pause = Duration::ZERO;
@@ -153,7 +154,9 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
             if is_wanted { Some(Chore::Rotate) } else { keeper.next().filter(|(at, _)| *at <= now).map(|due| due.1) };
         let Some(chore) = chore else { continue };
         // Whoever is not let in is probed for rarely, by the loop that polls; that one also finds out that the line is back.
-        if health.is_long_outage() || !is_wanted && health.now().access != Access::Accepted {
+        // Without the certificate that it wants it will not be let in before this has been done.
+        let is_accepted = health.now().access == Access::Accepted;
+        if !keeper.lacks_certificate() && (health.is_long_outage() || !is_wanted && !is_accepted) {
             pause = limits::ROTATION_BACKOFF_FIRST;
             continue;
         }
@@ -161,6 +164,9 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
             Ok(()) => {
                 is_wanted = false;
                 backoff.reset();
+                if !is_accepted || health.now().reachable == Some(false) {
+                    poll.set();
+                }
             }
             Err(fault) => {
                 // Asked for by a person: what is refused is told, and not repeated.

@@ -250,8 +250,9 @@ impl CredentialStore for StateDirectory {
         let mac_keys = bearers.map(|bearer| bearer.and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text()));
         let Certificates { current, next } = &credential.certificates;
         let texts = [current, next].map(|held| held.as_ref().map(|held| (held.key.to_text(), held.chain.as_str())));
-        let [certificate, next_certificate] =
-            texts.each_ref().map(|held| held.as_ref().map(|(key, chain)| StoredCertificate { key, chain: Cow::Borrowed(chain) }));
+        let [certificate, next_certificate] = texts
+            .each_ref()
+            .map(|held| held.as_ref().map(|(key, chain)| StoredCertificate { key, chain: Cow::Borrowed(chain) }));
         let stored = Stored { certificate, next_certificate, ..Stored::of(credential, keys.as_ref(), &mac_keys) };
         self.wrap(CREDENTIAL, &written(&stored))?;
         self.remove(KEYS)

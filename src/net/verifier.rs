@@ -172,6 +172,31 @@ mod tests {
         Verifier::new(roots.clone(), Arc::new(rustls::crypto::ring::default_provider()), when).unwrap()
     }
 
+    /// Whatever it is for, and whoever issued it; an authority's as well as a leaf's.
+    #[test]
+    fn the_life_of_a_certificate_is_read() {
+        let (roots, leaf, _) = chain();
+        let verifier = verifier(&roots, When::Now);
+        assert_eq!(verifier.life_of(&leaf), Some((1_893_456_000, 2_208_988_800)));
+        let mut params = CertificateParams::new(vec!["node.example".to_owned()]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = date_time_ymd(1960, 1, 1);
+        params.not_after = date_time_ymd(2049, 12, 31);
+        let issue =
+            |params: &CertificateParams| params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        // Before 1970 is before every clock.
+        assert_eq!(verifier.life_of(&issue(&params)).map(|(begin, _)| begin), None);
+        params.not_before = date_time_ymd(1970, 1, 1);
+        assert_eq!(verifier.life_of(&issue(&params)), Some((0, 2_524_521_600)));
+        params.not_after = date_time_ymd(9999, 12, 31);
+        assert_eq!(verifier.life_of(&issue(&params)).map(|(_, end)| end), Some(253_402_214_400));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert!(verifier.life_of(&issue(&params)).is_some());
+        for wrong in [&b""[..], b"x", &leaf[..leaf.len() - 1], &[0x30; 300]] {
+            assert_eq!(verifier.life_of(&CertificateDer::from(wrong)), None);
+        }
+    }
+
     #[test]
     fn a_chain_that_is_not_valid_yet_passes_only_when_it_is_asked_for_and_has_no_other_fault() {
         let (roots, leaf, between) = chain();

@@ -38,10 +38,8 @@ mod tests {
     }
 
     fn ring() -> Keyring {
-        let keys =
-            [(1, Use::Root), (2, Use::Job)].map(|(n, usage)| Key::new(*key(n).public(), usage, None, None).to_json());
-        let payload = format!(r#"{{"version":1,"epoch":1,"keys":[{}]}}"#, keys.join(","));
-        Keyring::pin(&[key(1).sign_compact("edge-keyring+jws", &payload)]).unwrap()
+        let keys = [(1, Use::Root), (2, Use::Job)].map(|(n, usage)| Key::new(*key(n).public(), usage, None, None));
+        Keyring::pin(&[key(1).sign_keyring(1, 1, &keys)]).unwrap()
     }
 
     fn bundle(n: u8, pem: &str) -> String {

@@ -38,8 +38,8 @@ const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
 
 /// 1.2.840.10045.2.1 id-ecPublicKey with 1.2.840.10045.3.1.7 secp256r1.
 const P256: [u8; 21] = [
-    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01,
-    0x07,
+    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
+    0x01, 0x07,
 ];
 
 /// 1.2.840.10045.4.3.2, ecdsa-with-SHA256.
@@ -115,7 +115,7 @@ fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut value = vec![tag];
     // The short form, or as many bytes as the length has behind their count.
     match u8::try_from(length) {
-        Ok(short @ ..0x80) => value.push(short),
+        Ok(short @ ..=0x7f) => value.push(short),
         Ok(long) => value.extend([0x81, long]),
         Err(_) => {
             // Nothing here has 64 KiB: a name has 63 bytes, a signature 72.
@@ -157,7 +157,7 @@ mod tests {
     fn open(der: &[u8], tag: u8) -> (&[u8], &[u8]) {
         assert_eq!(der[0], tag, "{der:02x?}");
         let (length, at) = match der[1] {
-            short @ ..0x80 => (usize::from(short), 2),
+            short @ ..=0x7f => (usize::from(short), 2),
             0x81 => (usize::from(der[2]), 3),
             0x82 => (usize::from(der[2]) << 8 | usize::from(der[3]), 4),
             other => panic!("a length of form {other:x}"),

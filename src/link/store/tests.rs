@@ -2,11 +2,12 @@
 
 use super::{Bearer, Credential, CredentialStore, StateDirectory, StoreError};
 use crate::limits;
-use crate::link::Certificates;
 use crate::link::machine::Binding;
 use crate::link::seal::Seal;
+use crate::link::{Certificates, ClientCertificate};
 use crate::protocol::{ClusterId, Timestamp};
 use crate::trust::base64url;
+use crate::trust::client_key::ClientKey;
 use crate::trust::identity::NodeKeys;
 use crate::trust::mac::MacKey;
 use ring::rand::SystemRandom;
@@ -35,6 +36,74 @@ fn credential(token: &str) -> Credential {
         machine: Some(Binding { id: Some("m".into()), serial: None }),
         certificates: Certificates::default(),
     }
+}
+
+fn certificate(length: usize) -> Option<Arc<ClientCertificate>> {
+    let key = ClientKey::generate(&SystemRandom::new()).unwrap();
+    // Half of it are ends of lines, as long as the file makes of them.
+    Some(Arc::new(ClientCertificate { key, chain: "\n".repeat(length / 2) + &"x".repeat(length % 2) }))
+}
+
+/// The longest of everything fits, sealed or not; a byte more in a certificate does not come from us and is refused.
+#[test]
+fn client_certificates_are_kept_beside_the_credential() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, seal) in [("open", None), ("sealed", Seal::new(&[7; 32]))] {
+        let path = directory.path().join(name);
+        let store = StateDirectory::open_sealed(&path, seal).unwrap();
+        let whole = |length| Credential {
+            certificates: Certificates { current: certificate(length), next: certificate(length) },
+            previous: Some(Bearer::new(&"p".repeat(limits::BEARER_MAX), None).unwrap()),
+            ..credential(&"x".repeat(limits::BEARER_MAX))
+        };
+        let stored = whole(limits::ISSUED_CHAIN_BYTES);
+        store.save(&stored).unwrap();
+        let loaded = store.load().unwrap().unwrap().certificates;
+        for (stored, loaded) in [(stored.certificates.current, loaded.current), (stored.certificates.next, loaded.next)]
+        {
+            let (stored, loaded) = (stored.unwrap(), loaded.unwrap());
+            assert_eq!((loaded.key.pkcs8(), &loaded.chain), (stored.key.pkcs8(), &stored.chain));
+        }
+        let key = ClientKey::generate(&SystemRandom::new()).unwrap();
+        let longer = ClientCertificate { key, chain: "x".repeat(limits::ISSUED_CHAIN_BYTES + 1) };
+        let certificates = Certificates { current: Some(Arc::new(longer)), next: None };
+        store.save(&Credential { certificates, ..credential(TOKEN) }).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Malformed(_))));
+        store.save(&credential(TOKEN)).unwrap();
+        let none = store.load().unwrap().unwrap().certificates;
+        assert!(none.current.is_none() && none.next.is_none(), "as before there were any");
+    }
+}
+
+#[test]
+fn a_certificate_without_a_key_of_its_kind_is_no_credential() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    let certificates = Certificates { current: certificate(100), next: None };
+    store.save(&Credential { certificates, ..credential(TOKEN) }).unwrap();
+    let path = directory.path().join("credential.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let at = whole.find("\"key\":\"").unwrap() + 7;
+    let key = &whole[at..whole[at..].find('"').unwrap() + at];
+    for wrong in ["", "AAAA", &key[..key.len() - 2], &format!("{key}AA")] {
+        std::fs::write(&path, whole.replace(key, wrong)).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Malformed(_))), "{wrong}");
+    }
+}
+
+/// A power cut leaves the old authorities or the new ones, never half of them; and nobody else may read or write them.
+#[test]
+fn given_authorities_take_the_place_of_those_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    for text in ["first", "second, and longer", "3"] {
+        store.keep_authorities(text.as_bytes()).unwrap();
+        let path = directory.path().join("ca.pem");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "the lock, and nothing that was left over: {names:?}");
 }
 
 fn set_mode(path: &Path, mode: u32) {
