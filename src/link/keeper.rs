@@ -119,7 +119,8 @@ impl Keeper {
                 self.store_certificates(&held);
                 Ok(())
             }
-            Err(fault) if says_nothing(&fault) => Err(fault),
+            // Where the one in use gets an answer, the new one is at fault whatever the server made of it.
+            Err(fault) if says_nothing(&fault) && self.link.probe(&held.current).is_err() => Err(fault),
             Err(fault) => {
                 self.drop_certificate(&mut held, &fault);
                 self.store_certificates(&held);
@@ -170,13 +171,14 @@ impl Keeper {
         }
     }
 
-    /// Rotates if nobody else did since the credential was of this generation.
+    /// Rotates if nobody else did since the credential was of this generation. Where somebody asks for it, another client
+    /// certificate is asked for as well, due or not.
     ///
     /// # Errors
     /// A [`Fault`]; the credential in use stays.
-    pub fn rotate_from(&self, generation: u64) -> Result<(), Fault> {
+    pub fn rotate_from(&self, generation: u64, is_asked_for: bool) -> Result<(), Fault> {
         let mut held = self.held();
-        if held.generation == generation { self.rotate_held(&mut held) } else { Ok(()) }
+        if held.generation == generation { self.rotate_held(&mut held, is_asked_for) } else { Ok(()) }
     }
 
     /// Waits until there is another credential.
@@ -200,10 +202,11 @@ impl Keeper {
 
     /// The new credential is stored before it is used, tried, and then used by every caller at once. The old one
     /// stays stored beside it.
-    fn rotate_held(&self, held: &mut Credential) -> Result<(), Fault> {
+    fn rotate_held(&self, held: &mut Credential, is_asked_for: bool) -> Result<(), Fault> {
         // A server counts every bearer that it issues: none is asked for that could not be kept.
         self.store.rehearse().map_err(not_stored)?;
-        let is_due = self.certificate_due(held).is_some_and(|due| due <= clock::unix_seconds());
+        let due = self.certificate_due(held);
+        let is_due = due.is_some_and(|due| is_asked_for || due <= clock::unix_seconds());
         let asked = if is_due { Asked::new(held.cluster_id.as_str()) } else { None };
         let request = asked.as_ref().map(|asked| asked.request.as_str());
         let mut issued = match self.link.rotate(&held.current, held.keys.as_deref(), request) {
@@ -244,7 +247,7 @@ impl Keeper {
         *held = rotated;
         match with_certificate {
             Some(Ok(candidate)) => self.use_certificate(held, candidate),
-            Some(Err(fault)) if !says_nothing(&fault) => self.drop_certificate(held, &fault),
+            Some(Err(fault)) if !says_nothing(&fault) || tried.is_ok() => self.drop_certificate(held, &fault),
             // Otherwise it is tried again.
             _ => {}
         }
@@ -286,7 +289,7 @@ impl Keeper {
 
 impl Account for Keeper {
     fn rotate(&self) -> Result<(), Fault> {
-        self.rotate_held(&mut self.held())
+        self.rotate_held(&mut self.held(), true)
     }
 
     /// P1.8, 401: the stored credential is read again, the other stored one is tried, and at last one rotation, with
@@ -321,7 +324,7 @@ impl Account for Keeper {
         if held.current.expires_at.is_some_and(|end| end.unix_seconds() < clock::unix_seconds().cast_signed()) {
             info!("the credential has expired; a new one is asked for with the proof that this is the node");
         }
-        self.rotate_held(&mut held)
+        self.rotate_held(&mut held, false)
     }
 }
 

@@ -155,16 +155,18 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, s
         let Some(chore) = chore else { continue };
         // Whoever is not let in is probed for rarely, by the loop that polls; that one also finds out that the line is back.
         // Without the certificate that it wants it will not be let in before this has been done.
-        let is_accepted = health.now().access == Access::Accepted;
-        if !keeper.lacks_certificate() && (health.is_long_outage() || !is_wanted && !is_accepted) {
+        let is_locked_out = keeper.lacks_certificate();
+        let is_refused = health.now().access != Access::Accepted;
+        if !is_locked_out && (health.is_long_outage() || !is_wanted && is_refused) {
             pause = limits::ROTATION_BACKOFF_FIRST;
             continue;
         }
-        match run(keeper, chore).await {
+        match run(keeper, chore, is_wanted).await {
             Ok(()) => {
                 is_wanted = false;
                 backoff.reset();
-                if !is_accepted || health.now().reachable == Some(false) {
+                let now = health.now();
+                if is_locked_out || now.access != Access::Accepted || now.reachable == Some(false) {
                     poll.set();
                 }
             }
@@ -194,14 +196,14 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, s
     }
 }
 
-async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
+async fn run(keeper: &Arc<Keeper>, chore: Chore, is_wanted: bool) -> Result<(), Fault> {
     let (keeper, generation) = (Arc::clone(keeper), keeper.generation());
     let done = tokio::task::spawn_blocking(move || match chore {
         Chore::ForgetPrevious => keeper.forget_previous(),
         Chore::TryCertificate => keeper.try_certificate(),
         Chore::Rotate => {
             info!("the credential is rotated");
-            match keeper.rotate_from(generation) {
+            match keeper.rotate_from(generation, is_wanted) {
                 Err(Fault::Unauthorized(_)) => keeper.recover(),
                 rotated => rotated,
             }

@@ -24,6 +24,7 @@ mod fuzz_corpus;
 mod fuzz_targets;
 mod holder;
 mod interop;
+mod issued;
 mod journal;
 mod kubernetes;
 mod kubernetes_access;
