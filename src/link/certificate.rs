@@ -36,8 +36,9 @@ impl Certificates {
     pub fn show(&self, tls: &Tls) {
         let Some(current) = &self.current else { return };
         match current.candidate(tls) {
+            // At the start nobody else commits anything.
             Ok(candidate) => {
-                tls.commit(candidate);
+                let _ = tls.commit(candidate);
             }
             Err(_) => warn!("the stored client certificate cannot be used; another one is asked for"),
         }

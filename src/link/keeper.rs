@@ -92,12 +92,11 @@ impl Keeper {
             return None;
         }
         let no_sooner = self.no_request_before.load(Ordering::Relaxed);
-        Some(match (&held.certificates.current, self.certificate_life()) {
-            // Nothing else lets this node in.
-            (_, Some((_, end))) if end < clock::unix_seconds() => end,
-            (Some(current), Some(life)) => rotation::renew_at(&current.chain, life).max(no_sooner),
-            _ => no_sooner,
-        })
+        let planned = match (&held.certificates.current, self.certificate_life()) {
+            (Some(current), Some(life)) => rotation::renew_at(&current.chain, life),
+            _ => 0,
+        };
+        Some(planned.max(no_sooner))
     }
 
     /// Tries the client certificate that has come, and uses it when it works. One that does not is dropped, and the one
@@ -138,9 +137,11 @@ impl Keeper {
         held.certificates = Certificates { current: held.certificates.next.take(), next: None };
         let due = self.certificate_due(held).unwrap_or(u64::MAX);
         let now = clock::unix_seconds();
-        // One that is to be renewed at once would make a loop: this node's clock is years ahead, or its life is that short.
+        // One that is to be renewed at once would make a loop: its life is that short, or began long before it was issued.
         if due < now.saturating_add(limits::ROTATION_FLOOR.as_secs()) {
-            self.ask_no_sooner(limits::ROTATION_UNPLANNED);
+            let left = self.certificate_life().map_or(0, |(_, end)| end.saturating_sub(now));
+            let pause = limits::ROTATION_UNPLANNED.min(Duration::from_secs(left));
+            self.ask_no_sooner(pause.max(limits::ROTATION_BACKOFF_CAP));
         }
         info!("a new client certificate is in use");
     }

@@ -201,7 +201,7 @@ impl Registration<'_> {
         store.save(&credential).map_err(RegistrationError::Store)?;
         // There was none before to go back to.
         if let Some(candidate) = candidate {
-            self.profile.tls.commit(candidate);
+            let _ = self.profile.tls.commit(candidate);
         }
         if let Some(text) = &issued.ca_bundle {
             self.take_authorities(text, ring.as_ref(), &credential, store);

@@ -214,10 +214,13 @@ async fn run(keeper: &Arc<Keeper>, chore: Chore, is_wanted: bool) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
-    use super::{Chore, next, rotate_at};
+    use super::{Chore, is_near, next, renew_at, rotate_at};
     use crate::limits;
-    use crate::link::{Bearer, Certificates, Credential};
+    use crate::link::{Bearer, Certificates, ClientCertificate, Credential};
     use crate::protocol::{ClusterId, Timestamp};
+    use crate::trust::client_key::ClientKey;
+    use ring::rand::SystemRandom;
+    use std::sync::Arc;
 
     const ISSUED: u64 = 1_793_491_200;
     const MONTH: u64 = 30 * 24 * 3600;
@@ -267,9 +270,8 @@ mod tests {
         assert_eq!(rotate_at(&unknown), Some(0));
     }
 
-    #[test]
-    fn the_one_before_goes_after_an_hour() {
-        let mut credential = Credential {
+    fn credential() -> Credential {
+        Credential {
             cluster_id: ClusterId::parse("c1").unwrap(),
             endpoint: String::new(),
             generation: 2,
@@ -279,7 +281,38 @@ mod tests {
             keys: None,
             machine: None,
             certificates: Certificates::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_due_or_waits_comes_first() {
+        let mut credential = credential();
+        assert_eq!(next(&credential, Some(ISSUED)), Some((ISSUED, Chore::Rotate)));
+        assert_eq!(next(&credential, Some(u64::MAX)), Some((ISSUED + 3600, Chore::ForgetPrevious)));
+        (credential.current.expires_at, credential.previous) = (None, None);
+        assert_eq!(next(&credential, Some(0)), Some((0, Chore::Rotate)));
+        let key = ClientKey::generate(&SystemRandom::new()).unwrap();
+        credential.certificates.next = Some(Arc::new(ClientCertificate { key, chain: String::new() }));
+        assert_eq!(next(&credential, Some(0)), Some((0, Chore::TryCertificate)));
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_before_its_end_is_near() {
+        for life in [(ISSUED, ISSUED + MONTH), (0, 1_000), (7, 7), (0, u64::MAX), (9, 3)] {
+            let at = renew_at("one", life);
+            assert_eq!(renew_at("one", life), at, "the same at every start");
+            assert!(at >= life.0 && (at <= life.1 || life.1 < life.0), "{life:?} {at}");
+            assert!(!is_near(life, at), "{life:?} {at}");
+        }
+        assert_ne!(renew_at("one", (0, u64::MAX)), renew_at("another", (0, u64::MAX)));
+        let life = (1_000, 2_000);
+        let near = [0, 1_900, 1_901, 2_000, 9_000].map(|now| is_near(life, now));
+        assert_eq!(near, [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn the_one_before_goes_after_an_hour() {
+        let mut credential = credential();
         assert_eq!(next(&credential, None), Some((ISSUED + 3600, Chore::ForgetPrevious)));
         credential.previous = None;
         assert!(matches!(next(&credential, None), Some((_, Chore::Rotate))));

@@ -192,6 +192,7 @@ impl Tls {
     }
 
     /// It has worked: every new connection uses it. False when something else was committed since it was made.
+    #[must_use]
     pub fn commit(&self, candidate: Candidate) -> bool {
         let mut state = self.state();
         if state.changes != candidate.changes {

@@ -38,10 +38,10 @@ fn credential(token: &str) -> Credential {
     }
 }
 
-fn certificate(length: usize) -> Option<Arc<ClientCertificate>> {
+fn certificate(length: usize) -> Arc<ClientCertificate> {
     let key = ClientKey::generate(&SystemRandom::new()).unwrap();
     // Half of it are ends of lines, as long as the file makes of them.
-    Some(Arc::new(ClientCertificate { key, chain: "\n".repeat(length / 2) + &"x".repeat(length % 2) }))
+    Arc::new(ClientCertificate { key, chain: "\n".repeat(length / 2) + &"x".repeat(length % 2) })
 }
 
 /// The longest of everything fits, sealed or not; a byte more in a certificate does not come from us and is refused.
@@ -52,7 +52,7 @@ fn client_certificates_are_kept_beside_the_credential() {
         let path = directory.path().join(name);
         let store = StateDirectory::open_sealed(&path, seal).unwrap();
         let whole = |length| Credential {
-            certificates: Certificates { current: certificate(length), next: certificate(length) },
+            certificates: Certificates { current: Some(certificate(length)), next: Some(certificate(length)) },
             previous: Some(Bearer::new(&"p".repeat(limits::BEARER_MAX), None).unwrap()),
             ..credential(&"x".repeat(limits::BEARER_MAX))
         };
@@ -79,7 +79,7 @@ fn client_certificates_are_kept_beside_the_credential() {
 fn a_certificate_without_a_key_of_its_kind_is_no_credential() {
     let directory = tempfile::tempdir().unwrap();
     let store = StateDirectory::open(directory.path()).unwrap();
-    let certificates = Certificates { current: certificate(100), next: None };
+    let certificates = Certificates { current: Some(certificate(100)), next: None };
     store.save(&Credential { certificates, ..credential(TOKEN) }).unwrap();
     let path = directory.path().join("credential.json");
     let whole = std::fs::read_to_string(&path).unwrap();
