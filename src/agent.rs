@@ -213,6 +213,7 @@ impl Agent {
             store: Arc::clone(&self.store) as Arc<dyn PinStore>,
             outbox: &opened.outbox,
             found: opened.restored.kept.trust.as_ref().map(|(_, state)| state.as_slice()),
+            quiet_since: opened.restored.kept.last_signed().or_else(|| credential.registered_seconds()),
         })
         .map_err(AgentError::Pin)
     }
@@ -352,7 +353,8 @@ impl Agent {
         let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated).wanting_certificate(config.mtls);
         let keeper = Arc::new(keeper);
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
-        let rotation = tokio::spawn(rotation::keep(keeper, Arc::clone(&health), rotate, wake.clone(), stop.clone()));
+        let rotation =
+            tokio::spawn(rotation::keep(Arc::clone(&keeper), Arc::clone(&health), rotate, wake.clone(), stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
@@ -396,6 +398,8 @@ impl Agent {
                     outbox: Arc::clone(&outbox),
                     reports: Arc::clone(&reports),
                     runner: Arc::clone(&runner),
+                    gate: Arc::clone(&gate),
+                    keeper,
                     cluster_meter: target.meter(),
                     journal_fault,
                 },

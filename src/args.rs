@@ -12,6 +12,8 @@ use crate::config::{KEYS, Settings, closest};
 /// What the user asked for.
 #[derive(Debug)]
 pub enum Command {
+    /// Print what jobs may do as admission policies, as JSON or as YAML.
+    Admission(Settings, bool),
     /// Say what would become of a job.
     Check {
         /// What the policy is.
@@ -88,12 +90,13 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 8] = [
+const COMMANDS: [(&str, &str); 9] = [
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
     ("journal", "show what waits on the disk to be done or posted (--json, --follow)"),
     ("check", "say what would become of the job in a file, without doing it (--json)"),
+    ("admission", "print what jobs may do as admission policies of the API server (--json)"),
     ("doctor", "set right what the agent must not by itself: --reset-clock, --reset-ledger"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
@@ -108,7 +111,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register" | "status" | "journal" | "check" | "doctor")) => {
+            Some(command @ ("run" | "register" | "status" | "journal" | "check" | "admission" | "doctor")) => {
                 Ok(Command::Help(help(command)))
             }
             None | Some("help" | "version") => Ok(Command::Help(overview())),
@@ -132,6 +135,11 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
                 (Ok(settings), Some(file)) => Ok(Command::Check { settings, file, is_json }),
                 (Ok(_), None) => Err(UsageError::Value("check needs a file with one job; - is stdin".to_owned())),
             }
+        }
+        "admission" => {
+            let (is_json, rest) = without(JSON, rest);
+            settings("admission", &rest)
+                .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Admission(settings, is_json)))
         }
         "journal" => {
             let (is_json, rest) = without(JSON, rest);
@@ -167,7 +175,7 @@ const FORCE: &str = "--force";
 /// The flag of `journal` that is no setting.
 const FOLLOW: &str = "--follow";
 
-/// The flag of `status`, `journal` and `check` that is no setting.
+/// The flag of `status`, `journal`, `check` and `admission` that is no setting.
 const JSON: &str = "--json";
 
 /// The flag of `doctor` that is no setting.
@@ -261,7 +269,7 @@ pub fn overview() -> String {
     );
     for (name, purpose) in COMMANDS {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "  {name:10}{purpose}");
+        let _ = writeln!(text, "  {name:11}{purpose}");
     }
     text.push_str(
         "\nFirst steps:\n  \
@@ -284,6 +292,10 @@ fn help(command: &str) -> String {
             "Reads one job and says which clauses it passes on this node and which one stops it; nothing is applied and\n\
              nobody is asked. FILE - is standard input; --json prints one JSON object. The flags and the configuration\n\
              file say what jobs may do. Ends with 0 when the job is admitted, with 1 when it is refused."
+        }
+        "admission" => {
+            "Prints what the settings let jobs do as ValidatingAdmissionPolicy objects with their bindings, for an API\n\
+             server from 1.30; with --json as one List. Of the flags only --config and the --allow-… matter."
         }
         "journal" => {
             "Prints what waits in the journal: jobs that were taken, results and events that were not posted, events that\n\

@@ -3,9 +3,10 @@
 //! The file lies under `/run`, which is memory and not flash. It is replaced as a whole, at most once a second, and only
 //! when something changed; it is removed at a clean stop.
 
+mod error;
 mod flash;
+mod trust;
 
-use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,16 +17,19 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
+pub use self::error::StatusError;
 pub use self::flash::FlashStatus;
+pub use self::trust::{CredentialStatus, TrustStatus, describe_clock};
 use crate::clock;
+use crate::job::gate::Gate;
 use crate::job::run::Runner;
 use crate::journal::Outbox;
 use crate::journal::medium::FlashCounts;
 use crate::limits;
-use crate::link::Health;
 use crate::link::deliver::Reports;
 use crate::link::health::{Access, Standing};
 use crate::link::hold::{Hold, Stage};
+use crate::link::{Health, Keeper};
 use crate::metrics::{Bytes, Memory, Meter, Traffic};
 use crate::protocol::Timestamp;
 
@@ -72,6 +76,15 @@ pub struct Status {
     pub journal_fault: String,
     /// Memory.
     pub memory: Memory,
+    /// Whose jobs are done.
+    #[serde(default)]
+    pub trust: TrustStatus,
+    /// The credential that is in use.
+    #[serde(default)]
+    pub credential: CredentialStatus,
+    /// What is known of the clock: `confirmed`, `unconfirmed` or `doubtful`.
+    #[serde(default)]
+    pub clock: String,
 }
 
 /// Whether the control plane can be reached.
@@ -88,9 +101,6 @@ pub struct ConnectionStatus {
     /// Why the last call was not answered as it should.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fault: String,
-    /// When the credential ends; none = never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credential_ends: Option<Timestamp>,
     /// When the client's certificate ends; none = there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ends: Option<Timestamp>,
@@ -177,59 +187,6 @@ pub struct TrafficStatus {
     pub cluster_this_month: Bytes,
 }
 
-/// Why there is no status to be read.
-#[derive(Debug)]
-pub enum StatusError {
-    /// There is no such file: no agent runs, or it writes elsewhere.
-    Absent(PathBuf),
-    /// The process that wrote it is gone.
-    Gone(PathBuf, u32),
-    /// It cannot be read.
-    Io(PathBuf, io::Error),
-    /// It is no status.
-    Malformed(PathBuf),
-    /// It is of another version of the agent.
-    OtherVersion(PathBuf, u32),
-    /// It is larger than a status can be.
-    TooLarge(PathBuf),
-}
-
-impl fmt::Display for StatusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absent(path) => write!(
-                f,
-                "not running: there is no {} (start it with pullet run or systemctl start pullet; if it runs with \
-                 another status_file, give --status-file)",
-                path.display()
-            ),
-            Self::Gone(path, pid) => write!(
-                f,
-                "not running: process {pid}, which wrote {}, ended without being told to (start it again; journalctl -u \
-                 pullet may tell why it ended)",
-                path.display()
-            ),
-            Self::Io(path, _) => write!(f, "{} cannot be read (try as root)", path.display()),
-            Self::Malformed(path) => write!(f, "{} is no status of pullet (is --status-file right?)", path.display()),
-            Self::OtherVersion(path, version) => write!(
-                f,
-                "{} is of version {version}, and this pullet reads {VERSION} (use the pullet that is running)",
-                path.display()
-            ),
-            Self::TooLarge(path) => write!(f, "{} is larger than 64 KiB: no status of pullet", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for StatusError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io(_, error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
 impl Status {
     /// Reads the file of an agent that is running.
     ///
@@ -305,6 +262,10 @@ pub struct Sources {
     pub reports: Arc<Reports>,
     /// What is being worked.
     pub runner: Arc<Runner>,
+    /// What jobs have to pass.
+    pub gate: Arc<Gate>,
+    /// The credential.
+    pub keeper: Arc<Keeper>,
     /// What counts the bytes to the cluster.
     pub cluster_meter: Meter,
     /// What was wrong with the journal when it was opened.
@@ -319,6 +280,7 @@ pub struct Board {
     started_at: Timestamp,
     process_began: u64,
     began: (Instant, FlashCounts),
+    life: CredentialStatus,
     written: Option<Status>,
     has_failed: bool,
 }
@@ -331,7 +293,18 @@ impl Board {
         let process_began = process_began(std::process::id()).unwrap_or(0);
         let cluster_traffic = Traffic::default();
         let began = (Instant::now(), sources.outbox.flash());
-        Self { path, sources, cluster_traffic, started_at, process_began, began, written: None, has_failed: false }
+        let life = CredentialStatus::default();
+        Self {
+            path,
+            sources,
+            cluster_traffic,
+            started_at,
+            process_began,
+            began,
+            life,
+            written: None,
+            has_failed: false,
+        }
     }
 
     /// Looks what changed, once a second while something does and ever more rarely while nothing does: each look
@@ -360,6 +333,8 @@ impl Board {
     fn gather(&mut self) -> Status {
         let now = clock::unix_seconds();
         let sources = &self.sources;
+        // While it is being rotated it is what it was.
+        self.life = sources.keeper.life().map_or(self.life, CredentialStatus::of);
         let budget = sources.reports.budget();
         let traffic = budget.traffic();
         self.cluster_traffic.read(sources.cluster_meter.total(), now);
@@ -369,7 +344,7 @@ impl Board {
         let (since, flash) = &self.began;
         let ended = [outcomes.succeeded, outcomes.failed, outcomes.noop, outcomes.conflict].map(u64::from);
         let health = &sources.health;
-        let ends = health.ends();
+        let certificate = health.certificate_end();
         Status {
             version: VERSION,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -385,9 +360,8 @@ impl Board {
                 since: health.since(),
                 last_answer: health.answered_at(),
                 fault: health.fault(),
-                credential_ends: ends.credential,
-                certificate_ends: ends.certificate.map(|(end, _)| end),
-                certificate_is_late: ends.certificate.is_some_and(|(_, is_near)| is_near),
+                certificate_ends: certificate.map(|(end, _)| end),
+                certificate_is_late: certificate.is_some_and(|(_, is_near)| is_near),
             },
             poll: PollStatus {
                 hold_seconds: hold.length().as_secs(),
@@ -422,6 +396,9 @@ impl Board {
             flash: FlashStatus::new(sources.outbox.flash(), *flash, since.elapsed().as_secs(), ended.iter().sum()),
             journal_fault: sources.outbox.trouble().unwrap_or_else(|| sources.journal_fault.clone()),
             memory: Memory::default(),
+            trust: TrustStatus::of(sources.gate.standing()),
+            credential: self.life,
+            clock: trust::clock_state().to_owned(),
         }
     }
 
@@ -486,8 +463,8 @@ fn replace(path: &Path, status: &Status) -> io::Result<()> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{
-        BufferStatus, ConnectionState, ConnectionStatus, FlashStatus, JobsStatus, PollStatus, Status, StatusError,
-        TrafficStatus, process_began, replace,
+        BufferStatus, ConnectionState, ConnectionStatus, CredentialStatus, FlashStatus, JobsStatus, PollStatus, Status,
+        StatusError, TrafficStatus, TrustStatus, process_began, replace,
     };
     use crate::limits;
     use crate::metrics::{Bytes, Memory};
@@ -514,7 +491,6 @@ pub(crate) mod tests {
                 since: at,
                 last_answer: Some(at),
                 fault: String::new(),
-                credential_ends: None,
                 certificate_ends: None,
                 certificate_is_late: false,
             },
@@ -531,6 +507,16 @@ pub(crate) mod tests {
             flash: FlashStatus::default(),
             journal_fault: String::new(),
             memory: Memory { rss_kb: 3_400, rss_peak_kb: 3_500 },
+            trust: TrustStatus {
+                signatures: "require".into(),
+                fingerprint: "f".into(),
+                keyring_version: 3,
+                epoch: 2,
+                state: "ok".into(),
+                lost_since: None,
+            },
+            credential: CredentialStatus { registered_at: Some(at), ends_at: None, rotate_at: None },
+            clock: "confirmed".into(),
         }
     }
 

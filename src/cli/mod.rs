@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod admission;
 mod check;
 mod doctor;
 mod journal;
@@ -50,6 +51,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Version => {
             say(concat!("pullet ", env!("CARGO_PKG_VERSION")));
             Ok(())
+        }
+        Command::Admission(settings, is_json) => {
+            read_config(settings).map_err(Failure::from).and_then(|config| admission::admission(&config, is_json))
         }
         Command::Check { settings, file, is_json } => read_config(settings)
             .map_err(Failure::from)

@@ -35,6 +35,7 @@ pub(super) const OVERVIEW: &str = "\nFor the owner of nodes, on a machine that i
 const HELP: &str = "\
 Usage: pullet key new --out FILE
        pullet sign keyring --key ROOT --version N --epoch E --job-key X… [--root-key X…] [--after FILE]
+                           [--not-before X=TIME…] [--not-after X=TIME…]
        pullet sign job --key FILE --cluster ID --epoch E --seq N [--encrypt-to JWK-FILE] JOB.json
        pullet sign bundle --key ROOT CA.pem
 
@@ -43,7 +44,9 @@ key new       Makes an Ed25519 key. FILE is PKCS#8 in PEM (RFC 8410), mode 0600;
 sign keyring  Prints a keyring, one line: a line of the file that a node is given with --keyring. Version 1 is the
               first; each later one has the next version, is signed by a root key of the one before, and is checked
               against it: --after FILE has those before it, oldest first. X is the x of a key. Without --root-key the
-              signing key is the root key of the new ring; with it, the ring has those that are given.
+              signing key is the root key of the new ring; with it, the ring has those that are given. The job key
+              X signs from --not-before X=TIME to --not-after X=TIME, both included; without them always. TIME is
+              whole Unix seconds, or as 2026-12-31T12:00:00Z. Root keys do not expire.
 sign job      Prints the job with its signature. The job needs an id, a kind and an expiresAt. Each key counts its
               jobs within an epoch: --seq, from 1, a node takes each number once. --encrypt-to has the publicKey of the
               node's registration, a JWK; the payload goes encrypted. JOB.json may be - for standard input.
@@ -198,8 +201,27 @@ fn public_key(text: &str) -> Result<[u8; 32], Failure> {
         .ok_or_else(|| Failure::usage(format!("{text:.64?} is no public key: it is the x that pullet key new prints")))
 }
 
+/// One bound in time of each job key that has one.
+fn bounds<'a>(flags: &Flags<'a>, name: &str) -> Result<BTreeMap<&'a str, i64>, Failure> {
+    let mut bounds = BTreeMap::new();
+    for text in flags.all(name) {
+        let usage = |fault: &str| Failure::usage(format!("--{name} {text:.96}: {fault}"));
+        let (key, time) = text.split_once('=').ok_or_else(|| usage("it takes X=TIME, with the x of a job key"))?;
+        if !flags.all("job-key").contains(&key) {
+            return Err(usage("no --job-key has this x; root keys do not expire"));
+        }
+        let seconds = time.parse().ok().or_else(|| Timestamp::parse(time).ok().map(Timestamp::unix_seconds));
+        let seconds = seconds.ok_or_else(|| usage("the time is neither whole Unix seconds nor RFC 3339"))?;
+        if bounds.insert(key, seconds).is_some() {
+            return Err(usage("this key has one already"));
+        }
+    }
+    Ok(bounds)
+}
+
 fn sign_keyring(words: &[&str]) -> Result<(), Failure> {
-    let flags = Flags::read(words, &["key", "version", "epoch", "job-key", "root-key", "after"])?;
+    let flags =
+        Flags::read(words, &["key", "version", "epoch", "job-key", "root-key", "after", "not-before", "not-after"])?;
     flags.no_operand()?;
     let (version, epoch): (u32, u64) = (flags.number("version")?, flags.number("epoch")?);
     if flags.all("job-key").is_empty() {
@@ -224,8 +246,13 @@ fn sign_keyring(words: &[&str]) -> Result<(), Failure> {
     if keys.is_empty() {
         keys.push(Key::new(*signer.public(), Use::Root, None, None));
     }
+    let (from, until) = (bounds(&flags, "not-before")?, bounds(&flags, "not-after")?);
     for text in flags.all("job-key") {
-        keys.push(Key::new(public_key(text)?, Use::Job, None, None));
+        let (from, until) = (from.get(text).copied(), until.get(text).copied());
+        if matches!((from, until), (Some(from), Some(until)) if from > until) {
+            return Err(Failure::usage(format!("--not-before of {text:.64} lies after its --not-after")));
+        }
+        keys.push(Key::new(public_key(text)?, Use::Job, from, until));
     }
     let ring = signer.sign_keyring(version, epoch, &keys);
     // As a node will look at it.

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::config::{DEFAULT_STATUS, Settings, status_file};
 use crate::metrics::Bytes;
 use crate::protocol::Timestamp;
-use crate::status::{ConnectionState, Status};
+use crate::status::{ConnectionState, Status, describe_clock};
 
 /// Prints the status, and fails with one line where something is wrong.
 pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
@@ -42,7 +42,7 @@ fn fault(status: &Status, now: u64) -> Option<String> {
     }
     let why = if connection.fault.is_empty() { "no answer came" } else { &connection.fault };
     match connection.state {
-        ConnectionState::Connected => None,
+        ConnectionState::Connected => status.trust.fault().map(str::to_owned),
         _ if connection.certificate_ends.is_some_and(|end| left(now, end) == "0 s") => Some(format!(
             "the client certificate has ended: {why}; another one is asked for by itself where mtls is on, otherwise renew the \
              files of client_cert and client_key"
@@ -85,14 +85,6 @@ fn print(status: &Status, now: u64) -> String {
     line("control plane", format!("{} as {}", status.endpoint, status.cluster));
     let answer = connection.last_answer.map_or_else(|| "never".to_owned(), |time| format!("{} ago", since(time)));
     line("last answer", answer);
-    for (name, end, is_late) in [
-        ("credential", connection.credential_ends, false),
-        ("certificate", connection.certificate_ends, connection.certificate_is_late),
-    ] {
-        if let Some(end) = end {
-            line(name, format!("ends in {}{}", left(now, end), if is_late { "; NOT RENEWED YET" } else { "" }));
-        }
-    }
     let hold = match (status.poll.hold_state.as_str(), status.poll.hold_failed_seconds) {
         ("fixed", _) => "as configured".to_owned(),
         ("searching", _) => "still adapting".to_owned(),
@@ -115,6 +107,13 @@ fn print(status: &Status, now: u64) -> String {
         ),
     );
     line("target", status.target.clone());
+    line("trust", status.trust.describe());
+    line("credential", status.credential.describe());
+    if let Some(end) = connection.certificate_ends {
+        let late = if connection.certificate_is_late { "; NOT RENEWED YET" } else { "" };
+        line("certificate", format!("ends in {}{late}", left(now, end)));
+    }
+    line("clock", describe_clock(&status.clock).to_owned());
     let traffic = status.traffic;
     let budget = traffic.monthly_budget.map_or_else(String::new, |budget| format!(" of {}", size(budget)));
     line("bytes", format!("today {}, this month {}{budget}", both(traffic.today), both(traffic.this_month)));
@@ -191,6 +190,9 @@ mod tests {
             "waiting        1 reports of jobs and 2 events of 256 each; none lost",
             "jobs           1 open; since the start 2 succeeded, 3 failed, 4 without effect, 5 in conflict",
             "bytes          today 12.3 kB sent and 4.5 MB received, this month 12.3 kB sent and 4.5 MB received",
+            "trust          only jobs that the owner signed; keyring 3 of epoch 2, fingerprint f",
+            "credential     registered 2027-01-15T08:00:00Z, ends never, to be rotated when asked for",
+            "clock          confirmed",
             "flash          0 writes and 0 syncs, 0.00 and 0.00 an hour",
             "memory         3400 kB, at most 3500 kB",
         ] {
@@ -232,14 +234,13 @@ mod tests {
     fn it_is_said_when_the_certificate_ends_and_that_it_has_ended() {
         let at = Timestamp::from_unix_seconds;
         let until = |state, certificate_is_late| ConnectionStatus {
-            credential_ends: Some(at(90_000)),
             certificate_ends: Some(at(10_000)),
             certificate_is_late,
             ..with(state, "the connection was cut").connection
         };
         let status = |state, is_late| Status { connection: until(state, is_late), ..status() };
         let text = print(&status(ConnectionState::Connected, false), 0);
-        assert!(text.contains("\ncredential     ends in 25 h\ncertificate    ends in 2 h\n"), "{text}");
+        assert!(text.contains("\ncertificate    ends in 2 h\n"), "{text}");
         assert!(!print(&crate::status::tests::status(), 0).contains("\ncertificate"));
         let late = print(&status(ConnectionState::Connected, true), 9_700);
         assert!(late.contains("\ncertificate    ends in 5 min; NOT RENEWED YET\n"), "{late}");

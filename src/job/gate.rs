@@ -51,6 +51,8 @@ pub struct Parts<'a> {
     pub outbox: &'a Outbox,
     /// The trust state that was found there.
     pub found: Option<&'a [u8]>,
+    /// When a signed job came last, or else when this node was registered, as far as that is known.
+    pub quiet_since: Option<u64>,
 }
 
 /// What jobs have to pass.
@@ -60,9 +62,12 @@ pub struct Gate {
     settings: KeySettings,
     keys: Option<Arc<NodeKeys>>,
     store: Arc<dyn PinStore>,
-    opened_at: u64,
-    /// When it was opened, by the clock that nobody sets.
+    /// When the gate was opened, by the clock that nobody sets.
     began: Duration,
+    /// What stands beside the credential says that a keyring was pinned here once.
+    was_pinned: bool,
+    /// Since when it is waited for a signed job, where none came since the start.
+    quiet_since: u64,
     held: Mutex<Held>,
 }
 
@@ -143,14 +148,16 @@ impl Gate {
     /// # Errors
     /// As [`PinError`] lists them.
     pub fn open(parts: Parts<'_>) -> Result<Self, PinError> {
-        let Parts { cluster, policy, settings, keys, store, outbox, found } = parts;
+        let Parts { cluster, policy, settings, keys, store, outbox, found, quiet_since } = parts;
+        let before = store.load_pin().map_err(PinError::Store)?;
+        // Where the ring itself is gone, what stands beside the credential says that there was one.
+        let had_ledger = before.map_or_else(|| store.newest_version() > 0, |pin| pin.has_ledger);
         let keyring = match pin_first(store.as_ref(), settings.pin.as_ref(), &[])? {
             Some(pinned) => Some(follow(pinned, &settings)?),
             None => None,
         };
         let stored = store.load_pin().map_err(PinError::Store)?;
         let found = found.and_then(|bytes| TrustState::from_bytes(bytes.try_into().ok()?));
-        let had_ledger = stored.as_ref().is_some_and(|pin| pin.has_ledger);
         let mut state = found.unwrap_or_default();
         if found.is_none() && had_ledger {
             error!(
@@ -160,13 +167,14 @@ impl Gate {
             state.lost_at = Some(UNDATED);
         }
         let gate = Self {
+            was_pinned: store.newest_version() > 0,
             cluster,
             policy,
             settings,
             keys,
             store,
-            opened_at: clock::unix_seconds(),
             began: clock::uptime(),
+            quiet_since: quiet_since.unwrap_or_else(clock::unix_seconds),
             held: Mutex::new(Held { keyring: None, is_behind: false, state, changes: 0, signed_at: None }),
         };
         if let Some(keyring) = keyring {
@@ -186,8 +194,10 @@ impl Gate {
             self.store.save_pin(&Pin { keyring: keyring.text().to_owned(), has_ledger })?;
             info!(version = keyring.version(), epoch = keyring.epoch(), "a keyring is pinned");
         }
-        match held.state.pin(&keyring) {
+        let is_old = keyring.version() < self.store.newest_version();
+        match held.state.pin(&keyring).and_then(|state| if is_old { Err(KeyringError::Rollback) } else { Ok(state) }) {
             Ok(state) => {
+                self.store.note_version(keyring.version())?;
                 let is_written = (state == held.state && has_ledger) || outbox.commit_trust(&state.to_bytes());
                 (held.state, held.is_behind) = (state, false);
                 if is_written && !has_ledger {
@@ -195,7 +205,12 @@ impl Gate {
                 }
             }
             Err(error) => {
-                error!(%error, "the pinned keyring is older than the one before: no job is done until it has caught up");
+                error!(
+                    %error,
+                    version = keyring.version(),
+                    "the pinned keyring, keyring.json, is older than one that this node had: no job is done until the owner's \
+                     newest chain is given with --keyring, or comes from the control plane"
+                );
                 held.is_behind = true;
             }
         }
@@ -278,6 +293,7 @@ impl Gate {
                 let next = (state != held.state).then_some(Commit { state, changes: held.changes });
                 (Ok(payload), next)
             }
+            Err(TrustError::NoKeyring) if held.is_behind => (Err(Fault::Untrusted(TrustError::KeyringBehind)), None),
             Err(error) => (Err(Fault::Untrusted(error)), None),
         };
         let header = match &content {
@@ -346,7 +362,7 @@ impl Gate {
     #[must_use]
     pub fn summary(&self) -> (bool, &'static str, String) {
         let standing = self.standing();
-        let quiet = clock::unix_seconds().saturating_sub(standing.signed_at.unwrap_or(self.opened_at));
+        let quiet = clock::unix_seconds().saturating_sub(standing.signed_at.unwrap_or(self.quiet_since));
         let keyring = standing.keyring.map(|(version, epoch)| format!("keyring {version} of epoch {epoch}"));
         let keyring = keyring.unwrap_or_default();
         match standing.signatures {
@@ -369,7 +385,7 @@ impl Gate {
     /// A party that asks for signatures is heard, whatever is set here; nobody weakens what is set.
     fn signatures(&self, held: &Held) -> Signatures {
         // A keyring that was pinned and is gone is no reason to trust everybody.
-        let was_pinned = held.keyring.is_some() || held.state.keyring_version > 0;
+        let was_pinned = held.keyring.is_some() || held.state.keyring_version > 0 || self.was_pinned;
         asked(&self.policy, &self.settings, was_pinned)
     }
 

@@ -61,6 +61,13 @@ struct Signed {
 }
 
 impl Kept {
+    /// When the last of the signed jobs ended, Unix seconds; none = nothing is known of any.
+    #[must_use]
+    pub fn last_signed(&self) -> Option<u64> {
+        let signed = self.outcomes.iter().filter(|outcome| outcome.header.is_some());
+        signed.filter_map(|outcome| u64::try_from(outcome.at).ok()).max()
+    }
+
     /// A job ended.
     pub fn add(&mut self, number: u64, outcome: StoredOutcome) {
         if number <= self.through {

@@ -50,6 +50,16 @@ pub struct Credential {
     pub machine: Option<Binding>,
     /// Client certificates that the control plane issued.
     pub certificates: Certificates,
+    /// When this node was registered, by its clock; none where that was not written down.
+    pub registered_at: Option<Timestamp>,
+}
+
+impl Credential {
+    /// When this node was registered, Unix seconds.
+    #[must_use]
+    pub fn registered_seconds(&self) -> Option<u64> {
+        self.registered_at.and_then(|at| u64::try_from(at.unix_seconds()).ok())
+    }
 }
 
 /// Where a credential is kept.

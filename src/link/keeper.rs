@@ -1,7 +1,7 @@
 //! The life of a credential while the agent runs (TRUST.md, Credentials).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -72,6 +72,19 @@ impl Keeper {
     #[must_use]
     pub fn ends(&self) -> Option<Timestamp> {
         self.held().current.expires_at
+    }
+
+    /// When the node was registered, when the credential ends, and when it is to be rotated; none while it is being
+    /// rotated. Does not wait.
+    #[must_use]
+    pub fn life(&self) -> Option<[Option<Timestamp>; 3]> {
+        let held = match self.held.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let rotate_at = rotation::rotate_at(&held.current).map(Timestamp::from_unix_seconds);
+        Some([held.registered_at, held.current.expires_at, rotate_at])
     }
 
     /// From when to when the client's certificate in use is valid, whoever issued it.
@@ -341,6 +354,7 @@ fn duplicate(credential: &Credential) -> Credential {
         keys: credential.keys.clone(),
         machine: credential.machine.clone(),
         certificates: credential.certificates.clone(),
+        registered_at: credential.registered_at,
     }
 }
 

@@ -91,6 +91,11 @@ pub fn pin_first(
     let ring = match wanted {
         Some(Wanted::Chain(chain)) => Keyring::pin(chain).map_err(PinError::Given)?,
         _ if offered.is_empty() => return Ok(None),
+        // The pinned one is gone: that is no reason to believe whoever comes next.
+        None if store.newest_version() > 0 => {
+            warn!("a keyring was pinned here and is gone; none is taken from the control plane in its place");
+            return Ok(None);
+        }
         Some(Wanted::Fingerprint(fingerprint)) => match Keyring::pin_by_fingerprint(*fingerprint, offered) {
             Ok(ring) => ring,
             Err(error) => {
@@ -107,6 +112,7 @@ pub fn pin_first(
         },
     };
     store.save_pin(&Pin { keyring: ring.text().to_owned(), has_ledger: false }).map_err(PinError::Store)?;
+    store.note_version(ring.version()).map_err(PinError::Store)?;
     info!(version = ring.version(), epoch = ring.epoch(), "a keyring is pinned");
     Ok(Some(ring))
 }
@@ -159,6 +165,20 @@ pub trait PinStore: Send + Sync {
     /// # Errors
     /// When it could not be made durable.
     fn save_pin(&self, pin: &Pin) -> Result<(), StoreError>;
+
+    /// The version of the newest keyring that was ever pinned here, as it is kept beside the credential; 0 = none. A place
+    /// that keeps both in one piece needs no such thing.
+    fn newest_version(&self) -> u32 {
+        0
+    }
+
+    /// Keeps a version beside the credential, where it is newer than what is kept there.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    fn note_version(&self, _version: u32) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,6 +204,14 @@ impl PinStore for StateDirectory {
         let stored = Stored { version: VERSION, keyring: &pin.keyring, has_ledger: pin.has_ledger };
         // Texts and a number cannot fail to be written to memory.
         self.replace(KEYRING, &serde_json::to_vec(&stored).unwrap_or_default())
+    }
+
+    fn newest_version(&self) -> u32 {
+        self.newest_keyring()
+    }
+
+    fn note_version(&self, version: u32) -> Result<(), StoreError> {
+        self.note_keyring(version)
     }
 }
 

@@ -16,8 +16,9 @@ use super::machine::Machine;
 use super::pinned::{PinError, Wanted, pin_first};
 use super::secret_file::observed_token;
 use super::{Endpoint, Fault, is_another_machine};
+use crate::clock;
 use crate::net::Profile;
-use crate::protocol::{AgentInfo, ClusterId, ErrorBody, RegisterRequest};
+use crate::protocol::{AgentInfo, ClusterId, ErrorBody, RegisterRequest, Timestamp};
 use crate::secret::Secret;
 use crate::trust::identity::NodeKeys;
 use crate::trust::keyring::Keyring;
@@ -197,6 +198,7 @@ impl Registration<'_> {
             previous: previous.map(|before| before.current.clone()),
             observed_token: observed_token(token),
             certificates: Certificates { current: certificate.map(Arc::new), next: None },
+            registered_at: Some(Timestamp::from_unix_seconds(clock::unix_seconds())),
         };
         store.save(&credential).map_err(RegistrationError::Store)?;
         // There was none before to go back to.

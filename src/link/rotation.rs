@@ -281,6 +281,7 @@ mod tests {
             keys: None,
             machine: None,
             certificates: Certificates::default(),
+            registered_at: None,
         }
     }
 

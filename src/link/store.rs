@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::rand::SystemRandom;
 use rustix::fs::{self, Mode, OFlags};
@@ -43,6 +43,8 @@ pub struct StateDirectory {
     handle: OwnedFd,
     /// Wraps what is written.
     seal: Option<Seal>,
+    /// The newest keyring that is known here; held while the credential is written.
+    newest: Mutex<u32>,
     /// Held as long as this value lives: one agent acts on one state directory.
     _lock: Option<OwnedFd>,
 }
@@ -102,7 +104,7 @@ impl StateDirectory {
         if fs::flock(&lock, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
         }
-        Ok(Self { path: path.to_owned(), handle, seal, _lock: Some(lock) })
+        Ok(Self { path: path.to_owned(), handle, seal, newest: Mutex::default(), _lock: Some(lock) })
     }
 
     /// What lies in a directory, without its lock and without making or changing anything: the pinned keyring and the
@@ -117,7 +119,7 @@ impl StateDirectory {
             Err(rustix::io::Errno::NOENT) => return Ok((None, None)),
             Err(error) => return Err(StoreError::Io(path.to_owned(), error.into())),
         };
-        let store = Self { path: path.to_owned(), handle, seal, _lock: None };
+        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default(), _lock: None };
         Ok((store.load_pin()?, store.load()?))
     }
 
@@ -221,6 +223,54 @@ impl StateDirectory {
         self.replace(name, &serde_json::to_vec(&wrapped).unwrap_or_default())
     }
 
+    /// The version of the newest keyring that this directory knows of: that of the credential, or of a ring that was pinned
+    /// since the start.
+    pub(super) fn newest_keyring(&self) -> u32 {
+        let mut newest = self.newest();
+        // Of a credential that cannot be read nothing is known, and nobody acts with it.
+        let _ = self.read_credential(&mut newest);
+        *newest
+    }
+
+    /// Writes the version of a keyring beside the credential, where there is one, unless it is there already.
+    pub(super) fn note_keyring(&self, version: u32) -> Result<(), StoreError> {
+        let mut newest = self.newest();
+        let stored = self.read_credential(&mut newest)?;
+        if version <= *newest {
+            return Ok(());
+        }
+        *newest = version;
+        stored.map_or(Ok(()), |credential| self.write_credential(&credential, version))
+    }
+
+    fn read_credential(&self, newest: &mut u32) -> Result<Option<Credential>, StoreError> {
+        let Some(text) = self.unwrap(CREDENTIAL)? else { return Ok(None) };
+        let malformed = || StoreError::Malformed(self.path.join(CREDENTIAL));
+        let stored: Stored<'_> = serde_json::from_str(&text).map_err(|_| malformed())?;
+        let version = stored.keyring_version;
+        let credential = stored.into_credential().map_err(|error| error.unwrap_or_else(malformed))?;
+        *newest = version.max(*newest);
+        Ok(Some(credential))
+    }
+
+    fn write_credential(&self, credential: &Credential, newest: u32) -> Result<(), StoreError> {
+        let keys = credential.keys.as_deref().map(KeyTexts::of);
+        let bearers = [Some(&credential.current), credential.previous.as_ref()];
+        let mac_keys = bearers.map(|bearer| bearer.and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text()));
+        let Certificates { current, next } = &credential.certificates;
+        let texts = [current, next].map(|held| held.as_ref().map(|held| (held.key.to_text(), held.chain.as_str())));
+        let [certificate, next_certificate] = texts
+            .each_ref()
+            .map(|held| held.as_ref().map(|(key, chain)| StoredCertificate { key, chain: Cow::Borrowed(chain) }));
+        let stored = Stored::of(credential, keys.as_ref(), &mac_keys);
+        let stored = Stored { keyring_version: newest, certificate, next_certificate, ..stored };
+        self.wrap(CREDENTIAL, &written(&stored))
+    }
+
+    fn newest(&self) -> MutexGuard<'_, u32> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn malformed(&self, name: &str) -> StoreError {
         StoreError::Malformed(self.path.join(name))
     }
@@ -232,10 +282,7 @@ impl StateDirectory {
 
 impl CredentialStore for StateDirectory {
     fn load(&self) -> Result<Option<Credential>, StoreError> {
-        let Some(text) = self.unwrap(CREDENTIAL)? else { return Ok(None) };
-        let malformed = || StoreError::Malformed(self.path.join(CREDENTIAL));
-        let stored: Stored<'_> = serde_json::from_str(&text).map_err(|_| malformed())?;
-        stored.into_credential().map(Some).map_err(|error| error.unwrap_or_else(malformed))
+        self.read_credential(&mut self.newest())
     }
 
     /// Writes as much as a credential could take.
@@ -245,16 +292,8 @@ impl CredentialStore for StateDirectory {
     }
 
     fn save(&self, credential: &Credential) -> Result<(), StoreError> {
-        let keys = credential.keys.as_deref().map(KeyTexts::of);
-        let bearers = [Some(&credential.current), credential.previous.as_ref()];
-        let mac_keys = bearers.map(|bearer| bearer.and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text()));
-        let Certificates { current, next } = &credential.certificates;
-        let texts = [current, next].map(|held| held.as_ref().map(|held| (held.key.to_text(), held.chain.as_str())));
-        let [certificate, next_certificate] = texts
-            .each_ref()
-            .map(|held| held.as_ref().map(|(key, chain)| StoredCertificate { key, chain: Cow::Borrowed(chain) }));
-        let stored = Stored { certificate, next_certificate, ..Stored::of(credential, keys.as_ref(), &mac_keys) };
-        self.wrap(CREDENTIAL, &written(&stored))?;
+        let newest = self.newest();
+        self.write_credential(credential, *newest)?;
         self.remove(KEYS)
     }
 
@@ -337,6 +376,11 @@ struct Stored<'a> {
     certificate: Option<StoredCertificate<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     next_certificate: Option<StoredCertificate<'a>>,
+    #[serde(default, deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
+    registered_at: Option<Timestamp>,
+    /// TRUST.md, Keyring: of the newest ring that was ever pinned here; 0 = none.
+    #[serde(default)]
+    keyring_version: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -471,6 +515,8 @@ impl<'a> Stored<'a> {
                 .map(|machine| StoredMachine { id: machine.id.clone(), serial: machine.serial.clone() }),
             certificate: None,
             next_certificate: None,
+            registered_at: credential.registered_at,
+            keyring_version: 0,
         }
     }
 
@@ -493,6 +539,7 @@ impl<'a> Stored<'a> {
                 current: self.certificate.map(StoredCertificate::parse).transpose()?,
                 next: self.next_certificate.map(StoredCertificate::parse).transpose()?,
             },
+            registered_at: self.registered_at,
         })
     }
 }

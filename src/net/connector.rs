@@ -14,6 +14,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, LazyBuffers, NextTimeout, TcpConnector, Transport,
     TransportAdapter,
 };
+use zeroize::Zeroize as _;
 
 use super::NetError;
 use super::body::Body;
@@ -323,8 +324,11 @@ impl<T: Transport> Transport for TlsTransport<T> {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         self.stream.sock.set_timeout(timeout);
-        let output = self.buffers.output().get(..amount).unwrap_or_default();
-        self.stream.write_all(output).map_err(tls_fault)
+        let output = self.buffers.output().get_mut(..amount).unwrap_or_default();
+        let written = self.stream.write_all(output).map_err(tls_fault);
+        // The line is kept, and with it this buffer: a decrypted Secret on its way to the API server would stay in it.
+        output.zeroize();
+        written
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {

@@ -129,6 +129,8 @@ pub enum TrustError {
     BothPayloads,
     /// The encrypted payload cannot be decrypted.
     Envelope(EnvelopeError),
+    /// The pinned keyring is older than one that was used before.
+    KeyringBehind,
     /// The ciphertext is not the signed one, or there is one where none is signed.
     MixedPayload,
     /// Signatures are required, and no key is pinned.
@@ -152,6 +154,7 @@ impl TrustError {
         match self {
             Self::BothPayloads => "BothPayloads",
             Self::Envelope(error) => error.reason(),
+            Self::KeyringBehind => "KeyringBehind",
             Self::MixedPayload => "MixedPayload",
             Self::NoKeyring => "NoKeyring",
             Self::NoPayloadKey => "NoPayloadKey",
@@ -178,6 +181,7 @@ impl fmt::Display for TrustError {
         match self {
             Self::BothPayloads => f.write_str("the job has both a payload and an encrypted payload"),
             Self::Envelope(error) => error.fmt(f),
+            Self::KeyringBehind => f.write_str("the pinned keyring is older than one that this node had before"),
             Self::MixedPayload => f.write_str("the job's encrypted payload is not the signed one"),
             Self::NoKeyring => f.write_str("signatures are required, and no key is pinned on this node"),
             Self::NoPayloadKey => f.write_str("the payload is encrypted, and this node has no key for it"),

@@ -1,5 +1,8 @@
 //! Attacks on the text of a signed job, as it comes from the control plane.
 
+use std::fs;
+use std::path::Path;
+
 use pullet::limits;
 use pullet::protocol::Timestamp;
 use pullet::trust::canonical::CanonicalError;
@@ -180,4 +183,28 @@ fn a_ciphertext_of_a_neighbour_and_one_that_is_too_long_are_refused() {
     let blanks = " ".repeat(limits::JOB_BYTES * 3 / 4);
     let sealed = encrypt(node.keys.present.public(), blanks.as_bytes(), &random).unwrap();
     assert_eq!(take(&sealed), Err(TrustError::Signature(SignatureError::TooLong("encryptedPayload"))));
+}
+
+/// The table of docs/security.md says which test makes which attack.
+#[test]
+fn every_attack_of_the_document_has_its_test() {
+    let (document, mut named) = (include_str!("../../docs/security.md"), 0);
+    for row in document.lines().filter(|line| line.contains("| `tests/") || line.contains("| `src/")) {
+        let mut text = None;
+        for name in row.split('`').skip(1).step_by(2) {
+            let is_path = Path::new(name).extension().is_some_and(|extension| extension == "rs");
+            match &text {
+                _ if is_path => text = Some(fs::read_to_string(name).expect(name)),
+                None => {}
+                Some(source) => {
+                    let test = format!("#[test]\n    fn {name}()");
+                    let (inner, outer) = (source.contains(&test), source.contains(&test.replace("\n    ", "\n")));
+                    assert!(inner || outer, "{name} is no test there: {row}");
+                    named += 1;
+                }
+            }
+        }
+        assert!(text.is_some(), "no test: {row}");
+    }
+    assert!(named > 30, "only {named} tests are named");
 }

@@ -6,6 +6,7 @@
     reason = "clippy.toml allows them in tests, but not in what tests call"
 )]
 
+mod admission;
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
@@ -23,6 +24,7 @@ mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
 mod holder;
+mod hostile;
 mod interop;
 mod issued;
 mod journal;
@@ -39,6 +41,7 @@ mod mtls;
 mod never_lose;
 mod never_lose_cluster;
 mod nginx;
+mod node;
 mod offline;
 mod policy_cases;
 mod proxy;

@@ -3,9 +3,15 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
 use crate::agent::{Agent, CLUSTER, Setup};
+use crate::apiserver::{ApiServer, unique};
 use crate::scene::{LATER, SOON, quick, succeeds};
-use crate::testbed::Testbed;
+use crate::testbed::owner::{Owner, payload_key};
+use crate::testbed::{Call, Job, Testbed};
 
 /// The regions of an agent's memory in which a text lies. The kernel gives the image of a process that we may trace:
 /// the same bytes that a core file would have.
@@ -32,7 +38,7 @@ fn places(agent: &Agent, wanted: &[u8]) -> Vec<String> {
 
 fn bearer_of(setup: &Setup, which: &str) -> String {
     let text = fs::read_to_string(setup.state_dir().join("credential.json")).expect("there is a credential");
-    let stored: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+    let stored: Value = serde_json::from_str(&text).expect("it is JSON");
     stored[which]["token"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -54,10 +60,100 @@ fn a_bearer_that_was_replaced_twice_is_not_in_memory() {
     testbed.held_poll(SOON);
     let first = bearer_of(&setup, "current");
     for _ in 0..2 {
-        let job = testbed.intent(CLUSTER, "rotate-operator-credentials", serde_json::Value::Null);
+        let job = testbed.intent(CLUSTER, "rotate-operator-credentials", Value::Null);
         succeeds(&testbed, &job, LATER);
     }
     // The connections that carried it are used again, or closed.
     testbed.polls(testbed.counts().polls + 3, LATER);
     assert_eq!(places(&agent, first.as_bytes()), Vec::<String>::new());
+}
+
+/// What a patient would not want to be found.
+const PLAINTEXT: &str = "befund-der-patientin-nr-4711";
+
+/// A `Secret` with the plaintext in both of its spellings.
+fn secret(namespace: &str, value: &str) -> Job {
+    Job::apply(json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "findings", "namespace": namespace},
+        "stringData": {"text": value}, "data": {"packed": STANDARD.encode(value)},
+    }))
+}
+
+/// Waits until the agent polls again: until then it may hold the job.
+fn polls_again(testbed: &Testbed) {
+    testbed.polls(testbed.counts().polls + 1, LATER);
+}
+
+/// The plaintext, as it stood in the job and as the API server keeps it, is not in the agent's memory.
+#[track_caller]
+fn is_forgotten(agent: &Agent, when: &str) {
+    for text in [PLAINTEXT.to_owned(), STANDARD.encode(PLAINTEXT)] {
+        assert_eq!(places(agent, text.as_bytes()), Vec::<String>::new(), "{when}: {text}");
+    }
+}
+
+/// An agent whose owner encrypts to it: after a job, after one that the policy refuses, after a restart that finds one open.
+#[test]
+fn what_was_decrypted_for_the_directory_is_not_in_memory() {
+    let (testbed, owner) = (Testbed::start(), Owner::new());
+    let setup = quick(&testbed);
+    let file = setup.home().join("keyring");
+    fs::write(&file, owner.keyring(1)).expect("the keyring can be written");
+    let setup = setup.flag("--allow-kind", "/Secret").flag("--keyring", file);
+    let mut agent = setup.spawn();
+    testbed.held_poll(SOON);
+    let key = payload_key(&testbed);
+    let job = testbed.enqueue(CLUSTER, owner.seal(CLUSTER, secret("clinic", PLAINTEXT), &key));
+    succeeds(&testbed, &job, LATER);
+    let applied = fs::read_dir(agent.directory()).expect("the directory is there").filter_map(Result::ok);
+    assert!(
+        applied.map(|file| fs::read_to_string(file.path()).unwrap_or_default()).any(|text| text.contains(PLAINTEXT))
+    );
+    polls_again(&testbed);
+    is_forgotten(&agent, "after a job");
+
+    let job = testbed.enqueue(CLUSTER, owner.seal(CLUSTER, secret("kube-system", PLAINTEXT), &key));
+    assert_eq!(testbed.result_of(&job, LATER)["outcome"], "failed");
+    polls_again(&testbed);
+    is_forgotten(&agent, "after a refusal");
+
+    testbed.fault_until_cleared(Call::Ack, crate::testbed::Fault::LostAnswer);
+    let job = testbed.enqueue(CLUSTER, owner.seal(CLUSTER, secret("clinic-2", PLAINTEXT), &key));
+    testbed.ack_of(&job, LATER);
+    agent.kill();
+    testbed.clear_faults();
+    let agent = setup.spawn();
+    succeeds(&testbed, &job, LATER);
+    polls_again(&testbed);
+    is_forgotten(&agent, "after a restart");
+}
+
+#[test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+fn what_was_decrypted_for_the_api_server_is_not_in_memory() {
+    let api = ApiServer::shared();
+    api.apply_crds();
+    let (testbed, owner) = (Testbed::start(), Owner::new());
+    let (cluster, namespace) = (format!("cluster-{}", unique()), format!("clinic-{}", unique()));
+    let setup = Setup::of_cluster(&testbed, &cluster);
+    let file = setup.home().join("keyring");
+    fs::write(&file, owner.keyring(1)).expect("the keyring can be written");
+    let setup = setup
+        .flag("--kubeconfig", api.kubeconfig())
+        .flag("--allow-kind", "/Secret")
+        .flag("--keyring", file)
+        .flag("--wait", "1");
+    let agent = setup.spawn();
+    testbed.held_poll(SOON);
+    let key = payload_key(&testbed);
+    let job = testbed.enqueue(&cluster, owner.seal(&cluster, secret(&namespace, PLAINTEXT), &key));
+    succeeds(&testbed, &job, LATER);
+    polls_again(&testbed);
+    let stored: Value = api.get(&format!("/api/v1/namespaces/{namespace}/secrets/findings"));
+    assert_eq!(
+        stored["data"]["text"],
+        STANDARD.encode(PLAINTEXT),
+        "it is there, and was searched for in this spelling, too"
+    );
+    is_forgotten(&agent, "after a job");
 }

@@ -26,29 +26,29 @@ struct Table {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Case {
-    name: String,
+pub(crate) struct Case {
+    pub(crate) name: String,
     #[serde(default)]
     policy: Option<Value>,
     #[serde(flatten)]
-    input: Input,
+    pub(crate) input: Input,
     #[serde(default)]
     encrypted: bool,
     #[serde(default)]
-    allowed_types: Option<String>,
-    verdict: Verdict,
+    pub(crate) allowed_types: Option<String>,
+    pub(crate) verdict: Verdict,
     #[serde(default)]
-    reason: Option<String>,
+    pub(crate) reason: Option<String>,
     #[serde(default)]
     path: Option<String>,
     /// Whether an API server can tell, too.
-    #[serde(default, rename = "admission")]
-    _admission: Option<bool>,
+    #[serde(default)]
+    pub(crate) admission: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Input {
+pub(crate) enum Input {
     Apply(Value),
     Delete(Value),
     Inline(Value),
@@ -59,7 +59,7 @@ enum Input {
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-enum Verdict {
+pub(crate) enum Verdict {
     Permit,
     Refuse,
 }
@@ -67,20 +67,33 @@ enum Verdict {
 impl Case {
     /// The job as it would arrive.
     fn job(&self) -> String {
-        let object = |version: &str, kind: &str, spec: &Value| json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a", "namespace": "shop"}, "spec": spec});
-        let instance = |spec: &Value| object("apps.vworkspace.io/v1alpha1", "ApplicationInstance", spec);
         let (kind, payload) = match &self.input {
             Input::Text(text) => return text.clone(),
-            Input::Apply(manifest) => ("apply", manifest.clone()),
             Input::Delete(payload) => ("delete", payload.clone()),
-            Input::Inline(values) => ("apply", instance(&json!({"values": {"inline": values}}))),
-            Input::Instance(spec) => ("apply", instance(spec)),
-            Input::Operation(spec) => ("apply", object("ops.vworkspace.io/v1alpha1", "Operation", spec)),
+            _ => ("apply", self.manifest().unwrap()),
         };
         json!({"id": "a", "kind": kind, "payload": payload}).to_string()
     }
 
-    fn policy(&self) -> Policy {
+    /// What is applied; none where nothing is.
+    pub(crate) fn manifest(&self) -> Option<Value> {
+        let object = |version: &str, kind: &str, spec: &Value| json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a", "namespace": "shop"}, "spec": spec});
+        let instance = |spec: &Value| object("apps.vworkspace.io/v1alpha1", "ApplicationInstance", spec);
+        match &self.input {
+            Input::Apply(manifest) => Some(manifest.clone()),
+            Input::Delete(_) | Input::Text(_) => None,
+            Input::Inline(values) => Some(instance(&json!({"values": {"inline": values}}))),
+            Input::Instance(spec) => Some(instance(spec)),
+            Input::Operation(spec) => Some(object("ops.vworkspace.io/v1alpha1", "Operation", spec)),
+        }
+    }
+
+    /// Nothing is set that says what jobs may do.
+    pub(crate) fn has_default_policy(&self) -> bool {
+        self.policy.is_none()
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
         let keys = self.policy.clone().unwrap_or_else(|| json!({}));
         let settings: Settings = serde_json::from_value(keys).unwrap();
         Config::new(settings, |_| None).unwrap().policy
@@ -106,7 +119,7 @@ impl Case {
     }
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     serde_json::from_str::<Table>(TABLE).unwrap().cases
 }
 
@@ -148,7 +161,7 @@ fn no_message_holds_a_value() {
         verdict: Verdict::Refuse,
         reason: None,
         path: None,
-        _admission: None,
+        admission: None,
     };
     for case in [
         spec(json!({"values": {"inline": {"password": secret}}})),

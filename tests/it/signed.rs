@@ -5,117 +5,12 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, CLUSTER, Setup, run_to_end};
+use crate::agent::{CLUSTER, run_to_end};
+use crate::node::{Node, job};
 use crate::scene::{LATER, SOON, quick, says, succeeds};
 use crate::testbed::job::config_map;
-use crate::testbed::owner::{Key, Owner, Use, encrypted};
+use crate::testbed::owner::{Key, Owner, Use, encrypted, payload_key};
 use crate::testbed::{Call, Job, Testbed};
-
-/// A node whose installer pinned the owner's key.
-struct Node {
-    testbed: Testbed,
-    owner: Owner,
-    setup: Setup,
-    agent: Agent,
-}
-
-impl Node {
-    fn start() -> Self {
-        let (testbed, owner) = (Testbed::start(), Owner::new());
-        let setup = pinned(&testbed, &[owner.keyring(1)]);
-        let agent = setup.spawn();
-        testbed.held_poll(SOON);
-        Self { testbed, owner, setup, agent }
-    }
-
-    fn restart(&mut self) {
-        self.agent.stop();
-        self.again();
-    }
-
-    fn power_cut(&mut self) {
-        self.agent.kill();
-        self.again();
-    }
-
-    fn again(&mut self) {
-        let polls = self.testbed.counts().polls;
-        self.agent = self.setup.spawn();
-        self.testbed.polls(polls + 1, SOON);
-    }
-
-    fn sign(&self, job: Job) -> Job {
-        self.owner.sign(CLUSTER, job)
-    }
-
-    fn send(&self, job: Job) -> String {
-        self.testbed.enqueue(CLUSTER, job)
-    }
-
-    /// The job is answered `failed` with this reason, nothing was applied, and an event says so.
-    #[track_caller]
-    fn refuses(&self, job: Job, reason: &str) {
-        let before = self.applied();
-        let id = self.send(job);
-        let result = self.testbed.result_of(&id, LATER);
-        assert_eq!(result["outcome"], "failed", "{result}");
-        let error = result["error"].as_str().unwrap_or_default();
-        assert!(error.starts_with(&format!("{reason}: ")), "{error}");
-        assert_eq!(self.applied(), before, "nothing is applied of a refused job");
-        let kind = if reason.contains("Envelope") || reason == "UnknownPayloadKey" || reason == "BadTag" {
-            "JobPayloadDecryptionFailed"
-        } else {
-            "JobPayloadSignatureInvalid"
-        };
-        self.testbed.event("the refusal", LATER, |event| {
-            let condition = &event["conditions"][0];
-            event["kind"] == kind
-                && condition["reason"] == reason
-                && condition["message"].as_str().is_some_and(|message| message.contains(&id))
-        });
-    }
-
-    #[track_caller]
-    fn does(&self, job: Job) -> String {
-        let id = self.send(job);
-        succeeds(&self.testbed, &id, LATER);
-        id
-    }
-
-    /// The files of the target, with their contents.
-    fn applied(&self) -> Vec<(String, String)> {
-        let mut files: Vec<(String, String)> = fs::read_dir(self.agent.directory())
-            .expect("the directory is there")
-            .filter_map(Result::ok)
-            .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read_to_string(entry.path()).unwrap()))
-            .filter(|(name, _)| !name.starts_with('.'))
-            .collect();
-        files.sort();
-        files
-    }
-}
-
-fn pinned(testbed: &Testbed, chain: &[String]) -> Setup {
-    let setup = quick(testbed);
-    let file = setup.home().join("keyring");
-    fs::write(&file, chain.join("\n")).unwrap();
-    setup.flag("--keyring", file)
-}
-
-fn job(name: &str) -> Job {
-    Job::apply(config_map("clinic", name, "x"))
-}
-
-/// The public key that the node sent when it registered.
-fn payload_key(testbed: &Testbed) -> Value {
-    let seen = testbed.requests_of(Call::Register);
-    let body: Value = serde_json::from_slice(&seen.last().expect("it registered").body).expect("it is JSON");
-    let mut key = body["publicKey"].clone();
-    assert_eq!(key["crv"], "X25519", "{body}");
-    let canonical = format!(r#"{{"crv":"X25519","kty":"OKP","x":{}}}"#, key["x"]);
-    key["kid"] = json!(crate::testbed::owner::sha256(canonical.as_bytes()));
-    key
-}
 
 #[test]
 fn what_the_owner_signed_is_done_and_an_arbitrary_job_is_not() {

@@ -83,6 +83,72 @@ fn what_it_signed_and_encrypted_is_done_by_a_node_with_its_keyring() {
 }
 
 #[test]
+fn a_job_key_has_the_bounds_in_time_that_are_given_and_a_node_keeps_to_them() {
+    let testbed = Testbed::start();
+    let setup = quick(&testbed);
+    let file = |name: &str| setup.home().join(name).to_str().unwrap().to_owned();
+    let (root, ring, job_file) = (file("root.key"), file("keyring"), file("job.json"));
+    let names = ["early.key", "late.key", "now.key", "free.key"].map(file);
+    new_key(Path::new(&root));
+    let [early, late, now, free] = [0, 1, 2, 3].map(|at: usize| new_key(Path::new(&names[at])));
+    let fixed = ["sign", "keyring", "--key", &root, "--version=1", "--epoch=1"];
+    let keys: Vec<String> = [&early, &late, &now, &free].iter().map(|x| format!("--job-key={x}")).collect();
+    let times = [
+        format!("--not-before={early}=2020-01-01T01:00:00+01:00"),
+        format!("--not-after={early}=1577923200"),
+        format!("--not-before={late}=4070908800"),
+        format!("--not-before={now}=0"),
+        format!("--not-after={now}=2099-01-01T00:00:00Z"),
+    ];
+    let sign = |times: &[String]| {
+        let all: Vec<&str> = fixed.iter().copied().chain(keys.iter().chain(times).map(String::as_str)).collect();
+        Agent::run_to_end(all)
+    };
+    let text = said(&sign(&times)).1;
+    let payload = pullet::trust::base64url::decode(text.split('.').nth(1).unwrap()).unwrap();
+    let payload: Value = serde_json::from_slice(&payload).unwrap();
+    let bounds = |x: &str| {
+        let key = payload["keys"].as_array().unwrap().iter().find(|key| key["x"] == x).unwrap();
+        (key["notBefore"].as_i64(), key["notAfter"].as_i64())
+    };
+    assert_eq!(bounds(&early), (Some(1_577_836_800), Some(1_577_923_200)));
+    assert_eq!(bounds(&late), (Some(4_070_908_800), None));
+    assert_eq!(bounds(&now), (Some(0), Some(4_070_908_800)));
+    assert_eq!(bounds(&free), (None, None));
+    for (time, words) in [
+        (format!("--not-after={early}"), "it takes X=TIME"),
+        (format!("--not-after={OTHER}=1"), "no --job-key has this x"),
+        (format!("--not-after={early}=tomorrow"), "neither whole Unix seconds nor RFC 3339"),
+        (format!("--not-after={early}=1.5"), "neither whole Unix seconds nor RFC 3339"),
+        (format!("--not-after={early}=9223372036854775808"), "neither whole Unix seconds nor RFC 3339"),
+    ] {
+        says(&sign(&[time]), 2, &[words]);
+    }
+    says(&sign(&[format!("--not-after={now}=1"), format!("--not-after={now}=2")]), 2, &["has one already"]);
+    says(&sign(&[format!("--not-before={now}=2"), format!("--not-after={now}=1")]), 2, &["lies after its"]);
+
+    fs::write(&ring, &text).unwrap();
+    let setup = setup.clone().flag("--keyring", &ring);
+    let _agent = setup.spawn();
+    testbed.held_poll(SOON);
+    let send = |key: &str| {
+        let job = Value::from(Job::apply(config_map("clinic", "a", key)));
+        fs::write(&job_file, job.to_string()).unwrap();
+        let text = line(&["sign", "job", "--key", key, "--cluster", CLUSTER, "--epoch=1", "--seq=1", &job_file]);
+        let id = job["id"].as_str().unwrap().to_owned();
+        testbed.enqueue_text(CLUSTER, &id, text);
+        testbed.result_of(&id, LATER)
+    };
+    for (key, reason) in [(&names[0], "KeyExpired: "), (&names[1], "KeyNotYetValid: ")] {
+        let result = send(key);
+        assert!(result["error"].as_str().unwrap().starts_with(reason), "{result}");
+    }
+    for key in &names[2..] {
+        assert_eq!(send(key)["outcome"], "succeeded");
+    }
+}
+
+#[test]
 fn a_bundle_is_signed_and_a_key_is_no_bundle() {
     let home = tempfile::tempdir().unwrap();
     let (key, pem) = (home.path().join("root.key"), home.path().join("ca.pem"));

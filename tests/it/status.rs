@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::agent::{Agent, CLUSTER, Setup};
 use crate::testbed::job::config_map;
+use crate::testbed::owner::Owner;
 use crate::testbed::{Call, Fault, Testbed};
 
 const SOON: Duration = Duration::from_secs(90);
@@ -77,6 +78,78 @@ fn the_status_follows_the_agent_from_its_start_to_its_end() {
     assert!(!agent.status_file().exists(), "removed at a clean stop");
     assert_eq!(fs::read_dir(setup.home().join("run")).unwrap().count(), 0);
     assert_eq!(status(&setup, &[]).status.code(), Some(1));
+}
+
+#[test]
+fn the_status_says_whom_the_node_believes() {
+    let testbed = Testbed::start();
+    testbed.behave(|behaviour| behaviour.bearer_life = Some(Duration::from_hours(1)));
+    let owner = Owner::new();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "1");
+    let file = setup.home().join("keyring");
+    let agent = setup.spawn();
+    let open = until(&setup, "a status", |status| status["connection"]["state"] == "connected");
+    assert_eq!((&open["trust"]["signatures"], &open["trust"]["state"]), (&"warn".into(), &"ok".into()));
+    assert_eq!((&open["trust"]["keyringVersion"], &open["trust"]["fingerprint"]), (&0.into(), &"".into()));
+    assert!(printed(&setup).contains("trust          jobs need no signature: no key is pinned\n"));
+    drop(agent);
+
+    fs::write(&file, owner.keyring(1)).unwrap();
+    let setup = setup.flag("--keyring", &file);
+    let mut agent = setup.spawn();
+    let now = until(&setup, "a confirmed clock", |status| status["clock"] == "confirmed");
+    let kid = owner.root.kid();
+    let trust = &now["trust"];
+    assert_eq!((&trust["signatures"], &trust["state"]), (&"require".into(), &"ok".into()));
+    assert_eq!((&trust["keyringVersion"], &trust["epoch"]), (&1.into(), &1.into()));
+    assert_eq!((trust["fingerprint"].as_str(), trust.get("lostSince")), (Some(kid.as_str()), None));
+    let at = |name: &str| now["credential"][name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second();
+    let (registered, rotate, ends) = (at("registeredAt"), at("rotateAt"), at("endsAt"));
+    assert!((3_590..=3_660).contains(&(ends - registered)), "{now}");
+    assert!((registered + 3_600 * 65 / 100..registered + 3_600 * 95 / 100).contains(&rotate), "{now}");
+    let text = printed(&setup);
+    for line in [
+        format!("trust          only jobs that the owner signed; keyring 1 of epoch 1, fingerprint {kid}"),
+        format!(
+            "credential     registered {}, ends {}, to be rotated {}",
+            now["credential"]["registeredAt"].as_str().unwrap(),
+            now["credential"]["endsAt"].as_str().unwrap(),
+            now["credential"]["rotateAt"].as_str().unwrap()
+        ),
+        "clock          confirmed".to_owned(),
+    ] {
+        assert!(text.lines().any(|printed| printed == line), "{line}\n{text}");
+    }
+
+    // What was known of earlier jobs is lost, and the clock is in doubt.
+    agent.stop();
+    for name in ["journal", "checkpoint", "spool"] {
+        fs::remove_file(setup.state_dir().join(name)).unwrap();
+    }
+    fs::write(setup.state_dir().join("clock.json"), r#"{"version":1,"confirmed":2424643200}"#).unwrap();
+    let _agent = setup.spawn();
+    let lost = until(&setup, "the loss", |status| status["trust"]["state"] == "LedgerLost");
+    assert!(lost["trust"]["lostSince"].is_string() && lost["clock"] == "doubtful", "{lost}");
+    let text = printed(&setup);
+    assert!(text.contains("; ledger lost at 20") && text.contains("clock          IN DOUBT"), "{text}");
+    let ended = until_it_says(&setup, "LedgerLost");
+    assert_eq!(ended.status.code(), Some(1));
+}
+
+fn printed(setup: &Setup) -> String {
+    String::from_utf8_lossy(&status(setup, &[]).stdout).into_owned()
+}
+
+fn until_it_says(setup: &Setup, word: &str) -> Output {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let output = status(setup, &[]);
+        if stderr(&output).contains(word) {
+            return output;
+        }
+        assert!(Instant::now() < deadline, "{output:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::agent::{CLUSTER, Setup, run_to_end, write_secret};
 use crate::scene::{LATER, SOON, quick, says, succeeds};
 use crate::testbed::job::config_map;
-use crate::testbed::{Call, Certificate, Clients, Job, Options, Testbed};
+use crate::testbed::{Call, Certificate, Clients, Fault, Job, Options, Testbed};
 
 /// In the year 2046.
 const FAR: u64 = 2_424_643_200;
@@ -75,4 +75,38 @@ fn a_server_whose_certificate_is_not_valid_yet_is_asked_for_the_time_and_does_no
     }
     assert_eq!(testbed.acks(&job), 0);
     assert!(testbed.result(&job).is_none());
+}
+
+/// A job that was taken before the clock went wrong goes on when it is right again, and holds up nothing meanwhile.
+#[test]
+fn a_job_that_was_open_at_the_end_waits_for_the_time_too() {
+    let testbed = Testbed::start();
+    let setup = quick(&testbed);
+    let mut agent = setup.spawn();
+    testbed.held_poll(SOON);
+    testbed.fault_until_cleared(Call::Ack, Fault::LostAnswer);
+    let open = testbed.enqueue(CLUSTER, Job::apply(config_map("clinic", "open", "x")).expires_in(3_600));
+    testbed.ack_of(&open, LATER);
+    agent.kill();
+    testbed.clear_faults();
+    let kept = setup.state_dir().join("clock.json");
+    fs::write(&kept, format!(r#"{{"version":1,"confirmed":{FAR}}}"#)).unwrap();
+    // By this clock a MAC would be twenty years old: what is posted waits, and polls have none.
+    let mut agent = setup.spawn();
+    agent.wait_for_log("the job goes on when the time is confirmed", SOON);
+    let behind = without_expiry(&testbed, "behind");
+    testbed.wait_for("a try of an ack", LATER, |state| {
+        state.requests.iter().any(|seen| seen.call == Some(Call::Ack) && seen.path.contains(&behind)).then_some(())
+    });
+    let applied = |name: &str| {
+        let files = fs::read_dir(setup.directory()).unwrap().filter_map(Result::ok);
+        files.filter_map(|file| fs::read_to_string(file.path()).ok()).any(|text| text.contains(name))
+    };
+    assert!(!applied("\"open\""), "it waits");
+    agent.stop();
+    says(&reset_clock(&setup), 0, &["is forgotten"]);
+    let _agent = setup.spawn();
+    succeeds(&testbed, &open, LATER);
+    succeeds(&testbed, &behind, LATER);
+    assert!(applied("\"open\""));
 }

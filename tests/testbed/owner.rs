@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 
-use super::Job;
+use super::{Call, Job, Testbed};
 
 /// What a key may sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,17 @@ impl Owner {
     pub(crate) fn seal(&self, cluster: &str, job: Job, recipient: &Value) -> Job {
         self.sign(cluster, encrypted(job, recipient))
     }
+}
+
+/// The public key that the node sent when it registered.
+pub(crate) fn payload_key(testbed: &Testbed) -> Value {
+    let seen = testbed.requests_of(Call::Register);
+    let body: Value = serde_json::from_slice(&seen.last().expect("it registered").body).expect("it is JSON");
+    let mut key = body["publicKey"].clone();
+    assert_eq!(key["crv"], "X25519", "{body}");
+    let canonical = format!(r#"{{"crv":"X25519","kty":"OKP","x":{}}}"#, key["x"]);
+    key["kid"] = json!(sha256(canonical.as_bytes()));
+    key
 }
 
 /// Takes the payload of a job into a JWE for this key.

@@ -35,6 +35,7 @@ fn credential(token: &str) -> Credential {
         )),
         machine: Some(Binding { id: Some("m".into()), serial: None }),
         certificates: Certificates::default(),
+        registered_at: Some(Timestamp::from_unix_seconds(6)),
     }
 }
 
@@ -123,6 +124,7 @@ fn what_was_saved_is_loaded_and_is_closed_to_others() {
     assert_eq!(loaded.current.rotate_after, Some(Timestamp::from_unix_seconds(8)));
     assert_eq!(loaded.current.issued_at, Some(Timestamp::from_unix_seconds(7)));
     assert_eq!(loaded.current.mac_key.unwrap().to_text().as_str(), base64url::encode(&[5; 32]));
+    assert_eq!(loaded.registered_at, Some(Timestamp::from_unix_seconds(6)));
     assert_eq!(loaded.machine, Some(Binding { id: Some("m".into()), serial: None }));
     assert_eq!(*loaded.keys.unwrap().payload().present.to_bytes(), [2; 32]);
     let previous = loaded.previous.unwrap();

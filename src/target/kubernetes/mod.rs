@@ -41,7 +41,7 @@ use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
-pub use self::yaml::YamlError;
+pub use self::yaml::{YamlError, list_as_json};
 
 /// The target that applies to a Kubernetes API server.
 pub struct Kubernetes(Arc<Inner>);
@@ -61,9 +61,12 @@ impl Kubernetes {
     /// [`limits::WATCHES`](crate::limits::WATCHES) of `kinds` are watched, the others listed periodically.
     /// Connects to nothing yet.
     ///
+    /// A `Secret` is never observed: it has no conditions, and whoever looked at it would have what is in it.
+    ///
     /// # Errors
     /// When the cluster id cannot be the value of a label.
-    pub fn open(access: &Access, cluster_id: &str, kinds: Vec<GroupKind>) -> Result<Self, AccessError> {
+    pub fn open(access: &Access, cluster_id: &str, mut kinds: Vec<GroupKind>) -> Result<Self, AccessError> {
+        kinds.retain(|kind| !kind.matches("v1", "Secret"));
         if !is_label_value(cluster_id) {
             return Err(AccessError::ClusterIdNotALabel(cluster_id.to_owned()));
         }

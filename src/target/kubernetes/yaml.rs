@@ -73,7 +73,43 @@ pub(super) fn read(text: &str) -> Result<Node, YamlError> {
     Ok(builder.root.unwrap_or(Node::Mapping(Vec::new())))
 }
 
+/// The documents of a text of ours, all of whose scalars are texts, as one JSON `List`.
+///
+/// # Errors
+/// When it is no such YAML.
+pub fn list_as_json(text: &str) -> Result<String, YamlError> {
+    let documents: Result<Vec<Node>, YamlError> = text.split("\n---\n").map(read).collect();
+    let mut json = String::from(r#"{"apiVersion":"v1","kind":"List","items":"#);
+    Node::Sequence(documents?).write_json(&mut json);
+    json.push('}');
+    Ok(json)
+}
+
 impl Node {
+    fn write_json(&self, json: &mut String) {
+        // A text cannot fail to be written to memory.
+        let quoted = |text: &String| serde_json::to_string(text).unwrap_or_default();
+        match self {
+            Self::Mapping(members) => {
+                for (at, (name, value)) in members.iter().enumerate() {
+                    json.push(if at == 0 { '{' } else { ',' });
+                    json.push_str(&quoted(name));
+                    json.push(':');
+                    value.write_json(json);
+                }
+                json.push_str(if members.is_empty() { "{}" } else { "}" });
+            }
+            Self::Scalar(text) => json.push_str(&quoted(&text.0)),
+            Self::Sequence(values) => {
+                for (at, value) in values.iter().enumerate() {
+                    json.push(if at == 0 { '[' } else { ',' });
+                    value.write_json(json);
+                }
+                json.push_str(if values.is_empty() { "[]" } else { "]" });
+            }
+        }
+    }
+
     /// The value of a name, unless it is missing or null.
     pub(super) fn member(&self, name: &str) -> Option<&Node> {
         let Self::Mapping(members) = self else { return None };

@@ -4,7 +4,7 @@
 //! that two readers could understand differently (credentials, `..`, percent signs, a dot at the end of the host) is
 //! never compared at all.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::limits;
 
@@ -109,6 +109,14 @@ impl ChartPattern {
         }
     }
 
+    /// The id, where it is one entry of the catalog.
+    pub(super) fn catalog_id(&self) -> Option<&str> {
+        match self {
+            Self::Catalog(id) => id.as_deref(),
+            Self::Any | Self::Source(_) => None,
+        }
+    }
+
     pub(super) fn allows_chart(&self, chart: &Chart<'_>) -> bool {
         match self {
             Self::Any => true,
@@ -132,6 +140,35 @@ impl SourcePattern {
         *scheme == wanted.scheme
             && *authority == wanted.authority
             && (*path == wanted.path || self.is_prefix && is_below())
+    }
+}
+
+impl SourcePattern {
+    /// What [`ChartPattern::allows_chart`] asks of a chart `c` whose name is one, as an expression.
+    pub(super) fn in_cel(&self) -> String {
+        let Location { scheme, authority, path } = &self.location;
+        let (source_type, scheme) = match scheme {
+            Scheme::Https => ("helm", "https"),
+            Scheme::Oci => ("oci", "oci"),
+        };
+        let literal = |text: &str| text.replace('.', r"\.").replace('+', r"\+");
+        let (host, port) =
+            authority.split_once(':').map_or((authority.as_str(), None), |(host, port)| (host, Some(port)));
+        let port = port.map_or_else(|| "(:443)?".to_owned(), |port| format!(":{port}"));
+        let slash = if path.is_empty() { "" } else { "/" };
+        let below = if self.is_prefix { format!("(/{SEGMENT})*") } else { String::new() };
+        let mut text = format!(
+            "c[0] == '{source_type}' && c[1].matches(r'^(?i:{scheme})://(?i:{}){port}{slash}{}{below}/?$')",
+            literal(host),
+            literal(path)
+        );
+        for (at, wanted) in [(2, &self.name), (3, &self.version)] {
+            if let Some(wanted) = wanted {
+                // Writing to a string does not fail.
+                let _ = write!(text, " && c[{at}] == '{wanted}'");
+            }
+        }
+        format!("({text})")
     }
 }
 
@@ -212,6 +249,9 @@ fn read_authority(text: &str) -> Option<String> {
         }
     }
 }
+
+/// [`is_segment`] as a regular expression: at least one character that is no dot.
+pub(super) const SEGMENT: &str = "[.]*[A-Za-z0-9_~+-][A-Za-z0-9._~+-]*";
 
 fn is_segment(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'+');

@@ -18,7 +18,7 @@ const ROOT: &str = "spec.values.inline";
 const PLACEHOLDERS: [&str; 2] = ["<set via externalSecret>", "<set via external-secret>"];
 
 /// Keys that are secret by their whole name, without case, dashes and underscores.
-const SECRET_KEYS: [&str; 4] = ["accesskey", "secretkey", "apikey", "token"];
+pub(super) const SECRET_KEYS: [&str; 4] = ["accesskey", "secretkey", "apikey", "token"];
 
 /// A secret in base64 has this many characters at the least: 30 bytes.
 const BASE64_LENGTH: usize = 40;

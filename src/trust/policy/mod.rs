@@ -6,6 +6,7 @@
 //! Several parties have a say: the configuration file, the `Cluster`, the server. Each of them gives [`Rules`], and a
 //! [`Policy`] permits what all of its rules permit, so that none can widen what another one says.
 
+mod admission;
 mod chart;
 mod inline;
 mod namespace;
@@ -14,6 +15,7 @@ mod operation;
 mod refusal;
 mod spec;
 
+pub use admission::OWN_ACCOUNT;
 pub use chart::{ChartPattern, InvalidChart, SourcePattern};
 pub use namespace::{InvalidPattern, NamespacePattern, NamespaceRule, Namespaces, OWN_NAMESPACE};
 pub use operation::{ALLOWED_TYPES_ANNOTATION, OperationType, UnknownType, check_namespace_list};

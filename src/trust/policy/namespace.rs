@@ -50,6 +50,29 @@ impl Namespaces {
             Self::Managed => (!is_system(namespace)).then_some(NamespaceRule::Managed),
         }
     }
+
+    /// What [`Self::rule`] asks of a namespace `n`, as an expression; our own namespace is not among it.
+    pub(super) fn in_cel(&self) -> Option<String> {
+        let not_system = || {
+            let tests = SYSTEM_NAMESPACES.iter().map(|system| match system.strip_suffix('*') {
+                Some(prefix) => format!("n.startsWith('{prefix}')"),
+                None => format!("n == '{system}'"),
+            });
+            format!("!({})", tests.collect::<Vec<_>>().join(" || "))
+        };
+        match self {
+            Self::Any => None,
+            Self::Listed(patterns) => {
+                let tests = patterns.iter().map(|pattern| match pattern {
+                    NamespacePattern::Name(name) => format!("n == '{name}'"),
+                    NamespacePattern::Prefix(prefix) => format!("n.startsWith('{prefix}') && {}", not_system()),
+                });
+                let tests: Vec<String> = tests.collect();
+                Some(if tests.is_empty() { "false".to_owned() } else { tests.join(" || ") })
+            }
+            Self::Managed => Some(not_system()),
+        }
+    }
 }
 
 impl NamespacePattern {

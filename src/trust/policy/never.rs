@@ -8,7 +8,7 @@ use super::{Refusal, spec};
 use crate::protocol::{CLUSTER, GroupKind, Manifest, group_of};
 
 /// How our own objects are called: `pullet`, `vworkspace-agent-credentials`.
-const OWN_NAMES: [&str; 2] = ["pullet", "vworkspace-agent"];
+pub(super) const OWN_NAMES: [&str; 2] = ["pullet", "vworkspace-agent"];
 
 /// Groups of the field end so; their definitions are not a job's to change.
 const OWN_GROUPS: &str = ".vworkspace.io";
