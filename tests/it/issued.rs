@@ -1,5 +1,6 @@
 //! Client certificates that the control plane issues for keys that were made on the node, and authorities that it gives.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -168,6 +169,33 @@ fn a_certificate_is_renewed_before_it_ends_and_when_somebody_asks() {
     }
     goes_on(&testbed);
     assert!(agent.is_running());
+    assert!(agent.stop().status.success());
+    assert_sound(&testbed);
+}
+
+/// Each with a bearer of its own, while jobs come: no restart, and no job fails.
+#[test]
+fn many_renewals_under_load_lose_no_job() {
+    let turns = if std::env::var_os("PULLET_LONG").is_some() { 100 } else { 10 };
+    let testbed = issuing(|behaviour| behaviour.bearer_overlap = Duration::from_secs(5));
+    let setup = mtls(&testbed);
+    let mut agent = setup.spawn();
+    goes_on(&testbed);
+    let mut jobs = Vec::new();
+    for turn in 1..=turns {
+        jobs.extend((0..4).map(|n| apply(&testbed, &format!("load-{turn}-{n}"))));
+        agent.signal(Signal::USR1);
+        eventually("renewal", || {
+            (agent.log().matches("a new client certificate is in use").count() == turn).then_some(())
+        });
+        eventually("rotation", || (stored(&setup)["generation"] == turn + 1).then_some(()));
+    }
+    for job in &jobs {
+        succeeds(&testbed, job, LATER);
+    }
+    let certificates: BTreeSet<Vec<u8>> =
+        testbed.requests().iter().filter_map(|seen| shown(seen).map(<[u8]>::to_vec)).collect();
+    assert_eq!(certificates.len(), turns + 1);
     assert!(agent.stop().status.success());
     assert_sound(&testbed);
 }
