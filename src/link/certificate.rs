@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ring::rand::SystemRandom;
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::Fault;
 use crate::clock;
@@ -11,6 +12,7 @@ use crate::limits;
 use crate::net::Tls;
 use crate::net::renewal::Candidate;
 use crate::net::tls::TlsFileError;
+use crate::trust::base64url;
 use crate::trust::client_key::ClientKey;
 
 /// A certificate and its key.
@@ -69,12 +71,8 @@ impl Asked {
     /// key, or has ended.
     pub fn take(self, chain: Option<String>, tls: &Tls) -> Result<(ClientCertificate, Candidate), Fault> {
         let chain = chain.ok_or(Fault::ServerTooOld("certificateRequest"))?;
-        match stored_bytes(&chain) {
-            None => return Err(NO_CERTIFICATE),
-            Some(length) if length > limits::ISSUED_CHAIN_BYTES => {
-                return Err(Fault::Unreadable("its clientCertificate is longer than 12 KiB"));
-            }
-            Some(_) => {}
+        if chain.len() > limits::ISSUED_CHAIN_BYTES {
+            return Err(Fault::Unreadable("its clientCertificate is longer than 10 KiB"));
         }
         let certificate = ClientCertificate { key: self.key, chain };
         let candidate = certificate.candidate(tls)?;
@@ -89,6 +87,25 @@ impl Asked {
 }
 
 impl ClientCertificate {
+    /// As it is stored: key and chain in base64url with a dot between them. Whatever a server sends, it takes no more room than
+    /// its length says.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let mut text = self.key.to_text();
+        text.push('.');
+        text.push_str(&base64url::encode(self.chain.as_bytes()));
+        text
+    }
+
+    /// Takes one as it is stored; none where it is not what was stored.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (key, chain) = text.split_once('.')?;
+        let chain = String::from_utf8(base64url::decode(chain)?).ok()?;
+        let key = ClientKey::parse(key, &SystemRandom::new())?;
+        (chain.len() <= limits::ISSUED_CHAIN_BYTES).then_some(Self { key, chain })
+    }
+
     /// What is in use, with this certificate.
     ///
     /// # Errors
@@ -103,17 +120,6 @@ impl ClientCertificate {
     }
 }
 
-/// What a chain takes in the file: an end of a line is two characters there. None for what is in no PEM, and takes more: a
-/// server must not make the file too long to be read again.
-fn stored_bytes(chain: &str) -> Option<usize> {
-    chain.bytes().try_fold(0_usize, |sum, byte| match byte {
-        b'\n' | b'\r' => sum.checked_add(2),
-        b'"' | b'\\' => None,
-        b' '..=b'~' => sum.checked_add(1),
-        _ => None,
-    })
-}
-
 const NO_CERTIFICATE: Fault = Fault::Unreadable("its clientCertificate is no certificate in PEM");
 
 #[cfg(test)]
@@ -123,6 +129,8 @@ mod tests {
     use crate::link::Fault;
     use crate::net::Tls;
     use crate::net::renewal::TlsFiles;
+    use crate::trust::client_key::ClientKey;
+    use ring::rand::SystemRandom;
 
     /// A certificate for this key in PEM, from year to year.
     fn issue(asked: &Asked, from: i32, to: i32) -> String {
@@ -195,37 +203,36 @@ mod tests {
         assert!(matches!(asked.take(Some(chain), &tls), Err(Fault::Unreadable(why)) if why.contains("has ended")));
     }
 
-    /// An end of a line takes two bytes of the file.
     #[test]
     fn a_chain_of_just_the_length_is_taken_and_one_byte_more_is_not() {
         let tls = Tls::open(TlsFiles::default()).unwrap();
-        for (filler, length, is_taken) in [
-            ("\n", limits::ISSUED_CHAIN_BYTES, true),
-            ("\n", limits::ISSUED_CHAIN_BYTES + 1, false),
-            ("\r", limits::ISSUED_CHAIN_BYTES, true),
-            (" ", limits::ISSUED_CHAIN_BYTES + 1, false),
-        ] {
+        for (length, is_taken) in [(limits::ISSUED_CHAIN_BYTES, true), (limits::ISSUED_CHAIN_BYTES + 1, false)] {
             let asked = Asked::new("c1").unwrap();
             let chain = issue(&asked, 2020, 2100);
-            let left = length - chain.len() - chain.matches(['\n', '\r']).count();
-            let filled = if filler == " " {
-                format!("{}\n{chain}", " ".repeat(left - 2))
-            } else {
-                format!("{}{}{chain}", " \n".repeat(left % 2), filler.repeat(left / 2 - left % 2))
-            };
+            let filled = format!("{}{chain}", "\n".repeat(length - chain.len()));
             let taken = asked.take(Some(filled), &tls);
-            assert_eq!(taken.is_ok(), is_taken, "{filler:?} {length} {:?}", taken.err());
+            assert_eq!(taken.is_ok(), is_taken, "{length} {:?}", taken.err());
         }
     }
 
     #[test]
-    fn what_would_be_longer_in_the_file_is_no_certificate() {
-        let tls = Tls::open(TlsFiles::default()).unwrap();
-        for wrong in ["\u{1}", "\"", "\\", "\t", "ä", "\u{7f}"] {
-            let asked = Asked::new("c1").unwrap();
-            let chain = format!("{wrong}\n{}", issue(&asked, 2020, 2100));
-            let fault = asked.take(Some(chain), &tls).err().unwrap();
-            assert!(matches!(fault, Fault::Unreadable(why) if why.contains("no certificate in PEM")), "{wrong:?}");
+    fn what_was_stored_comes_back_and_nothing_else_does() {
+        let asked = Asked::new("c1").unwrap();
+        let chain = issue(&asked, 2020, 2100);
+        let whole = |chain: &str| {
+            let key = ClientKey::parse(&asked.key.to_text(), &SystemRandom::new()).unwrap();
+            ClientCertificate { key, chain: chain.to_owned() }.to_text()
+        };
+        let text = whole(&chain);
+        let again = ClientCertificate::parse(&text).unwrap();
+        assert_eq!((again.key.pkcs8(), &again.chain), (asked.key.pkcs8(), &chain));
+        assert!(ClientCertificate::parse(&whole(&"x".repeat(limits::ISSUED_CHAIN_BYTES))).is_some());
+        let long = whole(&"x".repeat(limits::ISSUED_CHAIN_BYTES + 1));
+        let (key, body) = text.split_once('.').unwrap();
+        for wrong in
+            ["", ".", "AAAA.AAAA", key, &format!("{body}.{key}"), &format!(".{body}"), &format!("{key}._w"), &long]
+        {
+            assert!(ClientCertificate::parse(wrong).is_none(), "{wrong}");
         }
     }
 }

@@ -10,7 +10,6 @@
 //! | `holder` | by what name this agent is known in a cluster, where it runs in no pod |
 //! | `lock` | one agent acts on one directory |
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -29,10 +28,8 @@ use super::machine::Binding;
 use super::pinned::{Pin, PinStore as _};
 use super::seal::Seal;
 use super::secret_file::{self, Closed};
-use crate::limits;
 use crate::protocol::{ClusterId, Timestamp};
 use crate::trust::base64url;
-use crate::trust::client_key::ClientKey;
 use crate::trust::identity::NodeKeys;
 use crate::trust::mac::MacKey;
 
@@ -258,10 +255,8 @@ impl StateDirectory {
         let bearers = [Some(&credential.current), credential.previous.as_ref()];
         let mac_keys = bearers.map(|bearer| bearer.and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text()));
         let Certificates { current, next } = &credential.certificates;
-        let texts = [current, next].map(|held| held.as_ref().map(|held| (held.key.to_text(), held.chain.as_str())));
-        let [certificate, next_certificate] = texts
-            .each_ref()
-            .map(|held| held.as_ref().map(|(key, chain)| StoredCertificate { key, chain: Cow::Borrowed(chain) }));
+        let texts = [current, next].map(|held| held.as_ref().map(|held| held.to_text()));
+        let [certificate, next_certificate] = texts.each_ref().map(|held| held.as_ref().map(|text| text.as_str()));
         let stored = Stored::of(credential, keys.as_ref(), &mac_keys);
         let stored = Stored { keyring_version: newest, certificate, next_certificate, ..stored };
         self.wrap(CREDENTIAL, &written(&stored))
@@ -372,23 +367,15 @@ struct Stored<'a> {
     keys: Option<StoredKeys<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     machine: Option<StoredMachine>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    certificate: Option<StoredCertificate<'a>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    next_certificate: Option<StoredCertificate<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_certificate: Option<&'a str>,
     #[serde(default, deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
     registered_at: Option<Timestamp>,
     /// TRUST.md, Keyring: of the newest ring that was ever pinned here; 0 = none.
     #[serde(default)]
     keyring_version: u32,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredCertificate<'a> {
-    key: &'a str,
-    /// Its ends of lines are escaped in the file.
-    #[serde(borrow)]
-    chain: Cow<'a, str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -484,14 +471,8 @@ impl<'a> StoredBearer<'a> {
     }
 }
 
-impl StoredCertificate<'_> {
-    fn parse(self) -> Result<Arc<ClientCertificate>, Option<StoreError>> {
-        let key = ClientKey::parse(self.key, &SystemRandom::new()).ok_or(None)?;
-        if self.chain.len() > limits::ISSUED_CHAIN_BYTES {
-            return Err(None);
-        }
-        Ok(Arc::new(ClientCertificate { key, chain: self.chain.into_owned() }))
-    }
+fn certificate(text: Option<&str>) -> Result<Option<Arc<ClientCertificate>>, Option<StoreError>> {
+    text.map(|text| ClientCertificate::parse(text).map(Arc::new).ok_or(None)).transpose()
 }
 
 impl<'a> Stored<'a> {
@@ -536,8 +517,8 @@ impl<'a> Stored<'a> {
             keys,
             machine: self.machine.map(|machine| Binding { id: machine.id, serial: machine.serial }),
             certificates: Certificates {
-                current: self.certificate.map(StoredCertificate::parse).transpose()?,
-                next: self.next_certificate.map(StoredCertificate::parse).transpose()?,
+                current: certificate(self.certificate)?,
+                next: certificate(self.next_certificate)?,
             },
             registered_at: self.registered_at,
         })

@@ -150,7 +150,7 @@ fn the_documents_control_plane_issues_client_certificates() {
     says(&setup.run_to_end("register"), 0, &["registered as c1"]);
     let certificate = || {
         let stored = fs::read(setup.state_dir().join("credential.json")).unwrap();
-        serde_json::from_slice::<Value>(&stored).unwrap()["certificate"]["chain"].as_str().unwrap().to_owned()
+        serde_json::from_slice::<Value>(&stored).unwrap()["certificate"].as_str().unwrap().to_owned()
     };
     let first = certificate();
     let agent = setup.spawn();

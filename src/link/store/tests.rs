@@ -41,8 +41,8 @@ fn credential(token: &str) -> Credential {
 
 fn certificate(length: usize) -> Arc<ClientCertificate> {
     let key = ClientKey::generate(&SystemRandom::new()).unwrap();
-    // Half of it are ends of lines, as long as the file makes of them.
-    Arc::new(ClientCertificate { key, chain: "\n".repeat(length / 2) + &"x".repeat(length % 2) })
+    // What would be escaped takes no more room.
+    Arc::new(ClientCertificate { key, chain: "\u{1}".repeat(length) })
 }
 
 /// The longest of everything fits, sealed or not; a byte more in a certificate does not come from us and is refused.
@@ -65,9 +65,8 @@ fn client_certificates_are_kept_beside_the_credential() {
             let (stored, loaded) = (stored.unwrap(), loaded.unwrap());
             assert_eq!((loaded.key.pkcs8(), &loaded.chain), (stored.key.pkcs8(), &stored.chain));
         }
-        let key = ClientKey::generate(&SystemRandom::new()).unwrap();
-        let longer = ClientCertificate { key, chain: "x".repeat(limits::ISSUED_CHAIN_BYTES + 1) };
-        let certificates = Certificates { current: Some(Arc::new(longer)), next: None };
+        let longer = Some(certificate(limits::ISSUED_CHAIN_BYTES + 1));
+        let certificates = Certificates { current: longer, next: None };
         store.save(&Credential { certificates, ..credential(TOKEN) }).unwrap();
         assert!(matches!(store.load(), Err(StoreError::Malformed(_))));
         store.save(&credential(TOKEN)).unwrap();
@@ -84,12 +83,16 @@ fn a_certificate_without_a_key_of_its_kind_is_no_credential() {
     store.save(&Credential { certificates, ..credential(TOKEN) }).unwrap();
     let path = directory.path().join("credential.json");
     let whole = std::fs::read_to_string(&path).unwrap();
-    let at = whole.find("\"key\":\"").unwrap() + 7;
-    let key = &whole[at..whole[at..].find('"').unwrap() + at];
-    for wrong in ["", "AAAA", &key[..key.len() - 2], &format!("{key}AA")] {
-        std::fs::write(&path, whole.replace(key, wrong)).unwrap();
+    let text = certificates_text(&whole);
+    for wrong in ["", "AAAA.AAAA", &text[2..], &text[..60]] {
+        std::fs::write(&path, whole.replace(text, wrong)).unwrap();
         assert!(matches!(store.load(), Err(StoreError::Malformed(_))), "{wrong}");
     }
+}
+
+fn certificates_text(whole: &str) -> &str {
+    let rest = whole.split_once("\"certificate\":\"").unwrap().1;
+    rest.split_once('"').unwrap().0
 }
 
 /// A power cut leaves the old authorities or the new ones, never half of them; and nobody else may read or write them.
