@@ -8,24 +8,26 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 4] = [
     &["agent", "args", "cli", "config", "logging", "status"],
     &["job", "journal", "link", "target"],
-    &["net", "protocol", "trust"],
+    &["net", "protocol", "resources", "trust"],
     &["clock", "limits", "metrics", "secret", "shutdown"],
 ];
 
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
 /// heard of through the traits of the link; what the link posts lies in the journal; trust judges what the protocol
-/// defines.
-const SIDEWAYS: [(&str, &str); 6] = [
+/// defines; a resource holds what the protocol defines, and its policy becomes one of trust.
+const SIDEWAYS: [(&str, &str); 8] = [
     ("clock", "limits"),
     ("job", "journal"),
     ("job", "link"),
     ("job", "target"),
     ("link", "journal"),
+    ("resources", "protocol"),
+    ("resources", "trust"),
     ("trust", "protocol"),
 ];
 
 /// Where bytes from outside are handled, and a panic would be somebody else's to cause.
-const NO_PANIC: [&str; 4] = ["journal", "link", "protocol", "trust"];
+const NO_PANIC: [&str; 5] = ["journal", "link", "protocol", "resources", "trust"];
 
 const PANICS: [&str; 6] = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "unreachable!("];
 
