@@ -30,10 +30,11 @@ use crate::link::keeper::Rotated;
 use crate::link::present::Present;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
+use crate::link::store::AUTHORITIES;
 use crate::link::{
     self, Account, BetweenPolls, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint,
     JobSource, Keeper, LongPoll, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError,
-    Wanted, events, traffic,
+    Wanted, authorities, events, traffic,
 };
 use crate::metrics::Meter;
 use crate::net::renewal::TlsFiles;
@@ -80,7 +81,8 @@ pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
     let provided = Provided::find().and_then(|provided| provided.ca());
     let files = [config.ca_file.clone(), config.ca_bundle_file.clone(), provided];
     let authorities = files.into_iter().flatten().collect();
-    let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone() })?;
+    let given = Some(config.state_dir.join(AUTHORITIES));
+    let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone(), given })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
 
@@ -143,6 +145,11 @@ impl Agent {
             )));
         }
         let profile = profile(&config).map_err(AgentError::Tls)?;
+        if config.mtls
+            && let Some(credential) = &credential
+        {
+            credential.certificates.show(&profile.tls);
+        }
         // Before signals are handled: reading from a terminal ends with a signal as in any program.
         let token = match &config.token_file {
             Some(file) if credential.is_none() && !goes_by_cluster => {
@@ -330,7 +337,7 @@ impl Agent {
         let store = Arc::clone(&self.store);
         let cluster_id = self.config.cluster_id.clone();
         let display_name = self.config.display_name.clone();
-        let demands_signatures = self.config.demands_signatures();
+        let demands = Demands { signatures: self.config.demands_signatures(), client_certificate: self.config.mtls };
         let wanted = self.wanted.clone();
         let exchanged = task::on_thread(move || {
             let registration = Registration {
@@ -338,9 +345,8 @@ impl Agent {
                 profile,
                 cluster_id: cluster_id.as_ref(),
                 display_name: display_name.as_deref(),
-                demands: Demands { signatures: demands_signatures, ..Demands::default() },
+                demands,
                 pin: wanted.as_ref(),
-                certificate_request: None,
             };
             let store = store.as_ref();
             if over { registration.force(&token, store) } else { registration.exchange(&token, store) }
@@ -375,6 +381,7 @@ impl Agent {
             None => config.hold,
         }));
         let counting = task::spawn(traffic::keep(Arc::clone(&state), budget.clone(), Arc::clone(&hold)));
+        let kept = Arc::clone(&state);
         let last_words = {
             let (budget, hold) = (budget.clone(), Arc::clone(&hold));
             move || traffic::save(&state, &budget, &hold)
@@ -388,14 +395,16 @@ impl Agent {
         }
         let gate = Arc::new(gate);
         let health = link.report_to(Arc::new(Health::default()));
-        let rotated = on_rotation(&outbox, &cluster_id, &gate, known.clone());
-        let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
+        let rotated = on_rotation(&outbox, &cluster_id, &gate, known.clone(), (&link, kept));
+        let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated).wanting_certificate(config.mtls);
+        let keeper = Arc::new(keeper);
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
         if let Some(known) = &known {
             let (health, outbox) = (Arc::clone(&health), Arc::clone(&outbox));
             known.serves(cluster::Line { health, outbox, account: Arc::clone(&account), gate: Arc::clone(&gate) });
         }
-        let rotation = task::spawn(rotation::keep(Arc::clone(&keeper), Arc::clone(&health), rotate, stop.clone()));
+        let rotation =
+            task::spawn(rotation::keep(Arc::clone(&keeper), Arc::clone(&health), rotate, wake.clone(), stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
@@ -492,19 +501,26 @@ impl Agent {
     }
 }
 
-/// A new credential is told, and the keyrings that came with it are looked at.
+/// A new credential is told, and what came with it is looked at: keyrings and authorities.
 fn on_rotation(
     outbox: &Arc<Outbox>,
     cluster_id: &ClusterId,
     gate: &Arc<Gate>,
     known: Option<Arc<cluster::Known>>,
+    (link, store): (&Arc<LongPoll>, Arc<StateDirectory>),
 ) -> Rotated {
     let (outbox, cluster_id, gate) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate));
-    Box::new(move |keyrings| {
+    let link = Arc::clone(link);
+    Box::new(move |issued| {
         events::push_rotated(&outbox, &cluster_id);
-        gate.offer(keyrings, &outbox);
+        gate.offer(&issued.signing_keys, &outbox);
         if let Some(known) = &known {
             known.rotated();
+        }
+        let Some(text) = &issued.ca_bundle else { return };
+        let taken = gate.with_voice(|voice| authorities::take(text, voice, &link, store.as_ref()));
+        if let Err(unused) = authorities::tell(&taken) {
+            events::push_unused_authorities(&outbox, &cluster_id, unused);
         }
     })
 }

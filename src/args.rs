@@ -272,7 +272,7 @@ fn split(rest: &[String]) -> Result<Option<Vec<String>>, UsageError> {
 const CONFIG: &str = "config";
 
 /// The flags that need no value.
-const SWITCHES: [&str; 2] = ["allow-plain-http-loopback", "require-encrypted-secrets"];
+const SWITCHES: [&str; 3] = ["allow-plain-http-loopback", "mtls", "require-encrypted-secrets"];
 
 /// What `pullet help` shows.
 #[must_use]

@@ -43,6 +43,8 @@ pub struct Config {
     pub ca_bundle_file: Option<PathBuf>,
     /// What the control plane may ask for in TLS: a certificate, and its key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Whether the control plane is to issue a client certificate.
+    pub mtls: bool,
     /// The way out.
     pub proxy: ProxySetting,
     /// How long a poll is held.
@@ -172,11 +174,20 @@ impl Config {
             settings.require_encrypted_secrets,
         )?;
         let second = Duration::from_secs(1);
+        let client_certificate = both(settings.client_cert, settings.client_key)?;
+        if settings.mtls == Some(true) && client_certificate.is_some() {
+            let why = "client_cert names a certificate already; leave one of both out".to_owned();
+            return Err(ConfigError::Value("mtls", "true".to_owned(), why));
+        }
         let target = read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?;
         let cluster_resource = settings.cluster_resource.filter(|name| !name.is_empty());
         if cluster_resource.is_some() && matches!(target, TargetChoice::Directory(_)) {
             let why = "is only for the kubernetes target: a directory has no Cluster objects".to_owned();
             return Err(ConfigError::Value("cluster_resource", cluster_resource.unwrap_or_default(), why));
+        }
+        if settings.mtls == Some(true) && cluster_resource.is_some() {
+            let why = "the credential of a Cluster lies in a Secret, which keeps no issued certificate yet".to_owned();
+            return Err(ConfigError::Value("mtls", "true".to_owned(), why));
         }
         Ok(Self {
             state_dir: settings.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE)),
@@ -187,7 +198,8 @@ impl Config {
             cluster_resource,
             ca_file: settings.ca_file,
             ca_bundle_file: None,
-            client_certificate: both(settings.client_cert, settings.client_key)?,
+            client_certificate,
+            mtls: settings.mtls == Some(true),
             proxy,
             hold: match settings.wait {
                 // A poll an hour is to be over soon.
@@ -523,6 +535,8 @@ mod tests {
             ("cluster_id = \"a b\"", "letters"),
             ("proxy = \"socks5://p\"", "proxy URL"),
             ("allow_kind = [\"ConfigMap\"]", "/ConfigMap"),
+            ("mtls = true\nclient_cert = \"/c\"\nclient_key = \"/k\"", "leave one of both out"),
+            ("mtls = true\ncluster_resource = \"*\"", "lies in a Secret"),
             ("allow_namespace = [\"*\"]", "clinic-*"),
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));

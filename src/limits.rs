@@ -554,6 +554,17 @@ pub const KUBECONFIG_DEPTH: usize = 16;
 /// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
 pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
 
+/// A client certificate that the control plane issues, with its chain: five certificates of 2 KiB in PEM. Two of them in
+/// base64url, two bearers of [`BEARER_MAX`] and the keys are 45 KiB, and 60 KiB when they are sealed: within
+/// [`SECRET_FILE_BYTES`].
+pub const ISSUED_CHAIN_BYTES: usize = 10 * 1024;
+
+/// Authorities that the control plane gives, PEM: four overlapping ones of 2 KiB fit four times.
+pub const GIVEN_AUTHORITIES_BYTES: usize = 32 * 1024;
+
+/// The same as a signed text: a third more for base64url, the escapes of its ends of lines, header and signature.
+pub const CA_BUNDLE_BYTES: usize = 48 * 1024;
+
 /// A changed certificate that did not work is tried again after this: the server's side may not have changed yet.
 pub const CERTIFICATE_RETRY: Duration = Duration::from_secs(30);
 

@@ -111,6 +111,12 @@ pub struct ConnectionStatus {
     /// Why the last call was not answered as it should.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fault: String,
+    /// When the client's certificate ends; none = there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ends: Option<Timestamp>,
+    /// It should have been renewed by now.
+    #[serde(default)]
+    pub certificate_is_late: bool,
 }
 
 /// The connection in a word.
@@ -350,6 +356,7 @@ impl Board {
         let (since, flash) = &self.began;
         let ended = [outcomes.succeeded, outcomes.failed, outcomes.noop, outcomes.conflict].map(u64::from);
         let health = &sources.health;
+        let certificate = health.certificate_end();
         Status {
             version: VERSION,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -366,6 +373,8 @@ impl Board {
                 since: health.since(),
                 last_answer: health.answered_at(),
                 fault: health.fault(),
+                certificate_ends: certificate.map(|(end, _)| end),
+                certificate_is_late: certificate.is_some_and(|(_, is_near)| is_near),
             },
             poll: PollStatus {
                 hold_seconds: hold.length().as_secs(),
@@ -496,6 +505,8 @@ pub(crate) mod tests {
                 since: at,
                 last_answer: Some(at),
                 fault: String::new(),
+                certificate_ends: None,
+                certificate_is_late: false,
             },
             poll: PollStatus { hold_seconds: 90, hold_state: "settled".into(), hold_failed_seconds: Some(120) },
             buffer: BufferStatus { reports: 1, events: 2, capacity: 256, lost: 0 },

@@ -41,9 +41,8 @@ pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
         profile,
         cluster_id: config.cluster_id.as_ref(),
         display_name: config.display_name.as_deref(),
-        demands: Demands { signatures: config.demands_signatures(), ..Demands::default() },
+        demands: Demands { signatures: config.demands_signatures(), client_certificate: config.mtls },
         pin: wanted.as_ref(),
-        certificate_request: None,
     };
     let registered = if force { registration.force(&token, &store) } else { registration.exchange(&token, &store) };
     let credential = registered.map_err(Failure::failed)?;

@@ -24,14 +24,14 @@ pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
     } else {
         say(print(&status, clock::unix_seconds()).trim_end());
     }
-    match fault(&status) {
+    match fault(&status, clock::unix_seconds()) {
         None => Ok(()),
         Some(fault) => Err(Failure::failed(fault)),
     }
 }
 
 /// What is wrong, what the agent does about it, what the person can do.
-fn fault(status: &Status) -> Option<String> {
+fn fault(status: &Status, now: u64) -> Option<String> {
     let (connection, traffic) = (&status.connection, &status.traffic);
     if traffic.monthly_budget.is_some_and(|budget| traffic.this_month.sum() >= budget) {
         return Some(
@@ -43,6 +43,10 @@ fn fault(status: &Status) -> Option<String> {
     let why = if connection.fault.is_empty() { "no answer came" } else { &connection.fault };
     match connection.state {
         ConnectionState::Connected => status.trust.fault().map(str::to_owned),
+        _ if connection.certificate_ends.is_some_and(|end| left(now, end) == "0 s") => Some(format!(
+            "the client certificate has ended: {why}; another one is asked for by itself where mtls is on, otherwise renew the \
+             files of client_cert and client_key"
+        )),
         ConnectionState::Starting => Some("not connected yet: there was no answer since the start".to_owned()),
         ConnectionState::Disconnected | ConnectionState::Unreachable => Some(format!(
             "not connected since {}: {why}; it is tried again by itself, and at once after kill -HUP {}",
@@ -109,6 +113,10 @@ fn print(status: &Status, now: u64) -> String {
     }
     line("trust", status.trust.describe());
     line("credential", status.credential.describe());
+    if let Some(end) = connection.certificate_ends {
+        let late = if connection.certificate_is_late { "; NOT RENEWED YET" } else { "" };
+        line("certificate", format!("ends in {}{late}", left(now, end)));
+    }
     line("clock", describe_clock(&status.clock).to_owned());
     let traffic = status.traffic;
     let budget = traffic.monthly_budget.map_or_else(String::new, |budget| format!(" of {}", size(budget)));
@@ -142,7 +150,14 @@ fn size(bytes: u64) -> String {
 }
 
 fn age(now: u64, time: Timestamp) -> String {
-    let seconds = now.saturating_sub(u64::try_from(time.unix_seconds()).unwrap_or(0));
+    span(now.saturating_sub(u64::try_from(time.unix_seconds()).unwrap_or(0)))
+}
+
+fn left(now: u64, time: Timestamp) -> String {
+    span(u64::try_from(time.unix_seconds()).unwrap_or(0).saturating_sub(now))
+}
+
+fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
@@ -199,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_one_line_with_what_to_do() {
-        assert_eq!(fault(&status()), None);
+        assert_eq!(fault(&status(), 0), None);
         for (state, words) in [
             (ConnectionState::Unreachable, "kill -HUP"),
             (ConnectionState::Disconnected, "no route"),
@@ -207,16 +222,36 @@ mod tests {
             (ConnectionState::Refused, "one-time token"),
             (ConnectionState::Starting, "not connected yet"),
         ] {
-            let text = fault(&with(state, "no route")).unwrap();
+            let text = fault(&with(state, "no route"), 0).unwrap();
             assert!(text.contains(words) && !text.contains('\n'), "{text}");
         }
-        assert!(fault(&with(ConnectionState::Unreachable, "")).unwrap().contains("no answer came"));
+        assert!(fault(&with(ConnectionState::Unreachable, ""), 0).unwrap().contains("no answer came"));
         let traffic = TrafficStatus { monthly_budget: Some(4_572_300), ..status().traffic };
-        let text = fault(&Status { traffic, ..status() }).unwrap();
+        let text = fault(&Status { traffic, ..status() }, 0).unwrap();
         assert!(text.contains("the monthly budget is used up"), "{text}");
         let traffic = TrafficStatus { monthly_budget: Some(4_572_301), ..status().traffic };
-        assert_eq!(fault(&Status { traffic, ..status() }), None);
+        assert_eq!(fault(&Status { traffic, ..status() }, 0), None);
         assert!(print(&Status { traffic, ..status() }, 0).contains("4.5 MB received of 4.5 MB\n"));
+    }
+
+    #[test]
+    fn it_is_said_when_the_certificate_ends_and_that_it_has_ended() {
+        let at = Timestamp::from_unix_seconds;
+        let until = |state, certificate_is_late| ConnectionStatus {
+            certificate_ends: Some(at(10_000)),
+            certificate_is_late,
+            ..with(state, "the connection was cut").connection
+        };
+        let status = |state, is_late| Status { connection: until(state, is_late), ..status() };
+        let text = print(&status(ConnectionState::Connected, false), 0);
+        assert!(text.contains("\ncertificate    ends in 2 h\n"), "{text}");
+        assert!(!print(&crate::status::tests::status(), 0).contains("\ncertificate"));
+        let late = print(&status(ConnectionState::Connected, true), 9_700);
+        assert!(late.contains("\ncertificate    ends in 5 min; NOT RENEWED YET\n"), "{late}");
+        let text = fault(&status(ConnectionState::Unreachable, true), 10_000).unwrap();
+        assert!(text.contains("has ended: the connection was cut") && !text.contains('\n'), "{text}");
+        assert!(fault(&status(ConnectionState::Unreachable, true), 9_999).unwrap().contains("kill -HUP"));
+        assert_eq!(fault(&status(ConnectionState::Connected, true), 10_000), None);
     }
 
     #[test]

@@ -67,6 +67,10 @@ pub struct Settings {
     #[argh(option, arg_name = "file")]
     pub client_key: Option<PathBuf>,
 
+    /// have the control plane issue a client certificate, for a key made here (default false)
+    #[argh(option, arg_name = "true|false")]
+    pub mtls: Option<bool>,
+
     #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// HTTP proxy to the control plane, or none (default: HTTPS_PROXY, ALL_PROXY, NO_PROXY)
     #[argh(option, arg_name = "url")]
@@ -175,7 +179,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 33] = [
+pub const KEYS: [&str; 34] = [
     "allow_chart",
     "allow_kind",
     "allow_namespace",
@@ -197,6 +201,7 @@ pub const KEYS: [&str; 33] = [
     "log_format",
     "log_level",
     "monthly_budget",
+    "mtls",
     "poll_interval",
     "profile",
     "proxy",
@@ -238,6 +243,7 @@ impl Settings {
             ca_file: self.ca_file.or(file.ca_file),
             client_cert: self.client_cert.or(file.client_cert),
             client_key: self.client_key.or(file.client_key),
+            mtls: self.mtls.or(file.mtls),
             proxy: self.proxy.or(file.proxy),
             wait: self.wait.or(file.wait),
             target: self.target.or(file.target),

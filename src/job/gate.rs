@@ -13,6 +13,7 @@ use super::ledger::KeyHash;
 use crate::clock;
 use crate::journal::Outbox;
 use crate::limits;
+use crate::link::authorities::Voice;
 use crate::link::pinned::{PinError, pin_first};
 use crate::link::stream::{Arrival, Limit};
 use crate::link::{Pin, PinStore, StoreError, Wanted};
@@ -249,6 +250,16 @@ impl Gate {
         let stored = self.store.load_pin();
         if let Err(error) = stored.and_then(|stored| self.pin(next, stored.as_ref(), outbox)) {
             error!(%error, "a new keyring could not be stored; the one before stays in use");
+        }
+    }
+
+    /// Calls with who may say whom this node believes. Blocks nobody else.
+    pub fn with_voice<T>(&self, call: impl FnOnce(Voice<'_>) -> T) -> T {
+        let keyring = self.held().keyring.clone();
+        match &keyring {
+            Some(ring) => call(Voice::Root(ring)),
+            None if self.settings.pin.is_some() || self.held().state.keyring_version > 0 => call(Voice::Nobody),
+            None => call(Voice::Anybody),
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::certificate::Certificates;
 use super::machine::Binding;
 use super::pinned::PinStore;
 use crate::limits;
@@ -47,6 +48,8 @@ pub struct Credential {
     pub keys: Option<Arc<NodeKeys>>,
     /// The machine that it belongs to; none where that was not written down.
     pub machine: Option<Binding>,
+    /// Client certificates that the control plane issued.
+    pub certificates: Certificates,
     /// When this node was registered, by its clock; none where that was not written down.
     pub registered_at: Option<Timestamp>,
 }
@@ -79,6 +82,13 @@ pub trait CredentialStore: PinStore {
     /// # Errors
     /// When it could not be made durable.
     fn save(&self, credential: &Credential) -> Result<(), StoreError>;
+
+    /// Keeps authorities that the control plane gave, in PEM, in the place of those before, so that a power cut leaves the old
+    /// or the new ones.
+    ///
+    /// # Errors
+    /// When they could not be made durable.
+    fn keep_authorities(&self, pem: &[u8]) -> Result<(), StoreError>;
 
     /// The keys of a registration that has no answer yet, or whose answer got lost.
     ///

@@ -1,5 +1,6 @@
 //! The events about the agent itself (P1.7).
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tracing::warn;
 
 use crate::clock;
 use crate::journal::{Fill, Outbox};
-use crate::link::health::{Access, Connection, Health, Standing};
+use crate::link::health::{Access, Connection, Ends, Health, Standing};
 use crate::metrics::Bytes;
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
 
@@ -55,6 +56,12 @@ pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
     push(outbox, cluster_id, EventKind::CredentialRotated, vec![condition]);
 }
 
+/// Authorities that the control plane gave are not used.
+pub fn push_unused_authorities(outbox: &Outbox, cluster_id: &ClusterId, reason: &str) {
+    let condition = condition("CertificatesRenewed", false, reason, String::new());
+    push(outbox, cluster_id, EventKind::ConditionTransition, vec![condition]);
+}
+
 /// The journal was not as it should be when the agent started.
 pub fn push_impaired(outbox: &Outbox, cluster_id: &ClusterId, fault: String) {
     let condition = condition("JournalHealthy", false, "JournalImpaired", fault);
@@ -98,13 +105,21 @@ pub(super) fn connected(connection: Connection) -> Condition {
     }
 }
 
-/// Whether we are let in, and when the credential ends.
-pub(super) fn authenticated(connection: Connection, ends: Option<Timestamp>) -> Condition {
-    let ends = ends.map(|ends| format!("the credential ends {ends}")).unwrap_or_default();
+/// Whether we are let in, and when that ends with which we are.
+pub(super) fn authenticated(connection: Connection, ends: Ends) -> Condition {
+    let told = [("credential", ends.credential), ("certificate", ends.certificate.map(|(end, _)| end))];
+    let mut message = String::new();
+    for (name, end) in told {
+        if let Some(end) = end {
+            let joint = if message.is_empty() { "" } else { ", " };
+            // Writing to a string does not fail.
+            let _ = write!(message, "{joint}the {name} ends {end}");
+        }
+    }
     match connection.access {
-        Access::Accepted => condition("Authenticated", true, "CredentialAccepted", ends),
+        Access::Accepted => condition("Authenticated", true, "CredentialAccepted", message),
         Access::Forbidden | Access::Refused => {
-            condition("Authenticated", false, "ControlPlaneAuthenticationFailed", ends)
+            condition("Authenticated", false, "ControlPlaneAuthenticationFailed", message)
         }
     }
 }
@@ -144,10 +159,15 @@ pub(super) fn verified((is_verified, reason, detail): (bool, &str, String)) -> C
     condition("JobsVerified", is_verified, reason, detail)
 }
 
-/// Whether certificates that changed are in use. Why not is in the log: an event has room for so much.
-pub(super) fn renewed(has_unused_certificates: bool) -> Condition {
-    let reason = if has_unused_certificates { "NewCertificatesUnusable" } else { "CertificatesInUse" };
-    condition("CertificatesRenewed", !has_unused_certificates, reason, String::new())
+/// Whether certificates that changed are in use, and the client's was renewed in time. Why not is in the log: an event has
+/// room for so much.
+pub(super) fn renewed(has_unused_certificates: bool, ends: Ends) -> Condition {
+    let (is_true, reason) = match ends.certificate {
+        _ if has_unused_certificates => (false, "NewCertificatesUnusable"),
+        Some((_, true)) => (false, "ClientCertificateNearEnd"),
+        _ => (true, "CertificatesInUse"),
+    };
+    condition("CertificatesRenewed", is_true, reason, String::new())
 }
 
 /// What is wrong with the journal.
@@ -183,5 +203,45 @@ fn condition(kind: &str, is_true: bool, reason: &str, message: String) -> Condit
         last_transition_time: Some(Timestamp::from_unix_seconds(clock::unix_seconds())),
         reason: reason.to_owned(),
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{authenticated, renewed};
+    use crate::link::health::{Access, Connection, Ends};
+    use crate::protocol::Timestamp;
+
+    #[test]
+    fn what_is_wrong_with_certificates_is_one_condition() {
+        let end = Timestamp::from_unix_seconds(1);
+        for (is_near, is_unused, reason) in [
+            (false, false, "CertificatesInUse"),
+            (true, false, "ClientCertificateNearEnd"),
+            (false, true, "NewCertificatesUnusable"),
+            (true, true, "NewCertificatesUnusable"),
+        ] {
+            let ends = Ends { credential: None, certificate: Some((end, is_near)) };
+            let condition = renewed(is_unused, ends);
+            assert_eq!((condition.status == "True", &*condition.reason), (!is_near && !is_unused, reason));
+        }
+    }
+
+    #[test]
+    fn it_is_said_when_ends_what_lets_us_in() {
+        let connection = Connection { reachable: Some(true), access: Access::Accepted };
+        let at = Timestamp::from_unix_seconds;
+        let (credential, certificate) = (Some(at(0)), Some((at(86_400), false)));
+        for (ends, message) in [
+            (Ends::default(), ""),
+            (Ends { credential, certificate: None }, "the credential ends 1970-01-01T00:00:00Z"),
+            (Ends { credential: None, certificate }, "the certificate ends 1970-01-02T00:00:00Z"),
+            (
+                Ends { credential, certificate },
+                "the credential ends 1970-01-01T00:00:00Z, the certificate ends 1970-01-02T00:00:00Z",
+            ),
+        ] {
+            assert_eq!(authenticated(connection, ends).message, message);
+        }
     }
 }

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::rotation::is_near;
 use crate::clock;
 use crate::limits;
+use crate::net::renewal::Life;
 use crate::protocol::Timestamp;
 
 /// The state of the connection, shared by those who find it out and those who wait for it.
@@ -49,6 +51,15 @@ pub enum Standing {
     Unreachable,
 }
 
+/// When that ends with which the agent is let in; none = never, or there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The bearer.
+    pub credential: Option<Timestamp>,
+    /// The client's certificate, and whether it should have been renewed by now.
+    pub certificate: Option<(Timestamp, bool)>,
+}
+
 /// When there was an answer, and what is expected.
 #[derive(Clone, Debug)]
 struct Contact {
@@ -68,6 +79,8 @@ struct Contact {
     credential_ends: Option<Timestamp>,
     /// Certificates that have changed cannot be used.
     has_unused_certificates: bool,
+    /// From when to when the client's certificate is valid.
+    certificate_life: Option<Life>,
 }
 
 /// How long may pass without a round trip before the agent counts as disconnected.
@@ -98,6 +111,7 @@ impl Default for Health {
             fault: String::new(),
             credential_ends: None,
             has_unused_certificates: false,
+            certificate_life: None,
         };
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
@@ -200,6 +214,24 @@ impl Health {
     /// Certificates that have changed cannot be used, or are in use.
     pub fn set_unused_certificates(&self, is_so: bool) {
         self.contact().has_unused_certificates = is_so;
+    }
+
+    /// When the client's certificate ends, and whether it should have been renewed by now; none where there is none.
+    #[must_use]
+    pub fn certificate_end(&self) -> Option<(Timestamp, bool)> {
+        let life = self.contact().certificate_life?;
+        Some((Timestamp::from_unix_seconds(life.1), is_near(life, clock::unix_seconds())))
+    }
+
+    /// When that ends with which this agent is let in.
+    #[must_use]
+    pub fn ends(&self) -> Ends {
+        Ends { credential: self.credential_ends(), certificate: self.certificate_end() }
+    }
+
+    /// From when to when the client's certificate in use is valid.
+    pub fn set_certificate_life(&self, life: Option<Life>) {
+        self.contact().certificate_life = life;
     }
 
     /// Since the last answer of the control plane, or since the start.

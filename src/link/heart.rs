@@ -183,11 +183,11 @@ impl Heart {
         let Parts { outbox, health, budget, trusting, .. } = &self.parts;
         let mut conditions = vec![
             events::connected(connection),
-            events::authenticated(connection, health.credential_ends()),
+            events::authenticated(connection, health.ends()),
             events::overflow(outbox.fill()),
             events::verified(trusting()),
             events::confirmed(clock::standing()),
-            events::renewed(health.has_unused_certificates()),
+            events::renewed(health.has_unused_certificates(), health.ends()),
             events::journal(outbox.trouble()),
             events::counted(budget.this_month()),
         ];

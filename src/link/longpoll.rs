@@ -17,10 +17,11 @@ use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
 use super::{Acknowledged, Health, JobSource, Posted, StatusSink};
 use crate::json;
-use crate::net::{Body, Line, NetError, Patience, Profile};
+use crate::net::renewal::Candidate;
+use crate::net::{Body, Line, NetError, Patience, Profile, Tls};
 use crate::protocol::{
     ClusterId, CredentialAnswer, ErrorBody, Event, EventBatch, JobId, JobResult, MEDIA_TYPE, RegisterRequest,
-    StatusUpdate, Timestamp,
+    RotateRequest, StatusUpdate, Timestamp,
 };
 use crate::secret::Secret;
 use crate::trust::identity::NodeKeys;
@@ -89,13 +90,29 @@ impl LongPoll {
     }
 
     /// Asks for a new bearer (P1.2.7), with the one that is given, expired or not: where there are keys, they prove that
-    /// it is this node that asks. A new bearer without a key for MACs keeps that of the one before.
+    /// it is this node that asks. A new bearer without a key for MACs keeps that of the one before. With a request, another
+    /// client certificate is asked for as well.
     ///
     /// # Errors
     /// A [`Fault`]; the bearer in use stays.
-    pub fn rotate(&self, bearer: &Bearer, keys: Option<&NodeKeys>) -> Result<Issued, Fault> {
-        let answer: CredentialAnswer =
-            read_json(self.post_as(&self.post, bearer, "credentials/rotate", b"{}".to_vec(), keys)?)?;
+    pub fn rotate(
+        &self,
+        bearer: &Bearer,
+        keys: Option<&NodeKeys>,
+        certificate_request: Option<&str>,
+    ) -> Result<Issued, Fault> {
+        let body = serde_json::to_vec(&RotateRequest { certificate_request })
+            .map_err(|_| Fault::Unreadable("our own body"))?;
+        let answer =
+            self.post_as(&self.post, bearer, "credentials/rotate", body, keys).map_err(|fault| match fault {
+                Fault::Refused(StatusCode::BAD_REQUEST, body)
+                    if certificate_request.is_some() && body.error == "UnknownField" =>
+                {
+                    Fault::ServerTooOld("certificateRequest")
+                }
+                fault => fault,
+            })?;
+        let answer: CredentialAnswer = read_json(answer)?;
         let mut issued = issued(answer)?;
         if issued.bearer.mac_key.is_none() {
             issued.bearer.mac_key.clone_from(&bearer.mac_key);
@@ -111,6 +128,37 @@ impl LongPoll {
         let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let request = request(Method::GET, &self.jobs_url(PROBE_WAIT), &bearer.token, Vec::new())?;
         call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)).map(drop)
+    }
+
+    /// Whom every line believes, and what it shows.
+    #[must_use]
+    pub fn tls(&self) -> &Tls {
+        &self.profile.tls
+    }
+
+    /// Tries a bearer as [`LongPoll::probe`] does, on a connection of its own that is made with a candidate.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub fn try_with(&self, candidate: &Candidate, bearer: &Bearer) -> Result<(), Fault> {
+        let line = Line::new(Profile { tls: candidate.tls(), ..self.profile.clone() });
+        let request = request(Method::GET, &self.jobs_url(PROBE_WAIT), &bearer.token, Vec::new())?;
+        call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)).map(drop)
+    }
+
+    /// Every later connection is made with the candidate, requests under way end as they began; false when something else
+    /// was committed since it was made.
+    pub fn commit(&self, candidate: Candidate) -> bool {
+        if !self.profile.tls.commit(candidate) {
+            return false;
+        }
+        // What is kept open was made with what was before.
+        *self.poll.lock().unwrap_or_else(PoisonError::into_inner) = Line::new(self.profile.clone());
+        *self.post.lock().unwrap_or_else(PoisonError::into_inner) = Line::new(self.profile.clone());
+        if let Some(health) = self.health.get() {
+            health.set_certificate_life(self.profile.tls.client_life());
+        }
+        true
     }
 
     /// Ends everything that is under way and refuses what follows.
@@ -182,10 +230,7 @@ impl LongPoll {
             return;
         };
         let tried = changed.map_err(|error| error.to_string()).and_then(|candidate| {
-            let profile = Profile { tls: candidate.tls(), ..self.profile.clone() };
-            let tried = request(Method::GET, &self.jobs_url(PROBE_WAIT), &self.bearer().token, Vec::new())
-                .and_then(|request| call(&Line::new(profile), request, Patience::Answer(limits::RESPONSE_TIMEOUT)));
-            tried.map(|_| candidate).map_err(|fault| {
+            self.try_with(&candidate, &self.bearer()).map(|()| candidate).map_err(|fault| {
                 let (cause, detail) = fault.causes();
                 format!("{fault}: {cause} {detail}")
             })
@@ -194,12 +239,11 @@ impl LongPoll {
             health.set_unused_certificates(tried.is_err());
         }
         match tried {
+            // Otherwise they are tried again beside what was committed meanwhile.
             Ok(candidate) => {
-                self.profile.tls.commit(candidate);
-                // What is kept open was made with what was before.
-                *self.poll.lock().unwrap_or_else(PoisonError::into_inner) = Line::new(self.profile.clone());
-                *self.post.lock().unwrap_or_else(PoisonError::into_inner) = Line::new(self.profile.clone());
-                info!("the changed certificates are in use");
+                if self.commit(candidate) {
+                    info!("the changed certificates are in use");
+                }
             }
             Err(error) => warn!(
                 error,

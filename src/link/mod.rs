@@ -3,8 +3,10 @@
 //! A [`JobSource`] brings jobs, a [`StatusSink`] takes what became of them. [`LongPoll`] is both; another
 //! mode of connectivity is another pair. The calls block: whoever makes them does so on a thread that may.
 
+pub mod authorities;
 pub mod backoff;
 pub mod budget;
+pub mod certificate;
 pub mod credential;
 pub mod deliver;
 pub mod endpoint;
@@ -30,6 +32,7 @@ pub mod traffic;
 
 use std::time::Duration;
 
+pub use certificate::{Certificates, ClientCertificate};
 pub use credential::{Bearer, Credential, CredentialStore, StoreError};
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use fault::Fault;

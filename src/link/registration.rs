@@ -8,6 +8,8 @@ use ring::rand::SystemRandom;
 use serde_json::value::RawValue;
 use tracing::{info, warn};
 
+use super::authorities::{self, Voice};
+use super::certificate::{Asked, Certificates};
 use super::credential::{Credential, CredentialStore, StoreError};
 use super::longpoll::{self, Issued, LongPoll};
 use super::machine::Machine;
@@ -19,6 +21,7 @@ use crate::net::Profile;
 use crate::protocol::{AgentInfo, ClusterId, ErrorBody, RegisterRequest, Timestamp};
 use crate::secret::Secret;
 use crate::trust::identity::NodeKeys;
+use crate::trust::keyring::Keyring;
 
 /// What is needed to register.
 pub struct Registration<'a> {
@@ -34,8 +37,6 @@ pub struct Registration<'a> {
     pub demands: Demands,
     /// What the owner gave to pin.
     pub pin: Option<&'a Wanted>,
-    /// A certificate request in PEM, where a client certificate is wanted.
-    pub certificate_request: Option<&'a str>,
 }
 
 /// What may not be left out for a server that does not know it.
@@ -43,7 +44,7 @@ pub struct Registration<'a> {
 pub struct Demands {
     /// Signatures are required: a server that does not take our keys cannot serve this node.
     pub signatures: bool,
-    /// A client certificate is configured.
+    /// A client certificate is to be issued: a request for one is sent.
     pub client_certificate: bool,
 }
 
@@ -153,13 +154,7 @@ impl Registration<'_> {
                 return Err(error);
             }
         };
-        let link = LongPoll::new(
-            self.endpoint.clone(),
-            credential.cluster_id.clone(),
-            credential.current.clone(),
-            self.profile.clone(),
-        );
-        match link.probe(&credential.current) {
+        match self.link_of(&credential).probe(&credential.current) {
             Ok(()) => store.forget_copy().map_err(RegistrationError::Store)?,
             Err(fault @ (Fault::Unauthorized(_) | Fault::Forbidden(_))) => {
                 store.put_back().map_err(RegistrationError::Store)?;
@@ -180,8 +175,16 @@ impl Registration<'_> {
         let keys = keys_for(store, before).map_err(RegistrationError::Store)?;
         // A keyring that is no use is found before a token is used up.
         pin_first(store, self.pin, &[]).map_err(RegistrationError::Pin)?;
-        let (cluster_id, issued) = self.ask(token, &keys).map_err(RegistrationError::Fault)?;
-        pin_first(store, self.pin, &issued.signing_keys).map_err(RegistrationError::Pin)?;
+        let name = self.cluster_id.map_or("", ClusterId::as_str);
+        let asked = match self.demands.client_certificate {
+            true => Some(Asked::new(name).ok_or(RegistrationError::Store(StoreError::NoRandomness))?),
+            false => None,
+        };
+        let request = asked.as_ref().map(|asked| asked.request.as_str());
+        let (cluster_id, issued) = self.ask(token, &keys, request).map_err(RegistrationError::Fault)?;
+        let ring = pin_first(store, self.pin, &issued.signing_keys).map_err(RegistrationError::Pin)?;
+        let taken = asked.map(|asked| asked.take(issued.client_certificate, &self.profile.tls)).transpose();
+        let (certificate, candidate) = taken.map_err(RegistrationError::Fault)?.unzip();
         let endpoint = self.endpoint.to_string();
         // A bearer goes to the origin that issued it, and as the cluster that it is for.
         let previous = before.filter(|before| before.endpoint == endpoint && before.cluster_id == cluster_id);
@@ -194,20 +197,55 @@ impl Registration<'_> {
             current: issued.bearer,
             previous: previous.map(|before| before.current.clone()),
             observed_token: observed_token(token),
+            certificates: Certificates { current: certificate.map(Arc::new), next: None },
             registered_at: Some(Timestamp::from_unix_seconds(clock::unix_seconds())),
         };
         store.save(&credential).map_err(RegistrationError::Store)?;
+        // There was none before to go back to.
+        if let Some(candidate) = candidate {
+            let _ = self.profile.tls.commit(candidate);
+        }
+        if let Some(text) = &issued.ca_bundle {
+            self.take_authorities(text, ring.as_ref(), &credential, store);
+        }
         Ok(credential)
     }
 
+    fn take_authorities(
+        &self,
+        text: &str,
+        ring: Option<&Keyring>,
+        credential: &Credential,
+        store: &dyn CredentialStore,
+    ) {
+        let voice = match (ring, self.pin) {
+            (Some(ring), _) => Voice::Root(ring),
+            (None, Some(_)) => Voice::Nobody,
+            (None, None) => Voice::Anybody,
+        };
+        let link = self.link_of(credential);
+        // What is not used is sent again with a rotation.
+        let _ = authorities::tell(&authorities::take(text, voice, &link, store));
+    }
+
+    fn link_of(&self, credential: &Credential) -> LongPoll {
+        let (endpoint, profile) = (self.endpoint.clone(), self.profile.clone());
+        LongPoll::new(endpoint, credential.cluster_id.clone(), credential.current.clone(), profile)
+    }
+
     /// Asks, and asks again without a member that the server does not know, once for each (P2.2).
-    fn ask(&self, token: &Secret, keys: &NodeKeys) -> Result<(ClusterId, Issued), Fault> {
+    fn ask(
+        &self,
+        token: &Secret,
+        keys: &NodeKeys,
+        certificate_request: Option<&str>,
+    ) -> Result<(ClusterId, Issued), Fault> {
         let payload = keys.payload().present.public_jwk();
         let identity = keys.identity_jwk().unwrap_or_default();
         let raw = |text: &str| RawValue::from_string(text.to_owned()).ok();
         let (payload, identity) = (raw(&payload), raw(&identity));
         let mut sent = Addition::ALL.to_vec();
-        if self.certificate_request.is_none() {
+        if certificate_request.is_none() {
             sent.retain(|addition| *addition != Addition::CertificateRequest);
         }
         loop {
@@ -218,7 +256,7 @@ impl Registration<'_> {
                 display_name: self.display_name,
                 public_key: payload.as_deref().filter(|_| has(Addition::PublicKey)),
                 identity_key: identity.as_deref().filter(|_| has(Addition::IdentityKey)),
-                certificate_request: self.certificate_request.filter(|_| has(Addition::CertificateRequest)),
+                certificate_request: certificate_request.filter(|_| has(Addition::CertificateRequest)),
                 agent: has(Addition::Agent).then_some(AgentInfo::OURS),
             };
             let fault = match longpoll::register(self.endpoint, self.profile.clone(), token, &request) {

@@ -21,8 +21,8 @@ use super::keeper::Keeper;
 use super::{Account as _, Fault};
 use crate::clock;
 use crate::limits;
+use crate::net::renewal::Life;
 use crate::protocol::Timestamp;
-use crate::secret::Secret;
 use crate::shutdown::{Stop, Wake};
 use crate::task;
 
@@ -31,19 +31,26 @@ use crate::task;
 pub enum Chore {
     /// The one before goes.
     ForgetPrevious,
-    /// A new one comes.
+    /// A new one comes, and another client certificate with it where that is due.
     Rotate,
+    /// A client certificate that has come is tried, and used when it works.
+    TryCertificate,
 }
 
-/// What is to be done first, and when, in seconds since 1970.
+/// What is to be done first, and when, in seconds since 1970; `certificate_due` is when another client certificate is to be
+/// asked for.
 #[must_use]
-pub fn next(credential: &Credential) -> Option<(u64, Chore)> {
+pub fn next(credential: &Credential, certificate_due: Option<u64>) -> Option<(u64, Chore)> {
+    if credential.certificates.next.is_some() {
+        return Some((0, Chore::TryCertificate));
+    }
+    let renew = certificate_due.map(|at| (at, Chore::Rotate));
     let rotate = rotate_at(&credential.current).map(|at| (at, Chore::Rotate));
     let forget = credential.previous.as_ref().map(|_| {
         let issued_at = credential.current.issued_at.map_or(0, seconds);
         (issued_at.saturating_add(limits::ROTATION_GRACE.as_secs()), Chore::ForgetPrevious)
     });
-    rotate.into_iter().chain(forget).min_by_key(|(at, _)| *at)
+    rotate.into_iter().chain(renew).chain(forget).min_by_key(|(at, _)| *at)
 }
 
 /// When a bearer is to be rotated; none where it does not end and the server says nothing.
@@ -56,7 +63,7 @@ pub fn rotate_at(bearer: &Bearer) -> Option<u64> {
             // One of before that moment was written down has a life that nobody knows: it is rotated now.
             issued_at.map_or(0, |issued_at| {
                 let life = seconds(end).saturating_sub(issued_at);
-                issued_at.saturating_add(share_of(life, &bearer.token))
+                issued_at.saturating_add(share_of(life, bearer.token.expose().as_bytes()))
             })
         }
         (None, None) => return None,
@@ -69,11 +76,25 @@ pub fn rotate_at(bearer: &Bearer) -> Option<u64> {
     }
 }
 
-/// A point between 70 % and 90 % of a life, drawn from the token itself: the same at every start, another for each.
-fn share_of(life: u64, token: &Secret) -> u64 {
+/// When another client certificate is to be asked for in the place of this one.
+#[must_use]
+pub fn renew_at(chain: &str, (begin, end): Life) -> u64 {
+    begin.saturating_add(share_of(end.saturating_sub(begin), chain.as_bytes()))
+}
+
+/// Whether the end of a life is near: the moment for something new has passed.
+#[must_use]
+pub fn is_near((begin, end): Life, now: u64) -> bool {
+    let left = u128::from(end.saturating_sub(now)).saturating_mul(100);
+    let rest = 100_u64.saturating_sub(limits::ROTATE_TO_PERCENT);
+    left < u128::from(end.saturating_sub(begin)).saturating_mul(u128::from(rest))
+}
+
+/// A point between 70 % and 90 % of a life, drawn from what it is the life of: the same at every start, another for each.
+fn share_of(life: u64, of: &[u8]) -> u64 {
     // In 100 × 2^32 parts; 128 bits hold a life of 64 bits times that.
     const WHOLE: u128 = 100 << 32;
-    let hash = digest::digest(&digest::SHA256, token.expose().as_bytes());
+    let hash = digest::digest(&digest::SHA256, of);
     let drawn = hash.as_ref().first_chunk().map_or(0, |bytes| u64::from(u32::from_be_bytes(*bytes)));
     let width = limits::ROTATE_TO_PERCENT.saturating_sub(limits::ROTATE_FROM_PERCENT);
     let drawn = u128::from(width).saturating_mul(u128::from(drawn));
@@ -85,9 +106,10 @@ fn seconds(timestamp: Timestamp) -> u64 {
     u64::try_from(timestamp.unix_seconds()).unwrap_or(0)
 }
 
-/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause.
-pub async fn keep(keeper: Arc<Keeper>, health: Arc<Health>, wake: Wake, stop: Stop) {
-    let mut turning = std::pin::pin!(turn(&keeper, &health, &wake, &stop));
+/// Rotates when it is time or when `wake` says so, until it is time to stop. What fails is tried again after a pause. `poll`
+/// is set when that may have opened the way in again.
+pub async fn keep(keeper: Arc<Keeper>, health: Arc<Health>, wake: Wake, poll: Wake, stop: Stop) {
+    let mut turning = std::pin::pin!(turn(&keeper, &health, &wake, &poll, &stop));
     tokio::select! {
         () = &mut turning => return,
         () = confirm(&keeper, &health) => {}
@@ -108,12 +130,13 @@ async fn confirm(keeper: &Arc<Keeper>, health: &Health) {
     let _ = task::on_thread(move || keeper.forget_copy()).await;
 }
 
-async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
+async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, stop: &Stop) {
     let mut backoff = Backoff::between(limits::ROTATION_BACKOFF_FIRST, limits::ROTATION_BACKOFF_CAP);
     let mut is_wanted = false;
     let mut pause = Duration::ZERO;
     while !stop.is_set() {
         health.set_credential_end(keeper.ends());
+        health.set_certificate_life(keeper.certificate_life());
         let now = clock::unix_seconds();
         let due = if is_wanted { Some((now, Chore::Rotate)) } else { keeper.next() };
         let left = due.map_or(limits::ROTATION_LOOK, |(at, _)| Duration::from_secs(at.saturating_sub(now)));
@@ -132,14 +155,21 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
             if is_wanted { Some(Chore::Rotate) } else { keeper.next().filter(|(at, _)| *at <= now).map(|due| due.1) };
         let Some(chore) = chore else { continue };
         // Whoever is not let in is probed for rarely, by the loop that polls; that one also finds out that the line is back.
-        if health.is_long_outage() || !is_wanted && health.now().access != Access::Accepted {
+        // Without the certificate that it wants it will not be let in before this has been done.
+        let is_locked_out = keeper.lacks_certificate();
+        let is_refused = health.now().access != Access::Accepted;
+        if !is_locked_out && (health.is_long_outage() || !is_wanted && is_refused) {
             pause = limits::ROTATION_BACKOFF_FIRST;
             continue;
         }
-        match run(keeper, chore).await {
+        match run(keeper, chore, is_wanted).await {
             Ok(()) => {
                 is_wanted = false;
                 backoff.reset();
+                let now = health.now();
+                if is_locked_out || now.access != Access::Accepted || now.reachable == Some(false) {
+                    poll.set();
+                }
             }
             Err(fault) => {
                 // Asked for by a person: what is refused is told, and not repeated.
@@ -148,6 +178,9 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
                 let (cause, detail) = fault.causes();
                 let next_s = pause.as_secs();
                 match chore {
+                    Chore::TryCertificate => {
+                        warn!(error = %fault, cause, detail, next_s, "the new client certificate could not be tried yet");
+                    }
                     Chore::ForgetPrevious => {
                         debug!(error = %fault, cause, detail, next_s, "the credential before is kept on");
                     }
@@ -164,13 +197,14 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, stop: &Stop) {
     }
 }
 
-async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
+async fn run(keeper: &Arc<Keeper>, chore: Chore, is_wanted: bool) -> Result<(), Fault> {
     let (keeper, generation) = (Arc::clone(keeper), keeper.generation());
     let done = task::on_thread(move || match chore {
         Chore::ForgetPrevious => keeper.forget_previous(),
+        Chore::TryCertificate => keeper.try_certificate(),
         Chore::Rotate => {
             info!("the credential is rotated");
-            match keeper.rotate_from(generation) {
+            match keeper.rotate_from(generation, is_wanted) {
                 Err(Fault::Unauthorized(_)) => keeper.recover(),
                 rotated => rotated,
             }
@@ -181,10 +215,13 @@ async fn run(keeper: &Arc<Keeper>, chore: Chore) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Chore, next, rotate_at};
+    use super::{Chore, is_near, next, renew_at, rotate_at};
     use crate::limits;
-    use crate::link::{Bearer, Credential};
+    use crate::link::{Bearer, Certificates, ClientCertificate, Credential};
     use crate::protocol::{ClusterId, Timestamp};
+    use crate::trust::client_key::ClientKey;
+    use ring::rand::SystemRandom;
+    use std::sync::Arc;
 
     const ISSUED: u64 = 1_793_491_200;
     const MONTH: u64 = 30 * 24 * 3600;
@@ -234,9 +271,8 @@ mod tests {
         assert_eq!(rotate_at(&unknown), Some(0));
     }
 
-    #[test]
-    fn the_one_before_goes_after_an_hour() {
-        let mut credential = Credential {
+    fn credential() -> Credential {
+        Credential {
             cluster_id: ClusterId::parse("c1").unwrap(),
             endpoint: String::new(),
             generation: 2,
@@ -245,12 +281,44 @@ mod tests {
             observed_token: String::new(),
             keys: None,
             machine: None,
+            certificates: Certificates::default(),
             registered_at: None,
-        };
-        assert_eq!(next(&credential), Some((ISSUED + 3600, Chore::ForgetPrevious)));
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_due_or_waits_comes_first() {
+        let mut credential = credential();
+        assert_eq!(next(&credential, Some(ISSUED)), Some((ISSUED, Chore::Rotate)));
+        assert_eq!(next(&credential, Some(u64::MAX)), Some((ISSUED + 3600, Chore::ForgetPrevious)));
+        (credential.current.expires_at, credential.previous) = (None, None);
+        assert_eq!(next(&credential, Some(0)), Some((0, Chore::Rotate)));
+        let key = ClientKey::generate(&SystemRandom::new()).unwrap();
+        credential.certificates.next = Some(Arc::new(ClientCertificate { key, chain: String::new() }));
+        assert_eq!(next(&credential, Some(0)), Some((0, Chore::TryCertificate)));
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_before_its_end_is_near() {
+        for life in [(ISSUED, ISSUED + MONTH), (0, 1_000), (7, 7), (0, u64::MAX), (9, 3)] {
+            let at = renew_at("one", life);
+            assert_eq!(renew_at("one", life), at, "the same at every start");
+            assert!(at >= life.0 && (at <= life.1 || life.1 < life.0), "{life:?} {at}");
+            assert!(!is_near(life, at), "{life:?} {at}");
+        }
+        assert_ne!(renew_at("one", (0, u64::MAX)), renew_at("another", (0, u64::MAX)));
+        let life = (1_000, 2_000);
+        let near = [0, 1_900, 1_901, 2_000, 9_000].map(|now| is_near(life, now));
+        assert_eq!(near, [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn the_one_before_goes_after_an_hour() {
+        let mut credential = credential();
+        assert_eq!(next(&credential, None), Some((ISSUED + 3600, Chore::ForgetPrevious)));
         credential.previous = None;
-        assert!(matches!(next(&credential), Some((_, Chore::Rotate))));
+        assert!(matches!(next(&credential, None), Some((_, Chore::Rotate))));
         credential.current.expires_at = None;
-        assert_eq!(next(&credential), None);
+        assert_eq!(next(&credential, None), None);
     }
 }

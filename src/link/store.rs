@@ -2,7 +2,8 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `credential.json` | the credential with its keys |
+//! | `credential.json` | the credential with its keys, and with client certificates that were issued |
+//! | `ca.pem` | authorities that the control plane gave |
 //! | `keys.json` | the keys of a registration that has no answer yet |
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
 //! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::backoff::draw;
+use super::certificate::{Certificates, ClientCertificate};
 use super::credential::{Bearer, Credential, CredentialStore, StoreError};
 use super::machine::Binding;
 use super::pinned::{Pin, PinStore as _};
@@ -50,13 +52,16 @@ pub struct StateDirectory {
 
 const CREDENTIAL: &str = "credential.json";
 const KEYS: &str = "keys.json";
+/// Authorities that the control plane gave.
+pub const AUTHORITIES: &str = "ca.pem";
+
 const COPY: &str = "credential.before.json";
 const HOLDER: &str = "holder";
 
 /// How the name of a file ends that is not yet in its place.
 const NEW: &str = ".new";
 
-/// Two bearers of the usual length and what stands around them.
+/// Two bearers of the usual length, two client certificates with a chain of one, and what stands around them.
 const REHEARSAL_BYTES: usize = 8 * 1024;
 
 impl StateDirectory {
@@ -276,7 +281,11 @@ impl StateDirectory {
         let keys = credential.keys.as_deref().map(KeyTexts::of);
         let bearers = [Some(&credential.current), credential.previous.as_ref()];
         let mac_keys = bearers.map(|bearer| bearer.and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text()));
-        let stored = Stored { keyring_version: newest, ..Stored::of(credential, keys.as_ref(), &mac_keys) };
+        let Certificates { current, next } = &credential.certificates;
+        let texts = [current, next].map(|held| held.as_ref().map(|held| held.to_text()));
+        let [certificate, next_certificate] = texts.each_ref().map(|held| held.as_ref().map(|text| text.as_str()));
+        let stored = Stored::of(credential, keys.as_ref(), &mac_keys);
+        let stored = Stored { keyring_version: newest, certificate, next_certificate, ..stored };
         self.wrap(CREDENTIAL, &written(&stored))
     }
 
@@ -307,6 +316,10 @@ impl CredentialStore for StateDirectory {
         let newest = self.newest();
         self.write_credential(credential, *newest)?;
         self.remove(KEYS)
+    }
+
+    fn keep_authorities(&self, pem: &[u8]) -> Result<(), StoreError> {
+        self.replace(AUTHORITIES, pem)
     }
 
     fn pending_keys(&self) -> Result<Option<NodeKeys>, StoreError> {
@@ -380,6 +393,10 @@ struct Stored<'a> {
     keys: Option<StoredKeys<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     machine: Option<StoredMachine>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_certificate: Option<&'a str>,
     #[serde(default, deserialize_with = "Timestamp::optional", skip_serializing_if = "Option::is_none")]
     registered_at: Option<Timestamp>,
     /// TRUST.md, Keyring: of the newest ring that was ever pinned here; 0 = none.
@@ -480,6 +497,10 @@ impl<'a> StoredBearer<'a> {
     }
 }
 
+fn certificate(text: Option<&str>) -> Result<Option<Arc<ClientCertificate>>, Option<StoreError>> {
+    text.map(|text| ClientCertificate::parse(text).map(Arc::new).ok_or(None)).transpose()
+}
+
 impl<'a> Stored<'a> {
     fn of(
         credential: &'a Credential,
@@ -499,6 +520,8 @@ impl<'a> Stored<'a> {
                 .machine
                 .as_ref()
                 .map(|machine| StoredMachine { id: machine.id.clone(), serial: machine.serial.clone() }),
+            certificate: None,
+            next_certificate: None,
             registered_at: credential.registered_at,
             keyring_version: 0,
         }
@@ -519,6 +542,10 @@ impl<'a> Stored<'a> {
             observed_token: self.observed_token.to_owned(),
             keys,
             machine: self.machine.map(|machine| Binding { id: machine.id, serial: machine.serial }),
+            certificates: Certificates {
+                current: certificate(self.certificate)?,
+                next: certificate(self.next_certificate)?,
+            },
             registered_at: self.registered_at,
         })
     }

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use rustls::ClientConfig;
+use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::tls::{ClientIdentity, Roots, TlsFileError, judged_config};
+use super::tls::{ClientIdentity, Roots, TlsFileError, bare_config, judged_config};
 use super::verifier::{Verifier, When};
-use crate::limits;
+use crate::{clock, limits};
 
 /// The files that a line's TLS is made of; none = what the system trusts, and nothing is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct TlsFiles {
     pub authorities: Vec<PathBuf>,
     /// The client's certificate, leaf first, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
+    /// Where further authorities lie that the control plane gave, if it gave any.
+    pub given: Option<PathBuf>,
 }
 
 /// What every new connection uses. A clone is the same.
@@ -32,6 +35,10 @@ struct State {
     material: Material,
     files: TlsFiles,
     stamps: Vec<Stamp>,
+    /// The client's certificate that the control plane issued, in the place of one from files.
+    issued: Option<ClientIdentity>,
+    /// Counts the changes of what is in use.
+    changes: u64,
     /// What was refused last, and when: it is tried again, but not with each poll.
     refused: Option<(Vec<Stamp>, Instant)>,
 }
@@ -43,12 +50,22 @@ struct Material {
     verifier: Option<Arc<Verifier>>,
     /// For a line that asks for the time and nothing else.
     at_not_before: Option<(Arc<ClientConfig>, Arc<Verifier>)>,
+    /// From when to when the client's certificate is valid, Unix seconds.
+    client_life: Option<Life>,
+    /// Shows no certificate: for when an issued one has ended, so that the server can be asked for another one.
+    bare: Option<Arc<ClientConfig>>,
 }
+
+/// From when to when something is valid, Unix seconds.
+pub type Life = (u64, u64);
 
 /// Changed material that has not been tried yet.
 pub struct Candidate {
     material: Material,
     stamps: Vec<Stamp>,
+    issued: Option<ClientIdentity>,
+    /// What it was made beside.
+    changes: u64,
 }
 
 /// What changes when a file does; none = it is not there.
@@ -63,7 +80,7 @@ impl fmt::Debug for Tls {
 /// Of material that does not change.
 impl From<Arc<ClientConfig>> for Tls {
     fn from(config: Arc<ClientConfig>) -> Self {
-        Self::of(Material { config, verifier: None, at_not_before: None }, TlsFiles::default(), Vec::new())
+        Self::of(Material::of(config, None), TlsFiles::default(), Vec::new())
     }
 }
 
@@ -74,16 +91,18 @@ impl Tls {
     /// When one cannot be used.
     pub fn open(files: TlsFiles) -> Result<Self, TlsFileError> {
         let stamps = files.stamps();
-        Ok(Self::of(files.read()?, files, stamps))
+        Ok(Self::of(files.read(None, Given::File)?, files, stamps))
     }
 
     fn of(material: Material, files: TlsFiles, stamps: Vec<Stamp>) -> Self {
-        Self(Arc::new(Mutex::new(State { material, files, stamps, refused: None })))
+        Self(Arc::new(Mutex::new(State { material, files, stamps, issued: None, changes: 0, refused: None })))
     }
 
     /// What a new connection uses.
     pub(super) fn now(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.state().material.config)
+        let state = self.state();
+        let bare = state.material.bare.as_ref().filter(|_| state.has_ended());
+        Arc::clone(bare.unwrap_or(&state.material.config))
     }
 
     /// For one line to a server whose certificate is not valid yet by a clock that nobody has confirmed: the chain is
@@ -91,7 +110,7 @@ impl Tls {
     #[must_use]
     pub fn at_not_before(&self) -> Option<Self> {
         let (config, verifier) = self.state().material.at_not_before.clone()?;
-        let material = Material { config, verifier: Some(verifier), at_not_before: None };
+        let material = Material::of(config, Some(verifier));
         Some(Self::of(material, TlsFiles::default(), Vec::new()))
     }
 
@@ -101,10 +120,46 @@ impl Tls {
         self.state().material.verifier.as_ref().is_none_or(|verifier| verifier.is_valid_at(time))
     }
 
-    /// Whether a client certificate is shown to a server that asks for one.
+    /// Whether a client certificate is shown to a server that asks for one. One that was issued and has ended is not.
     #[must_use]
     pub fn has_client_certificate(&self) -> bool {
-        self.state().files.client.is_some()
+        let state = self.state();
+        state.files.client.is_some() || state.issued.is_some() && !state.has_ended()
+    }
+
+    /// From when to when the client's certificate is valid; none where there is none.
+    #[must_use]
+    pub fn client_life(&self) -> Option<Life> {
+        self.state().material.client_life
+    }
+
+    /// What there is, with a client certificate that the control plane issued: a chain in PEM, leaf first, and its key as
+    /// PKCS#8.
+    ///
+    /// # Errors
+    /// When the chain is no certificate in PEM, or not for this key.
+    pub fn with_issued(&self, chain: &str, key: &[u8]) -> Result<Candidate, TlsFileError> {
+        let state = self.state();
+        let identity = ClientIdentity::issued(chain.as_bytes(), key)?;
+        let (material, stamps) = (state.files.read(Some(&identity), Given::File)?, state.files.stamps());
+        Ok(Candidate { material, stamps, issued: Some(identity), changes: state.changes })
+    }
+
+    /// What there is, with other authorities in the place of those that the control plane gave before.
+    ///
+    /// # Errors
+    /// When the text holds no certificate in PEM, or one that is malformed.
+    pub fn with_given(&self, pem: &[u8]) -> Result<Candidate, TlsFileError> {
+        let state = self.state();
+        let material = state.files.read(state.issued.as_ref(), Given::Text(pem))?;
+        let issued = state.issued.as_ref().map(ClientIdentity::duplicate);
+        Ok(Candidate { material, stamps: state.files.stamps(), issued, changes: state.changes })
+    }
+
+    /// Where authorities lie that the control plane gave.
+    #[must_use]
+    pub fn given(&self) -> Option<PathBuf> {
+        self.state().files.given.clone()
     }
 
     /// What the files hold now, if they have changed since what is in use; an error when that cannot be used. Costs a
@@ -125,7 +180,9 @@ impl Tls {
         }
         // Until somebody commits it.
         state.refused = Some((stamps.clone(), Instant::now()));
-        Some(state.files.read().map(|material| Candidate { material, stamps }))
+        let issued = state.issued.as_ref().map(ClientIdentity::duplicate);
+        let read = state.files.read(issued.as_ref(), Given::File);
+        Some(read.map(|material| Candidate { material, stamps, issued, changes: state.changes }))
     }
 
     /// Whether no change of a file waits to be used.
@@ -134,16 +191,36 @@ impl Tls {
         self.state().refused.is_none()
     }
 
-    /// It has worked: every new connection uses it.
-    pub fn commit(&self, candidate: Candidate) {
+    /// It has worked: every new connection uses it. False when something else was committed since it was made.
+    #[must_use]
+    pub fn commit(&self, candidate: Candidate) -> bool {
         let mut state = self.state();
+        if state.changes != candidate.changes {
+            return false;
+        }
         state.material = candidate.material;
         state.stamps = candidate.stamps;
+        state.issued = candidate.issued;
+        state.changes = state.changes.wrapping_add(1);
         state.refused = None;
+        true
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// An issued certificate is of no use any more. One from files is shown all the same: its owner may know why.
+    fn has_ended(&self) -> bool {
+        self.issued.is_some() && self.material.client_life.is_some_and(|(_, end)| end < clock::unix_seconds())
+    }
+}
+
+impl Material {
+    fn of(config: Arc<ClientConfig>, verifier: Option<Arc<Verifier>>) -> Self {
+        Self { config, verifier, at_not_before: None, client_life: None, bare: None }
     }
 }
 
@@ -153,27 +230,66 @@ impl Candidate {
     pub fn tls(&self) -> Tls {
         Tls::of(self.material.clone(), TlsFiles::default(), Vec::new())
     }
+
+    /// From when to when its client certificate is valid.
+    #[must_use]
+    pub fn client_life(&self) -> Option<Life> {
+        self.material.client_life
+    }
+
+    /// The file of given authorities holds what it was made with from now on.
+    pub fn was_stored(&mut self, given: &Path) {
+        if let Some(last) = self.stamps.last_mut() {
+            *last = stamp(given);
+        }
+    }
+}
+
+/// Where the given authorities are taken from.
+#[derive(Clone, Copy)]
+enum Given<'a> {
+    File,
+    Text(&'a [u8]),
 }
 
 impl TlsFiles {
-    fn read(&self) -> Result<Material, TlsFileError> {
+    fn read(&self, issued: Option<&ClientIdentity>, given: Given<'_>) -> Result<Material, TlsFileError> {
         let mut roots = Roots::system();
         for path in &self.authorities {
             roots.add_file(path)?;
         }
-        let identity = match &self.client {
-            Some((certificate, key)) => Some(read_identity(certificate, key)?),
-            None => None,
+        match (given, &self.given) {
+            (Given::Text(pem), path) => roots.add_pem(pem, path.as_deref().unwrap_or(Path::new("caBundle")))?,
+            (Given::File, Some(path)) if path.exists() => {
+                // Our own file: a node that nobody can reach goes on without it.
+                if let Err(error) = roots.add_file(path) {
+                    warn!(%error, "the authorities that the control plane gave are left out");
+                }
+            }
+            (Given::File, _) => {}
+        }
+        let identity = match (issued, &self.client) {
+            (Some(issued), _) => Some(issued.duplicate()),
+            (None, Some((certificate, key))) => Some(read_identity(certificate, key)?),
+            (None, None) => None,
         };
         let again = identity.as_ref().map(ClientIdentity::duplicate);
+        let leaf = identity.as_ref().and_then(|identity| identity.chain.first().cloned());
         let (config, verifier) = judged_config(roots.clone(), identity, When::Now)?;
+        let bare = issued.map(|_| bare_config(&verifier)).transpose()?;
         let at_not_before = judged_config(roots, again, When::AtNotBefore)?;
-        Ok(Material { config, verifier: Some(verifier), at_not_before: Some(at_not_before) })
+        Ok(Material {
+            config,
+            client_life: leaf.and_then(|leaf| verifier.life_of(&leaf)),
+            verifier: Some(verifier),
+            at_not_before: Some(at_not_before),
+            bare,
+        })
     }
 
     fn stamps(&self) -> Vec<Stamp> {
         let client = self.client.iter().flat_map(|(certificate, key)| [certificate, key]);
-        self.authorities.iter().chain(client).map(|path| stamp(path)).collect()
+        self.authorities.iter().chain(client).chain(&self.given).map(|path| stamp(path)).collect()
     }
 }
 
@@ -249,7 +365,7 @@ mod tests {
         let (chain, secret) = pair();
         put(&certificate, chain);
         put(&key, secret);
-        TlsFiles { authorities: Vec::new(), client: Some((certificate, key)) }
+        TlsFiles { client: Some((certificate, key)), ..TlsFiles::default() }
     }
 
     #[test]
@@ -268,7 +384,7 @@ mod tests {
         let candidate = tls.changed().unwrap().unwrap();
         assert!(std::sync::Arc::ptr_eq(&tls.now(), &before));
         assert!(tls.changed().is_none(), "it is not tried with each poll");
-        tls.commit(candidate);
+        assert!(tls.commit(candidate));
         assert!(!std::sync::Arc::ptr_eq(&tls.now(), &before));
         assert!(tls.changed().is_none());
     }

@@ -149,14 +149,22 @@ impl ClientIdentity {
     /// # Errors
     /// When either holds nothing usable.
     pub fn from_pem(chain: &[u8], key: &[u8], origin: &Path) -> Result<Self, TlsFileError> {
-        let malformed = || TlsFileError::Malformed(origin.to_owned());
-        let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>().map_err(|_| malformed())?;
-        if chain.is_empty() {
-            return Err(TlsFileError::Empty(origin.to_owned()));
-        }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| malformed())?;
+        let chain = read_chain(chain, origin)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsFileError::Malformed(origin.to_owned()))?;
         Ok(Self { chain, key })
     }
+
+    /// A chain in PEM that the control plane sent, and the key as PKCS#8.
+    pub(super) fn issued(chain: &[u8], key: &[u8]) -> Result<Self, TlsFileError> {
+        let key = PrivateKeyDer::Pkcs8(key.to_vec().into());
+        Ok(Self { chain: read_chain(chain, Path::new("clientCertificate"))?, key })
+    }
+}
+
+fn read_chain(pem: &[u8], origin: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|_| TlsFileError::Malformed(origin.to_owned()))?;
+    if chain.is_empty() { Err(TlsFileError::Empty(origin.to_owned())) } else { Ok(chain) }
 }
 
 /// What a line needs: TLS 1.2 and 1.3 with ring, judged by our clock.
@@ -177,6 +185,11 @@ pub(super) fn judged_config(
     let verifier = Arc::new(Verifier::new(roots.0, &provider, when).map_err(TlsFileError::Unusable)?);
     let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<_>);
     Ok((finish(builder, identity)?, verifier))
+}
+
+/// Judges the server as `verifier` does, and shows no certificate.
+pub(super) fn bare_config(verifier: &Arc<Verifier>) -> Result<Arc<ClientConfig>, TlsFileError> {
+    finish(builder()?.dangerous().with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>), None)
 }
 
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsFileError> {

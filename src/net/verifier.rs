@@ -71,6 +71,26 @@ impl Verifier {
         verify_server_name(&leaf, name)
     }
 
+    /// From when to when a certificate is valid, whoever issued it; none where it is no certificate. Asked for the begin and
+    /// for the end of time, webpki says why that is too early or too late.
+    pub(super) fn life_of(&self, certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+        let name = ServerName::try_from("localhost").ok()?;
+        let ask = |seconds| {
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            self.verify(certificate, &[], &name, time).err()
+        };
+        let Some(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) = ask(u64::MAX) else {
+            return None;
+        };
+        let not_before = match ask(0) {
+            Some(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
+                not_before.as_secs()
+            }
+            _ => 0,
+        };
+        Some((not_before, not_after.as_secs()))
+    }
+
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
@@ -184,6 +204,31 @@ mod tests {
     fn without_roots_there_is_no_verifier() {
         let provider = rustls::crypto::ring::default_provider();
         assert!(matches!(Verifier::new(RootCertStore::empty(), &provider, When::Now), Err(Error::General(_))));
+    }
+
+    /// Whatever it is for, and whoever issued it; an authority's as well as a leaf's.
+    #[test]
+    fn the_life_of_a_certificate_is_read() {
+        let (roots, leaf, _) = chain();
+        let verifier = verifier(&roots, When::Now);
+        assert_eq!(verifier.life_of(&leaf), Some((1_893_456_000, 2_208_988_800)));
+        let mut params = CertificateParams::new(vec!["node.example".to_owned()]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = date_time_ymd(1960, 1, 1);
+        params.not_after = date_time_ymd(2049, 12, 31);
+        let issue =
+            |params: &CertificateParams| params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        // Before 1970 is before every clock.
+        assert_eq!(verifier.life_of(&issue(&params)).map(|(begin, _)| begin), None);
+        params.not_before = date_time_ymd(1970, 1, 1);
+        assert_eq!(verifier.life_of(&issue(&params)), Some((0, 2_524_521_600)));
+        params.not_after = date_time_ymd(9999, 12, 31);
+        assert_eq!(verifier.life_of(&issue(&params)).map(|(_, end)| end), Some(253_402_214_400));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert!(verifier.life_of(&issue(&params)).is_some());
+        for wrong in [&b""[..], b"x", &leaf[..leaf.len() - 1], &[0x30; 300]] {
+            assert_eq!(verifier.life_of(&CertificateDer::from(wrong)), None);
+        }
     }
 
     #[test]

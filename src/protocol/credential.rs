@@ -33,6 +33,15 @@ pub struct RegisterRequest<'a> {
     pub agent: Option<AgentInfo>,
 }
 
+/// Body of `POST /credentials/rotate`; its one member is an addition, which a server may not know (P2.8).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RotateRequest<'a> {
+    /// A certificate request in PEM, where another client certificate is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_request: Option<&'a str>,
+}
+
 /// What an agent is.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -11,7 +11,7 @@ pub mod report;
 pub mod timestamp;
 
 pub use cluster::{ClusterId, InvalidClusterId};
-pub use credential::{AgentInfo, CredentialAnswer, ErrorBody, RegisterRequest};
+pub use credential::{AgentInfo, CredentialAnswer, ErrorBody, RegisterRequest, RotateRequest};
 pub use job::{Instruction, Job, JobError, JobId};
 pub use kind::{GroupKind, InvalidGroupKind};
 pub use manifest::{Manifest, ManifestError};

@@ -1,7 +1,9 @@
 //! What may be done. Pure: values in, a value or a typed error out.
 
 pub mod base64url;
+pub mod bundle;
 pub mod canonical;
+pub mod client_key;
 pub mod envelope;
 pub mod identity;
 pub mod jws;

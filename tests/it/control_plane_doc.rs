@@ -144,6 +144,34 @@ fn the_documents_control_plane_registers_an_agent_that_does_its_jobs_and_rotates
 
 #[test]
 #[ignore = "needs Python with the packages of tests/requirements.txt: PULLET_PYTHON"]
+fn the_documents_control_plane_issues_client_certificates() {
+    let mut plane = Plane::start();
+    let setup = plane.setup().switch("--mtls");
+    says(&setup.run_to_end("register"), 0, &["registered as c1"]);
+    let certificate = || {
+        let stored = fs::read(setup.state_dir().join("credential.json")).unwrap();
+        serde_json::from_slice::<Value>(&stored).unwrap()["certificate"].as_str().unwrap().to_owned()
+    };
+    let first = certificate();
+    let agent = setup.spawn();
+    for (name, job) in [
+        ("apply", config_map("clinic", "hours", "8-12")),
+        ("intent", json!({"intent": "rotate-operator-credentials"})),
+        ("apply", config_map("clinic", "after", "x")),
+    ] {
+        let result = plane.ask(json!(["send", name, job, false]));
+        assert_eq!(result["outcome"], "succeeded", "{result}");
+    }
+    agent.wait_for_log("a new client certificate is in use", SOON);
+    assert_ne!(certificate(), first);
+    // Whom it believes, it demands.
+    assert!(!agent.log().contains("cannot be used"), "{}", agent.log());
+    let seen = plane.ask(json!(["seen"]));
+    assert_eq!(seen["macs"], json!({"right": 0, "wrong": 0, "changed": 0}), "with a certificate there is no MAC");
+}
+
+#[test]
+#[ignore = "needs Python with the packages of tests/requirements.txt: PULLET_PYTHON"]
 fn the_documents_checks_of_proofs_and_old_macs_are_those_of_the_agent() {
     const TARGET: &str = "/api/agent/credentials/rotate";
     let mut plane = Plane::start();

@@ -33,6 +33,7 @@ mod fuzz_targets;
 mod holder;
 mod hostile;
 mod interop;
+mod issued;
 mod journal;
 mod kubernetes;
 mod kubernetes_access;

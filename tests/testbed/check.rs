@@ -123,6 +123,8 @@ pub(crate) struct Registration {
     pub(crate) identity: Option<String>,
     /// The node's public payload key, in base64url.
     pub(crate) payload_key: Option<String>,
+    /// A request for a client certificate, in PEM.
+    pub(crate) certificate_request: Option<String>,
 }
 
 /// Reads a `RegisterRequest`; `additions` lets the members of chapter 2 pass.
@@ -135,6 +137,7 @@ pub(crate) fn registration(body: &[u8], additions: bool) -> Result<Registration,
         display_name: members.optional_text("displayName")?,
         identity: None,
         payload_key: None,
+        certificate_request: None,
     };
     if additions {
         let mut key =
@@ -144,15 +147,19 @@ pub(crate) fn registration(body: &[u8], additions: bool) -> Result<Registration,
         if let Some(agent) = members.take("agent") {
             credential::agent(&agent)?;
         }
-        members.optional_text("certificateRequest")?;
+        registration.certificate_request = members.optional_text("certificateRequest")?;
     }
     members.end()?;
     Ok(registration)
 }
 
-/// Reads the body of a rotation: `{}`.
-pub(crate) fn rotation(body: &[u8]) -> Result<(), Refusal> {
-    Members::of(&parse(body)?, "")?.end()
+/// Reads the body of a rotation: `{}`, or with a request for a client certificate where the additions are known.
+pub(crate) fn rotation(body: &[u8], additions: bool) -> Result<Option<String>, Refusal> {
+    let body = parse(body)?;
+    let mut members = Members::of(&body, "")?;
+    let request = if additions { members.optional_text("certificateRequest")? } else { None };
+    members.end()?;
+    Ok(request)
 }
 
 /// Reads a `StatusUpdate`.

@@ -18,6 +18,7 @@ mod answer;
 mod check;
 mod credential;
 mod fault;
+mod issue;
 pub(crate) mod job;
 pub(crate) mod owner;
 mod proxy;
@@ -42,6 +43,7 @@ use tokio::net::TcpSocket;
 pub(crate) use answer::{Answer, MEDIA_TYPE};
 pub(crate) use credential::{MacRule, Proofs};
 pub(crate) use fault::{Fault, RetryAfter};
+pub(crate) use issue::Issue;
 pub(crate) use job::Job;
 pub(crate) use owner::Owner;
 pub(crate) use proxy::Proxy;
@@ -90,6 +92,10 @@ pub(crate) struct Behaviour {
     /// Knows the additions of chapter 2 in a registration. Without it the server is an old one that knows the
     /// fixed contract alone and refuses them with `UnknownField`.
     pub(crate) additions: bool,
+    /// What becomes of certificate requests, where it issues certificates.
+    pub(crate) issue: Issue,
+    /// From when to when such a certificate is valid, in seconds from its issue.
+    pub(crate) certificate_life: (i64, i64),
     /// How long bearers live; none = for ever, and no `expiresAt`.
     pub(crate) bearer_life: Option<Duration>,
     /// How long the old bearer works after a rotation.
@@ -113,6 +119,8 @@ impl Default for Behaviour {
     fn default() -> Self {
         Self {
             additions: true,
+            issue: Issue::Good,
+            certificate_life: (-60, 30 * 24 * 3600),
             bearer_life: None,
             bearer_overlap: Duration::from_mins(1),
             mac: MacRule::default(),
@@ -164,7 +172,8 @@ impl Testbed {
         let held = server::hold_port(options.port).expect("the port is free");
         let port = held.local_addr().expect("a bound socket has an address").port();
         let socket = server::hold_port(port).expect("a port that is held can be held twice");
-        let shared = Shared::new(options.base.clone(), State::new(options.behaviour));
+        let issuer = options.clients.filter(|clients| clients.issues());
+        let shared = Shared::new(options.base.clone(), State::new(options.behaviour, issuer));
         let tls = (!options.plain_http).then_some(tls);
         let line = Line::Down(socket);
         let mut testbed = Self { shared, tls, ca_pem, directory, base: options.base, port, _held: held, line };
@@ -236,6 +245,11 @@ impl Testbed {
     /// Ends every bearer of a cluster at once: 401 from now on.
     pub(crate) fn revoke(&self, cluster: &str) {
         self.shared.change(|state| state.end_bearers(cluster, Duration::ZERO));
+    }
+
+    /// Authorities that come with each new credential from now on.
+    pub(crate) fn give_authorities(&self, bundle: Option<String>) {
+        self.shared.change(|state| state.ca_bundle = bundle);
     }
 
     /// The public X25519 key that a cluster's node registered, in base64url.

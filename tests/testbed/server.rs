@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, Refusal};
 use super::check;
-use super::credential::{self, Post, Proofs};
+use super::credential::{self, MacRule, Post, Proofs};
 use super::fault::Fault;
 use super::route::{Call, Route};
 use super::state::{Counts, Seen, State};
@@ -176,7 +176,9 @@ async fn connect(stream: TcpStream, tls: Option<Arc<ServerConfig>>, shared: Arc<
     let stream = Counted::new(stream, Arc::clone(&shared));
     let mut cuts = shared.cuts.subscribe();
     let talking = async {
-        let Some(config) = tls else { return talk(stream, number, &shared).await };
+        let Some(config) = tls else {
+            return talk(stream, Client { number, has_tls: false, certificate: None }, &shared).await;
+        };
         match TlsAcceptor::from(config).accept(stream).await {
             Ok(stream) => {
                 let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -184,7 +186,9 @@ async fn connect(stream: TcpStream, tls: Option<Arc<ServerConfig>>, shared: Arc<
                     counts.handshakes += 1;
                     counts.resumed += usize::from(resumed);
                 });
-                talk(stream, number, &shared).await;
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let certificate = shown.map(|leaf| Arc::from(leaf.as_ref()));
+                talk(stream, Client { number, has_tls: true, certificate }, &shared).await;
             }
             Err(_) => shared.count(|counts| counts.failed_handshakes += 1),
         }
@@ -195,11 +199,22 @@ async fn connect(stream: TcpStream, tls: Option<Arc<ServerConfig>>, shared: Arc<
     }
 }
 
-async fn talk<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, number: usize, shared: &Arc<Shared>) {
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+struct Client {
+    /// Counts the connections.
+    number: usize,
+    /// Without TLS somebody stands in front who asks for the certificates.
+    has_tls: bool,
+    /// What it showed, DER.
+    certificate: Option<Arc<[u8]>>,
+}
+
+async fn talk<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, client: Client, shared: &Arc<Shared>) {
     let instead: Arc<Mutex<Option<&'static [u8]>>> = Arc::default();
     let service = service_fn(|request| {
-        let (shared, instead) = (Arc::clone(shared), Arc::clone(&instead));
-        async move { serve(request, number, &shared, &instead).await }
+        let (shared, instead, client) = (Arc::clone(shared), Arc::clone(&instead), client.clone());
+        async move { serve(request, &client, &shared, &instead).await }
     });
     let mut connection =
         http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(stream), service);
@@ -215,7 +230,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, num
 
 async fn serve(
     request: Request<Incoming>,
-    connection: usize,
+    client: &Client,
     shared: &Shared,
     instead: &Mutex<Option<&'static [u8]>>,
 ) -> io::Result<Response<Pieces>> {
@@ -233,7 +248,8 @@ async fn serve(
             query: head.uri.query().map(str::to_owned),
             headers: headers_without_bearer(&head),
             body: body.as_ref().map(|body| body.to_vec()).unwrap_or_default(),
-            connection,
+            connection: client.number,
+            certificate: client.certificate.clone(),
             answered: None,
             fault: fault.clone(),
         });
@@ -248,7 +264,7 @@ async fn serve(
         _ => {
             let answer = match (route, body) {
                 (Err(refusal), _) | (_, Err(refusal)) => Err(refusal),
-                (Ok(route), Ok(body)) => respond(&route, &head, &body, shared).await,
+                (Ok(route), Ok(body)) => respond(&route, &head, &body, client, shared).await,
             };
             answer.unwrap_or_else(|refusal| refuse(refusal, &head, shared))
         }
@@ -273,15 +289,27 @@ async fn read(body: Incoming) -> Result<Bytes, Refusal> {
 }
 
 /// What a call comes to: checks first, one change after the last of them.
-async fn respond(route: &Route, head: &Parts, body: &Bytes, shared: &Shared) -> Result<Answer, Refusal> {
+async fn respond(
+    route: &Route,
+    head: &Parts,
+    body: &Bytes,
+    client: &Client,
+    shared: &Shared,
+) -> Result<Answer, Refusal> {
     let bearer = check::headers(route.call, &head.headers, !body.is_empty())?;
+    let issues = shared.read(|state| state.issuer.is_some());
+    if issues && client.has_tls && client.certificate.is_none() && !matches!(route.call, Call::Register | Call::Rotate)
+    {
+        return Err(Refusal::new(403, "NoCertificate", "no client certificate was shown"));
+    }
     if route.call == Call::Register {
         check::no_query(head.uri.query())?;
         let additions = shared.read(|state| state.behaviour.additions);
         let wish = check::registration(body, additions)?;
         return shared.change(|state| state.register(&bearer, &wish));
     }
-    let cluster = shared.change(|state| admit(state, route.call, &bearer, head, body))?;
+    let is_certified = client.certificate.is_some();
+    let cluster = shared.change(|state| admit(state, route.call, &bearer, head, body, is_certified))?;
     if route.call == Call::Jobs {
         let query = check::poll_query(head.uri.query())?;
         if query.cluster != cluster {
@@ -305,15 +333,22 @@ async fn respond(route: &Route, head: &Parts, body: &Bytes, shared: &Shared) -> 
             Ok(shared.change(|state| state.keep_events(&cluster, events)))
         }
         Call::Rotate => {
-            check::rotation(body)?;
-            Ok(shared.change(|state| state.rotate(&cluster)))
+            let request = check::rotation(body, shared.read(|state| state.behaviour.additions))?;
+            shared.change(|state| state.rotate(&cluster, request.as_deref()))
         }
         Call::Any | Call::Jobs | Call::Register => Err(Refusal::new(404, "UnknownPath", "no such call")),
     }
 }
 
 /// Whose request this is: a bearer that lives, or for a rotation a proof, and for each post a MAC.
-fn admit(state: &mut State, call: Call, bearer: &str, head: &Parts, body: &[u8]) -> Result<String, Refusal> {
+fn admit(
+    state: &mut State,
+    call: Call,
+    bearer: &str,
+    head: &Parts,
+    body: &[u8],
+    is_certified: bool,
+) -> Result<String, Refusal> {
     let Some((cluster, mac_key)) = state.issued(bearer) else { return state.authenticate(bearer) };
     let post = Post { head, body, bearer, cluster: &cluster, mac_key };
     if let Err(refusal) = state.authenticate(bearer) {
@@ -325,7 +360,8 @@ fn admit(state: &mut State, call: Call, bearer: &str, head: &Parts, body: &[u8])
         credential::check_proof(&post, identity.as_deref(), &mut state.once)?;
     }
     if call != Call::Jobs {
-        post.check_mac(state.behaviour.mac, &mut state.once)?;
+        let rule = if is_certified { MacRule::IfThere } else { state.behaviour.mac };
+        post.check_mac(rule, &mut state.once)?;
     }
     Ok(cluster)
 }

@@ -1,6 +1,7 @@
 //! What the control plane knows, and what each call does to it. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -9,7 +10,9 @@ use super::answer::{Answer, Refusal};
 use super::check::Registration;
 use super::credential::{self, MacRule, Once};
 use super::fault::{Fault, Faults};
+use super::issue;
 use super::route::Call;
+use super::tls::Clients;
 use super::{Behaviour, job, random};
 
 /// Everything the control plane knows.
@@ -33,6 +36,10 @@ pub(crate) struct State {
     pub(crate) counts: Counts,
     /// MACs and proofs that were seen.
     pub(crate) once: Once,
+    /// Who signs client certificates; none = it issues none.
+    pub(crate) issuer: Option<Arc<Clients>>,
+    /// Authorities that come with each new credential, `caBundle`.
+    pub(crate) ca_bundle: Option<String>,
     tokens: BTreeMap<String, OneTimeToken>,
     bearers: BTreeMap<String, Bearer>,
     /// The public keys that each cluster's node registered last: identity, payload.
@@ -93,6 +100,8 @@ pub(crate) struct Seen {
     pub(crate) body: Vec<u8>,
     /// Number of the connection it came on, from 1.
     pub(crate) connection: usize,
+    /// The client certificate of that connection, DER.
+    pub(crate) certificate: Option<Arc<[u8]>>,
     /// When it was answered, with which status; none while it is held, and when a fault left it without.
     pub(crate) answered: Option<(Instant, u16)>,
     /// The fault that hit it.
@@ -137,8 +146,8 @@ struct Bearer {
 
 impl State {
     /// Knows nobody yet.
-    pub(crate) fn new(behaviour: Behaviour) -> Self {
-        Self { behaviour, ..Self::default() }
+    pub(crate) fn new(behaviour: Behaviour, issuer: Option<Arc<Clients>>) -> Self {
+        Self { behaviour, issuer, ..Self::default() }
     }
 
     /// Makes a one-time token, for one cluster or for whichever the agent names.
@@ -200,7 +209,7 @@ impl State {
         if wish.token != bearer {
             return Err(Refusal::invalid("registrationToken is not the bearer"));
         }
-        let token = self.tokens.get_mut(bearer).filter(|token| !token.used);
+        let token = self.tokens.get(bearer).filter(|token| !token.used);
         let token = token.ok_or_else(|| Refusal::new(401, "InvalidToken", "the token is unknown or used"))?;
         let cluster = match (&token.cluster, &wish.cluster) {
             (Some(ours), Some(theirs)) if ours != theirs => {
@@ -209,17 +218,23 @@ impl State {
             (Some(cluster), _) | (None, Some(cluster)) => cluster.clone(),
             (None, None) => format!("cluster-{}", random::hex(4)),
         };
-        token.used = true;
-        self.node_keys.insert(cluster.clone(), (wish.identity.clone(), wish.payload_key.clone()));
-        Ok(Answer::json(&self.new_credential(&cluster, Some(&cluster))))
+        let credential = self.new_credential(&cluster, Some(&cluster), wish.certificate_request.as_deref())?;
+        self.tokens.entry(bearer.to_owned()).and_modify(|token| token.used = true);
+        self.node_keys.insert(cluster, (wish.identity.clone(), wish.payload_key.clone()));
+        Ok(Answer::json(&credential))
     }
 
     /// `POST /credentials/rotate`, after the checks.
-    pub(crate) fn rotate(&mut self, cluster: &str) -> Answer {
-        Answer::json(&self.new_credential(cluster, None))
+    pub(crate) fn rotate(&mut self, cluster: &str, request: Option<&str>) -> Result<Answer, Refusal> {
+        Ok(Answer::json(&self.new_credential(cluster, None, request)?))
     }
 
-    fn new_credential(&mut self, cluster: &str, named: Option<&str>) -> Value {
+    fn new_credential(&mut self, cluster: &str, named: Option<&str>, request: Option<&str>) -> Result<Value, Refusal> {
+        let Behaviour { issue, certificate_life, .. } = self.behaviour;
+        let certificate = match (&self.issuer, request) {
+            (Some(issuer), Some(request)) => issue::issue(issuer, cluster, request, issue, certificate_life)?,
+            _ => None,
+        };
         self.end_bearers(cluster, self.behaviour.bearer_overlap);
         let mac_key = (self.behaviour.mac == MacRule::V2).then(random::bytes);
         let bearer = self.issue_bearer_with(cluster, mac_key);
@@ -236,13 +251,19 @@ impl State {
         if let Some(key) = mac_key {
             answer["macKey"] = json!(credential::encode(&key));
         }
+        if let Some(certificate) = certificate {
+            answer["clientCertificate"] = json!(certificate);
+        }
+        if let Some(bundle) = &self.ca_bundle {
+            answer["caBundle"] = json!(bundle);
+        }
         if let Some(after) = self.behaviour.rotate_after {
             answer["rotateAfter"] = json!(job::timestamp(after.as_secs().cast_signed()));
         }
         if let Some(life) = self.behaviour.bearer_life {
             answer["expiresAt"] = json!(job::timestamp(life.as_secs().cast_signed()));
         }
-        answer
+        Ok(answer)
     }
 
     /// Whose bearer this is.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
+};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -83,30 +85,50 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 
 /// An authority for clients.
 #[derive(Debug)]
-pub(crate) struct Clients(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Clients {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    issues: bool,
+}
 
 impl Clients {
-    /// A new one.
+    /// A new one: who shows no certificate by it gets no connection.
     pub(crate) fn new() -> Self {
-        Self(authority())
+        Self { issuer: authority(), issues: false }
+    }
+
+    /// A new one that issues certificates: who shows none may connect, register and rotate, and nothing else.
+    pub(crate) fn issuing() -> Self {
+        Self { issuer: authority(), issues: true }
+    }
+
+    /// Whether the control plane issues certificates by it.
+    pub(crate) fn issues(&self) -> bool {
+        self.issues
+    }
+
+    /// A certificate with its chain, in PEM.
+    pub(super) fn sign(&self, params: &CertificateParams, key: &impl PublicKeyData) -> String {
+        params.signed_by(key, &self.issuer).expect("the authority can sign").pem()
     }
 
     /// A certificate and its key, in PEM.
     pub(crate) fn issue(&self) -> (String, String) {
         let key = KeyPair::generate().expect("a key can be made");
         let params = CertificateParams::new(vec!["node.example".to_owned()]).expect("the name is valid");
-        (params.signed_by(&key, &self.0).expect("the authority can sign").pem(), key.serialize_pem())
+        (self.sign(&params, &key), key.serialize_pem())
     }
 
     /// The authority itself, in PEM.
     pub(crate) fn ca_pem(&self) -> String {
-        self.0.pem()
+        self.issuer.pem()
     }
 
     fn verifier(&self, provider: Arc<CryptoProvider>) -> Arc<dyn ClientCertVerifier> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).expect("our own authority is one");
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("there is a root")
+        roots.add(self.issuer.der().clone()).expect("our own authority is one");
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let builder = if self.issues { builder.allow_unauthenticated() } else { builder };
+        builder.build().expect("there is a root")
     }
 }
 

@@ -134,6 +134,11 @@ impl CredentialStore for SecretStore {
         self.write(&entries::of_credential(credential))
     }
 
+    /// They lie in the state directory, beside the files that TLS is made of.
+    fn keep_authorities(&self, _: &[u8]) -> Result<(), StoreError> {
+        Err(StoreError::Io(place(), io::ErrorKind::Unsupported.into()))
+    }
+
     fn pending_keys(&self) -> Result<Option<NodeKeys>, StoreError> {
         let secret = self.secret()?;
         entries::to_pending(&|name| secret.text(name).map_err(not_read), malformed)

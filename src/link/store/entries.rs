@@ -87,6 +87,8 @@ pub fn to_credential(read: Read<'_>, malformed: impl Fn() -> StoreError) -> Resu
             observed_token: "",
             keys: None,
             machine: None::<StoredMachine>,
+            certificate: None,
+            next_certificate: None,
             registered_at: None,
             keyring_version: 0,
         },

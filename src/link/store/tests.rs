@@ -4,8 +4,10 @@ use super::{Bearer, Credential, CredentialStore, StateDirectory, StoreError};
 use crate::limits;
 use crate::link::machine::Binding;
 use crate::link::seal::Seal;
+use crate::link::{Certificates, ClientCertificate};
 use crate::protocol::{ClusterId, Timestamp};
 use crate::trust::base64url;
+use crate::trust::client_key::ClientKey;
 use crate::trust::identity::NodeKeys;
 use crate::trust::mac::MacKey;
 use ring::rand::SystemRandom;
@@ -32,8 +34,80 @@ pub(super) fn credential(token: &str) -> Credential {
             NodeKeys::parse(&base64url::encode(&[1; 32]), &base64url::encode(&[2; 32]), None).unwrap(),
         )),
         machine: Some(Binding { id: Some("m".into()), serial: None }),
+        certificates: Certificates::default(),
         registered_at: Some(Timestamp::from_unix_seconds(6)),
     }
+}
+
+fn certificate(length: usize) -> Arc<ClientCertificate> {
+    let key = ClientKey::generate(&SystemRandom::new()).unwrap();
+    // What would be escaped takes no more room.
+    Arc::new(ClientCertificate { key, chain: "\u{1}".repeat(length) })
+}
+
+/// The longest of everything fits, sealed or not; a byte more in a certificate does not come from us and is refused.
+#[test]
+fn client_certificates_are_kept_beside_the_credential() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, seal) in [("open", None), ("sealed", Seal::new(&[7; 32]))] {
+        let path = directory.path().join(name);
+        let store = StateDirectory::open_sealed(&path, seal).unwrap();
+        let whole = |length| Credential {
+            certificates: Certificates { current: Some(certificate(length)), next: Some(certificate(length)) },
+            previous: Some(Bearer::new(&"p".repeat(limits::BEARER_MAX), None).unwrap()),
+            ..credential(&"x".repeat(limits::BEARER_MAX))
+        };
+        let stored = whole(limits::ISSUED_CHAIN_BYTES);
+        store.save(&stored).unwrap();
+        let loaded = store.load().unwrap().unwrap().certificates;
+        for (stored, loaded) in [(stored.certificates.current, loaded.current), (stored.certificates.next, loaded.next)]
+        {
+            let (stored, loaded) = (stored.unwrap(), loaded.unwrap());
+            assert_eq!((loaded.key.pkcs8(), &loaded.chain), (stored.key.pkcs8(), &stored.chain));
+        }
+        let longer = Some(certificate(limits::ISSUED_CHAIN_BYTES + 1));
+        let certificates = Certificates { current: longer, next: None };
+        store.save(&Credential { certificates, ..credential(TOKEN) }).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Malformed(_))));
+        store.save(&credential(TOKEN)).unwrap();
+        let none = store.load().unwrap().unwrap().certificates;
+        assert!(none.current.is_none() && none.next.is_none(), "as before there were any");
+    }
+}
+
+#[test]
+fn a_certificate_without_a_key_of_its_kind_is_no_credential() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    let certificates = Certificates { current: Some(certificate(100)), next: None };
+    store.save(&Credential { certificates, ..credential(TOKEN) }).unwrap();
+    let path = directory.path().join("credential.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let text = certificates_text(&whole);
+    for wrong in ["", "AAAA.AAAA", &text[2..], &text[..60]] {
+        std::fs::write(&path, whole.replace(text, wrong)).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Malformed(_))), "{wrong}");
+    }
+}
+
+fn certificates_text(whole: &str) -> &str {
+    let rest = whole.split_once("\"certificate\":\"").unwrap().1;
+    rest.split_once('"').unwrap().0
+}
+
+/// A power cut leaves the old authorities or the new ones, never half of them; and nobody else may read or write them.
+#[test]
+fn given_authorities_take_the_place_of_those_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    for text in ["first", "second, and longer", "3"] {
+        store.keep_authorities(text.as_bytes()).unwrap();
+        let path = directory.path().join("ca.pem");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "the lock, and nothing that was left over: {names:?}");
 }
 
 fn set_mode(path: &Path, mode: u32) {

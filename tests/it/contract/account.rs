@@ -163,7 +163,7 @@ fn a_server_that_is_too_old_for_required_signatures_is_told_from_others() {
     let home = tempfile::tempdir().unwrap();
     let store = StateDirectory::open(&home.path().join("state")).unwrap();
     let cluster_id = ClusterId::parse(CLUSTER).unwrap();
-    let register = |demands, certificate_request| {
+    let register = |demands| {
         let registration = Registration {
             endpoint: &endpoint,
             profile: profile.clone(),
@@ -171,25 +171,24 @@ fn a_server_that_is_too_old_for_required_signatures_is_told_from_others() {
             display_name: None,
             demands,
             pin: None,
-            certificate_request,
         };
         registration.exchange(&Secret::new("token", testbed.issue_token(Some(CLUSTER))), &store).map(|_| ())
     };
     let signed = Demands { signatures: true, client_certificate: false };
     let certified = Demands { signatures: false, client_certificate: true };
-    for (demands, request) in [(signed, None), (certified, Some("-----BEGIN CERTIFICATE REQUEST-----"))] {
-        let error = register(demands, request).unwrap_err();
+    for demands in [signed, certified] {
+        let error = register(demands).unwrap_err();
         let RegistrationError::Fault(fault @ LinkFault::ServerTooOld(_)) = &error else { panic!("{error:?}") };
         assert!(fault.to_string().contains("too old"), "{fault}");
     }
     testbed.fault(Call::Register, 9, Fault::refusal(400, "UnknownField"));
-    let error = register(Demands::default(), None).unwrap_err();
+    let error = register(Demands::default()).unwrap_err();
     assert!(
         matches!(&error, RegistrationError::Fault(LinkFault::Refused(StatusCode::BAD_REQUEST, _))),
         "a server that knows no member at all is asked four times and no more: {error:?}"
     );
     testbed.clear_faults();
-    register(Demands::default(), None).unwrap();
+    register(Demands::default()).unwrap();
 }
 
 /// Files that say which machine this is.
