@@ -1,5 +1,6 @@
 //! The wiring: the only place that knows all parts, and decides nothing.
 
+mod cluster;
 mod error;
 mod holding;
 
@@ -23,14 +24,16 @@ use crate::limits;
 use crate::link::backoff::{Backoff, boot_pause, draw};
 use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
+use crate::link::heart::{self, Heart};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
+use crate::link::present::Present;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::{
-    self, Account, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint, JobSource, Keeper,
-    LongPoll, PinStore, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError, Wanted,
-    events, traffic,
+    self, Account, BetweenPolls, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint,
+    JobSource, Keeper, LongPoll, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError,
+    Wanted, events, traffic,
 };
 use crate::metrics::Meter;
 use crate::net::renewal::TlsFiles;
@@ -48,13 +51,18 @@ use crate::task;
 /// An agent that is ready to run.
 pub struct Agent {
     config: Config,
-    store: Arc<StateDirectory>,
+    /// The journal, and what else stays on this machine.
+    state: Arc<StateDirectory>,
+    /// Where the credential is kept.
+    store: Arc<dyn CredentialStore>,
     credential: Option<Credential>,
     /// The one-time token, where there is no credential yet.
     token: Option<Arc<Secret>>,
     profile: Profile,
     /// What the owner gave to pin.
     wanted: Option<Wanted>,
+    /// Whoever says how it is.
+    known: Option<Arc<cluster::Known>>,
 }
 
 /// What signals ask for.
@@ -70,7 +78,8 @@ struct Signals {
 /// When a CA file cannot be used.
 pub fn profile(config: &Config) -> Result<Profile, TlsFileError> {
     let provided = Provided::find().and_then(|provided| provided.ca());
-    let authorities = config.ca_file.clone().into_iter().chain(provided).collect();
+    let files = [config.ca_file.clone(), config.ca_bundle_file.clone(), provided];
+    let authorities = files.into_iter().flatten().collect();
     let tls = Tls::open(TlsFiles { authorities, client: config.client_certificate.clone() })?;
     Ok(Profile { tls, proxy: config.proxy.clone(), plain_http: config.plain_http, meter: Meter::default() })
 }
@@ -102,10 +111,15 @@ fn load(store: &StateDirectory, config: &Config) -> Result<Option<Credential>, A
     if link::is_another_machine(&credential) {
         return Err(AgentError::OtherMachine(config.state_dir.clone()));
     }
-    store.seal_what_is_open().map_err(AgentError::Store)?;
+    // A disk that takes nothing is no reason not to start: the next start tries it again.
+    if let Err(error) = store.seal_what_is_open() {
+        warn!(%error, "the stored credential could not be wrapped, and stays as it is");
+    }
     if link::rebind(&mut credential) {
         info!("the marks of this machine have changed, but it is the same one; they are noted anew");
-        store.save(&credential).map_err(AgentError::Store)?;
+        if let Err(error) = store.save(&credential) {
+            warn!(%error, "the marks of this machine could not be noted");
+        }
     }
     Ok(Some(credential))
 }
@@ -120,8 +134,9 @@ impl Agent {
         if let Err(error) = clock::keep_in(&config.state_dir) {
             warn!(%error, "the floor of the clock cannot be read");
         }
-        let credential = load(&store, &config)?;
-        if credential.is_none() && (config.endpoint.is_none() || config.token_file.is_none()) {
+        let goes_by_cluster = config.cluster_resource.is_some();
+        let credential = if goes_by_cluster { None } else { load(&store, &config)? };
+        if credential.is_none() && !goes_by_cluster && (config.endpoint.is_none() || config.token_file.is_none()) {
             return Err(AgentError::Config(ConfigError::Missing(
                 "endpoint or token_file",
                 "this node is not registered yet: give both, or run pullet register first",
@@ -130,13 +145,13 @@ impl Agent {
         let profile = profile(&config).map_err(AgentError::Tls)?;
         // Before signals are handled: reading from a terminal ends with a signal as in any program.
         let token = match &config.token_file {
-            Some(file) if credential.is_none() => {
+            Some(file) if credential.is_none() && !goes_by_cluster => {
                 Some(Arc::new(read_one_time_token(file, io::stdin()).map_err(AgentError::Store)?))
             }
             _ => None,
         };
         let wanted = wanted(&config).map_err(AgentError::Store)?;
-        Ok(Self { config, store, credential, token, profile, wanted })
+        Ok(Self { config, state: Arc::clone(&store), store, credential, token, profile, wanted, known: None })
     }
 
     /// Runs until a signal, or until another agent takes over.
@@ -144,7 +159,10 @@ impl Agent {
     /// # Errors
     /// As [`AgentError`] lists them.
     pub fn run(self) -> Result<(), AgentError> {
-        let watches = self.config.policy.kinds().len().min(limits::WATCHES);
+        let mut watches = self.config.policy.kinds().len().min(limits::WATCHES);
+        if self.config.cluster_resource.is_some() {
+            watches += limits::CLUSTER_THREADS;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(limits::BASE_THREADS + watches)
@@ -162,6 +180,10 @@ impl Agent {
         let (stop, wake, rotate) = (Stop::default(), Wake::default(), Wake::default());
         shutdown::listen(stop.clone()).map_err(AgentError::Runtime)?;
         shutdown::listen_for_wakes(wake.clone(), rotate.clone()).map_err(AgentError::Runtime)?;
+        let signals = Signals { stop: stop.clone(), wake: wake.clone(), rotate };
+        if self.config.cluster_resource.is_some() {
+            return Box::pin(cluster::run(self, signals)).await;
+        }
         let credential = match self.credential.take() {
             Some(credential) => credential,
             None => match self.register(&stop, &wake).await? {
@@ -171,9 +193,21 @@ impl Agent {
         };
         let endpoint = self.endpoint_of(&credential)?;
         let target = open_target(&self.config, &credential.cluster_id)?;
-        let Some(holding) = holding::begin(&target, &self.store, &stop).await else { return Ok(()) };
+        let Some(holding) = holding::begin(&target, &self.state, &stop).await else { return Ok(()) };
+        self.session(credential, endpoint, target, signals).await?;
+        holding::end(holding).await
+    }
+
+    /// Holds the line to the control plane until it is time to stop.
+    async fn session(
+        self,
+        credential: Credential,
+        endpoint: Endpoint,
+        target: Arc<dyn Target>,
+        signals: Signals,
+    ) -> Result<(), AgentError> {
         let opened = self.open_journal().await?;
-        let gate = self.open_gate(&credential, &opened)?;
+        let (opened, gate) = self.open_gate(&credential, opened).await?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             cluster = %credential.cluster_id,
@@ -181,14 +215,14 @@ impl Agent {
             target = target.describe(),
             "ready"
         );
-        boot_spread(&stop, &wake).await;
-        Box::pin(self.serve(credential, endpoint, target, opened, gate, Signals { stop, wake, rotate })).await;
-        holding::end(holding).await
+        boot_spread(&signals.stop, &signals.wake).await;
+        Box::pin(self.serve(credential, endpoint, target, opened, gate, signals)).await;
+        Ok(())
     }
 
     async fn open_journal(&self) -> Result<Opened, AgentError> {
-        let (store, size) = (Arc::clone(&self.store), self.config.journal_size);
-        let opened = task::on_thread(move || journal::open::open(store.handle(), size, draw()))
+        let (state, size) = (Arc::clone(&self.state), self.config.journal_size);
+        let opened = task::on_thread(move || journal::open::open(state.handle(), size, draw()))
             .await
             .map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?
             .map_err(AgentError::Journal)?;
@@ -198,18 +232,21 @@ impl Agent {
         Ok(opened)
     }
 
-    fn open_gate(&self, credential: &Credential, opened: &Opened) -> Result<Gate, AgentError> {
-        Gate::open(gate::Parts {
-            cluster: credential.cluster_id.to_string(),
-            policy: self.config.policy.clone(),
-            settings: KeySettings { signatures: self.config.signatures, pin: self.wanted.clone() },
-            keys: credential.keys.clone(),
-            store: Arc::clone(&self.store) as Arc<dyn PinStore>,
-            outbox: &opened.outbox,
-            found: opened.restored.kept.trust.as_ref().map(|(_, state)| state.as_slice()),
-            quiet_since: opened.restored.kept.last_signed().or_else(|| credential.registered_seconds()),
-        })
-        .map_err(AgentError::Pin)
+    async fn open_gate(&self, credential: &Credential, opened: Opened) -> Result<(Opened, Gate), AgentError> {
+        let cluster = credential.cluster_id.to_string();
+        let policy = self.config.policy.clone();
+        let settings = KeySettings { signatures: self.config.signatures, pin: self.wanted.clone() };
+        let (keys, store) = (credential.keys.clone(), Arc::clone(&self.store));
+        let registered = credential.registered_seconds();
+        let opening = task::on_thread(move || {
+            let found = opened.restored.kept.trust.as_ref().map(|(_, state)| state.as_slice());
+            let quiet_since = opened.restored.kept.last_signed().or(registered);
+            let outbox = &opened.outbox;
+            let gate = Gate::open(gate::Parts { cluster, policy, settings, keys, store, outbox, found, quiet_since });
+            gate.map(|gate| (opened, gate))
+        });
+        let opened = opening.await.map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?;
+        opened.map_err(AgentError::Pin)
     }
 
     fn endpoint_of(&self, credential: &Credential) -> Result<Endpoint, AgentError> {
@@ -239,7 +276,7 @@ impl Agent {
             let mut pause = limits::TOKEN_CHECK;
             if let Some(token) = &self.token {
                 let exchanged = tokio::select! {
-                    exchanged = self.exchange(endpoint.clone(), Arc::clone(token)) => exchanged?,
+                    exchanged = self.exchange(endpoint.clone(), Arc::clone(token), false) => exchanged?,
                     () = out_of_patience(stop) => {
                         warn!("stopped before the registration was answered; the one-time token may be used up");
                         return Ok(None);
@@ -282,7 +319,13 @@ impl Agent {
         Ok(None)
     }
 
-    async fn exchange(&self, endpoint: Endpoint, token: Arc<Secret>) -> Result<Result<Credential, Fault>, AgentError> {
+    /// Exchanges a one-time token; `over` a credential that is there.
+    async fn exchange(
+        &self,
+        endpoint: Endpoint,
+        token: Arc<Secret>,
+        over: bool,
+    ) -> Result<Result<Credential, Fault>, AgentError> {
         let profile = self.profile.clone();
         let store = Arc::clone(&self.store);
         let cluster_id = self.config.cluster_id.clone();
@@ -299,7 +342,8 @@ impl Agent {
                 pin: wanted.as_ref(),
                 certificate_request: None,
             };
-            registration.exchange(&token, store.as_ref())
+            let store = store.as_ref();
+            if over { registration.force(&token, store) } else { registration.exchange(&token, store) }
         });
         match exchanged.await {
             Ok(Ok(credential)) => Ok(Ok(credential)),
@@ -320,20 +364,20 @@ impl Agent {
         gate: Gate,
         Signals { stop, wake, rotate }: Signals,
     ) {
-        let Self { config, store, profile, .. } = self;
+        let Self { config, state, store, profile, known, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = credential.current.clone();
         let endpoint_text = endpoint.to_string();
-        let (before, learnt) = traffic::load(&store);
+        let (before, learnt) = traffic::load(&state);
         let budget = Budget::new(config.monthly_budget, profile.meter.clone(), before);
         let hold = Arc::new(Mutex::new(match learnt {
             Some(learnt) => config.hold.knowing(learnt),
             None => config.hold,
         }));
-        let counting = task::spawn(traffic::keep(Arc::clone(&store), budget.clone(), Arc::clone(&hold)));
+        let counting = task::spawn(traffic::keep(Arc::clone(&state), budget.clone(), Arc::clone(&hold)));
         let last_words = {
-            let (store, budget, hold) = (Arc::clone(&store), budget.clone(), Arc::clone(&hold));
-            move || traffic::save(&store, &budget, &hold)
+            let (budget, hold) = (budget.clone(), Arc::clone(&hold));
+            move || traffic::save(&state, &budget, &hold)
         };
         let link = Arc::new(LongPoll::new(endpoint, cluster_id.clone(), bearer, profile));
         let journal_fault = opened.fault();
@@ -344,9 +388,13 @@ impl Agent {
         }
         let gate = Arc::new(gate);
         let health = link.report_to(Arc::new(Health::default()));
-        let rotated = on_rotation(&outbox, &cluster_id, &gate);
+        let rotated = on_rotation(&outbox, &cluster_id, &gate, known.clone());
         let keeper = Arc::new(Keeper::new(Arc::clone(&link), store, credential, rotated));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
+        if let Some(known) = &known {
+            let (health, outbox) = (Arc::clone(&health), Arc::clone(&outbox));
+            known.serves(cluster::Line { health, outbox, account: Arc::clone(&account), gate: Arc::clone(&gate) });
+        }
         let rotation = task::spawn(rotation::keep(Arc::clone(&keeper), Arc::clone(&health), rotate, stop.clone()));
         let drain = Stop::default();
         let runner = Arc::new(Runner::new(Parts {
@@ -366,18 +414,20 @@ impl Agent {
         let flushing = task::spawn(journal::keep(Arc::clone(&outbox), stop.clone()));
         let silence = task::spawn(events::watch_silence(Arc::clone(&outbox), Arc::clone(&health), cluster_id.clone()));
         let sink = Arc::clone(&link) as Arc<dyn StatusSink>;
-        let reports = Arc::new(Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget));
-        let heart = task::spawn(events::beat(
-            Arc::clone(&outbox),
-            Arc::clone(&health),
-            Arc::clone(&reports),
-            cluster_id.clone(),
-            config.heartbeat_interval,
-            {
+        let reports = Reports::new(sink, Arc::clone(&outbox), Arc::clone(&health), budget.clone());
+        let reports = Arc::new(reports.between_polls(Arc::new(BetweenPolls(Arc::clone(&link)))));
+        let heart = Arc::new(Heart::new(heart::Parts {
+            outbox: Arc::clone(&outbox),
+            health: Arc::clone(&health),
+            budget,
+            cluster_id: cluster_id.clone(),
+            interval: config.heartbeat_interval,
+            trusting: {
                 let gate = Arc::clone(&gate);
-                move || gate.summary()
+                Box::new(move || gate.summary())
             },
-        ));
+        }));
+        let beating = task::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
         let delivery = task::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
         let board = task::spawn(
             Board::new(
@@ -403,8 +453,13 @@ impl Agent {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
             reports,
+            present: Present::new({
+                let target = Arc::clone(&target);
+                Box::new(move |ticket| target.report_again(ticket))
+            }),
             health,
             hold,
+            heart,
             interval: config.poll_interval,
             wake,
             stop: stop.clone(),
@@ -430,18 +485,26 @@ impl Agent {
         observer.abort();
         rotation.abort();
         waiter.abort();
-        heart.abort();
+        beating.abort();
         silence.abort();
         board.abort();
     }
 }
 
 /// A new credential is told, and the keyrings that came with it are looked at.
-fn on_rotation(outbox: &Arc<Outbox>, cluster_id: &ClusterId, gate: &Arc<Gate>) -> Rotated {
+fn on_rotation(
+    outbox: &Arc<Outbox>,
+    cluster_id: &ClusterId,
+    gate: &Arc<Gate>,
+    known: Option<Arc<cluster::Known>>,
+) -> Rotated {
     let (outbox, cluster_id, gate) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate));
     Box::new(move |keyrings| {
         events::push_rotated(&outbox, &cluster_id);
         gate.offer(keyrings, &outbox);
+        if let Some(known) = &known {
+            known.rotated();
+        }
     })
 }
 
@@ -483,20 +546,23 @@ fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc<dyn Target
                 Directory::open(path, cluster_id.as_str(), limits::DIRECTORY_SETTLE).map_err(AgentError::Directory)?;
             Ok(Arc::new(directory))
         }
-        TargetChoice::Kubernetes { kubeconfig, context } => {
-            let wish = Wish {
-                kubeconfig: kubeconfig.clone(),
-                context: context.clone(),
-                foreground_root: is_foreground_root(),
-                plain_http: config.plain_http,
-            };
-            let surroundings = Surroundings { variable: &|name| std::env::var(name).ok(), root: PathBuf::from("/") };
-            let access = Access::find(&wish, &surroundings).map_err(AgentError::Access)?;
+        TargetChoice::Kubernetes { .. } => {
+            let access = find_access(config)?;
             let kinds = config.policy.kinds().to_vec();
             let kubernetes = Kubernetes::open(&access, cluster_id.as_str(), kinds).map_err(AgentError::Access)?;
             Ok(Arc::new(kubernetes))
         }
     }
+}
+
+fn find_access(config: &Config) -> Result<Access, AgentError> {
+    let (kubeconfig, context) = match &config.target {
+        TargetChoice::Kubernetes { kubeconfig, context } => (kubeconfig.clone(), context.clone()),
+        TargetChoice::Directory(_) => (None, None),
+    };
+    let wish = Wish { kubeconfig, context, foreground_root: is_foreground_root(), plain_http: config.plain_http };
+    let surroundings = Surroundings { variable: &|name| std::env::var(name).ok(), root: PathBuf::from("/") };
+    Access::find(&wish, &surroundings).map_err(AgentError::Access)
 }
 
 /// A call that is under way when it is time to stop gets a while to be answered.

@@ -23,6 +23,8 @@ pub enum Command {
         /// As JSON.
         is_json: bool,
     },
+    /// Print the definitions of the custom resources.
+    Crds,
     /// Set right what the agent must not by itself.
     Doctor(Settings, Remedy),
     /// Text for stdout.
@@ -36,6 +38,8 @@ pub enum Command {
         /// And what comes, until it is ended.
         follows: bool,
     },
+    /// Print the rights that the agent needs in a cluster.
+    Rbac(Settings),
     /// Exchange the one-time token, over an existing credential where that is asked for.
     Register(Settings, bool),
     /// Run the agent.
@@ -90,13 +94,15 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 9] = [
+const COMMANDS: [(&str, &str); 11] = [
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
     ("journal", "show what waits on the disk to be done or posted (--json, --follow)"),
     ("check", "say what would become of the job in a file, without doing it (--json)"),
     ("admission", "print what jobs may do as admission policies of the API server (--json)"),
+    ("crds", "print the definitions of the custom resources, for kubectl apply -f -"),
+    ("rbac", "print the rights that the agent needs in the cluster, for kubectl apply -f -"),
     ("doctor", "set right what the agent must not by itself: --reset-clock, --reset-ledger"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version"),
@@ -111,16 +117,15 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register" | "status" | "journal" | "check" | "admission" | "doctor")) => {
+            Some(command @ ("run" | "register" | "status" | "journal" | "check" | "admission" | "rbac" | "doctor")) => {
                 Ok(Command::Help(help(command)))
             }
-            None | Some("help" | "version") => Ok(Command::Help(overview())),
+            None | Some("crds" | "help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
-        "version" | "--version" | "-V" => match rest.first() {
-            None => Ok(Command::Version),
-            Some(surplus) => Err(UsageError::Surplus(surplus.clone())),
-        },
+        "crds" => alone(Command::Crds, rest),
+        "version" | "--version" | "-V" => alone(Command::Version, rest),
+        "rbac" => settings("rbac", rest).map(|settings| settings.map_or_else(Command::Help, Command::Rbac)),
         "run" => settings("run", rest).map(|settings| settings.map_or_else(Command::Help, Command::Run)),
         "register" => {
             let (is_forced, rest) = without(FORCE, rest);
@@ -166,6 +171,15 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
                 .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Status(settings, is_json)))
         }
         other => Err(unknown_command(other)),
+    }
+}
+
+/// A command that takes nothing, or the overview where help was asked for.
+fn alone(command: Command, rest: &[String]) -> Result<Command, UsageError> {
+    match rest.first().map(String::as_str) {
+        None => Ok(command),
+        Some("--help" | "-h") => Ok(Command::Help(overview())),
+        Some(surplus) => Err(UsageError::Surplus(surplus.to_owned())),
     }
 }
 
@@ -297,6 +311,11 @@ fn help(command: &str) -> String {
             "Prints what the settings let jobs do as ValidatingAdmissionPolicy objects with their bindings, for an API\n\
              server from 1.30; with --json as one List. Of the flags only --config and the --allow-… matter."
         }
+        "rbac" => {
+            "Prints the account of the agent, its roles and the empty objects that it writes, for kubectl apply -f -, with\n\
+             a rule for each kind of --allow-kind, and what --cluster-resource needs. Of the flags only these and --config\n\
+             matter."
+        }
         "journal" => {
             "Prints what waits in the journal: jobs that were taken, results and events that were not posted, events that\n\
              were lost. It can be read while the agent runs, and nothing is changed. What was posted since the newest page\n\
@@ -413,6 +432,9 @@ mod tests {
             "check -h",
             "check --help --json x",
             "help check",
+            "help crds",
+            "help rbac",
+            "rbac --help",
         ] {
             let Ok(Command::Help(help)) = parse(&words(text)) else { panic!("{text}") };
             assert!(help.contains("Usage: pullet"), "{text}");
@@ -432,6 +454,17 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(error("run --json"), "there is no flag --json; --help lists them");
+    }
+
+    #[test]
+    fn what_a_cluster_needs_is_printed() {
+        assert!(matches!(parse(&words("crds")), Ok(Command::Crds)));
+        assert!(matches!(parse(&words("crds -h")), Ok(Command::Help(_))));
+        assert_eq!(error("crds --json"), "\"--json\" does not belong here; --help shows how it goes");
+        match parse(&words("rbac --allow-kind /ConfigMap")) {
+            Ok(Command::Rbac(settings)) => assert_eq!(settings.allow_kind, ["/ConfigMap"]),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::trust::Signatures;
 use crate::trust::policy::{ChartPattern, NamespacePattern, OperationType, Policy, Rules};
 
 /// What the agent goes by.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where the credential is kept.
     pub state_dir: PathBuf,
@@ -35,8 +35,12 @@ pub struct Config {
     pub cluster_id: Option<ClusterId>,
     /// What people read.
     pub display_name: Option<String>,
+    /// The `Cluster` object that says the rest: its name, or `*` for the only one; none = there is none.
+    pub cluster_resource: Option<String>,
     /// Further authorities.
     pub ca_file: Option<PathBuf>,
+    /// Those that a `Cluster` names.
+    pub ca_bundle_file: Option<PathBuf>,
     /// What the control plane may ask for in TLS: a certificate, and its key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The way out.
@@ -168,13 +172,21 @@ impl Config {
             settings.require_encrypted_secrets,
         )?;
         let second = Duration::from_secs(1);
+        let target = read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?;
+        let cluster_resource = settings.cluster_resource.filter(|name| !name.is_empty());
+        if cluster_resource.is_some() && matches!(target, TargetChoice::Directory(_)) {
+            let why = "is only for the kubernetes target: a directory has no Cluster objects".to_owned();
+            return Err(ConfigError::Value("cluster_resource", cluster_resource.unwrap_or_default(), why));
+        }
         Ok(Self {
             state_dir: settings.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE)),
             endpoint,
             token_file: settings.token_file.or_else(|| Provided::find()?.token()),
             cluster_id,
             display_name: settings.display_name,
+            cluster_resource,
             ca_file: settings.ca_file,
+            ca_bundle_file: None,
             client_certificate: both(settings.client_cert, settings.client_key)?,
             proxy,
             hold: match settings.wait {
@@ -186,7 +198,7 @@ impl Config {
             poll_interval,
             monthly_budget: read_budget(is_metered, settings.monthly_budget)?,
             status_file: status_file(settings.status_file),
-            target: read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?,
+            target,
             plain_http,
             policy,
             keyring: settings.keyring,
@@ -500,6 +512,7 @@ mod tests {
             ("profile = \"metered\"\nmonthly_budget = 1000001", "from 1 to 1000000 MB"),
             ("profile = \"metered\"\npoll_interval = 59", "from 60 to 86400 seconds"),
             ("target = \"cloud\"", "one of kubernetes, directory"),
+            ("target = \"directory\"\ndirectory = \"/x\"\ncluster_resource = \"*\"", "only for the kubernetes target"),
             ("target = \"directory\"", "--directory"),
             ("directory = \"/x\"", "target = \"directory\""),
             ("log_level = \"loud\"", "one of error, warn, info, debug, trace"),

@@ -15,7 +15,7 @@
 //! | module | what it alone knows |
 //! |---|---|
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
-//! | [`agent`] | all parts; it wires them and decides nothing |
+//! | [`agent`] | all parts; it wires them and decides nothing. `agent::cluster` goes by a `Cluster`, and its `step` decides |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |
@@ -24,6 +24,7 @@
 //! | [`trust`] | what a job may do; pure |
 //! | [`net`] | ureq, rustls, sockets |
 //! | [`protocol`] | the types of the wire, and nothing else |
+//! | [`resources`] | the custom resources: what the owner of the cluster writes, and what is written there |
 //! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`] | one noun each |
 //!
 //! What it defends against, and where:
@@ -57,6 +58,7 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod protocol;
+pub mod resources;
 pub mod secret;
 pub mod shutdown;
 pub mod status;

@@ -51,6 +51,13 @@ pub const KEYRING_FILE_BYTES: u64 = (KEYRING_CHAIN * (KEYRING_BYTES + 2)) as u64
 /// When no signed job came for so long, it is said: a control plane that holds all of them back looks like one that has none.
 pub const QUIET_OWNER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// The JSON of a `Cluster`: a CA bundle of 64 KiB, four lists of [`CLUSTER_POLICY_ENTRIES`] (the longest of 1,024
+/// characters each: 64 KiB), conditions and managedFields of some kB; and as much again for what others note on it.
+pub const CLUSTER_OBJECT_BYTES: usize = 256 * 1024;
+
+/// Entries of each list of a `Cluster`'s policy.
+pub const CLUSTER_POLICY_ENTRIES: usize = 64;
+
 /// The first accepted `seq` of a key, and the most that one job may skip: a stolen key must not burn the sequence.
 pub const SEQUENCE_STEP: u64 = 1 << 20;
 
@@ -129,6 +136,9 @@ pub const EMPTIED_FILES: usize = 1_024;
 /// Threads of the blocking pool beside the watches of kinds: 1 poll, 1 post, 2 applies, 1 disk, 1 watch of who acts.
 pub const BASE_THREADS: usize = 6;
 
+/// Further threads of an agent that goes by a `Cluster`: 1 watch of it, 1 call for it.
+pub const CLUSTER_THREADS: usize = 2;
+
 /// Stack of a blocking thread: a TLS handshake with RSA verification takes about 40 kB in a release
 /// build, a debug build four times as much.
 pub const THREAD_STACK_BYTES: usize = 512 * 1024;
@@ -173,6 +183,19 @@ pub const CHECKPOINT_JOBS: u64 = 256;
 
 /// Of [`RECORD_BYTES`], what the error of a result takes at most.
 pub const ERROR_BYTES: usize = 512;
+
+/// After a loss: how long the present waits for room before it is given up and owed anew, and an observation behind it with it.
+pub const PRESENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// After a loss: how long a poll waits while nothing is heard of the present: the API server may be down.
+pub const PRESENT_HOLDS_POLL: Duration = Duration::from_secs(10);
+
+/// After a loss: the present is not sent more often than this, however much is lost meanwhile. 1,000 objects are 20
+/// pages of a list.
+pub const PRESENT_EVERY: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether there is room for the present, or the rest of it has come; only while it is sent.
+pub const PRESENT_LOOK: Duration = Duration::from_millis(20);
 
 /// Events in one post.
 pub const EVENT_BATCH: usize = 100;
@@ -309,6 +332,9 @@ pub const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 /// Upper bound of `heartbeat_interval`.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A heartbeat says at least this often all that a person wants to see first: 230 bytes a day.
+pub const WHOLE_HEARTBEAT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Between two polls of the metered profile, unless configured: with a resumed handshake of 2 kB and as much for the
 /// calls that is 100 kB a day.
 pub const METERED_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -402,6 +428,35 @@ pub const ROTATION_LOOK: Duration = Duration::from_secs(10 * 60);
 
 /// The file that says which machine this is has 33 bytes, and `/proc/cpuinfo` of 64 cores 100 kB.
 pub const MACHINE_FILE_BYTES: u64 = 128 * 1024;
+
+/// Changes of what is said of a `Cluster` that come within this time are one write.
+pub const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two tries to write what is said of a `Cluster`, or to look at it, while the API server is away.
+pub const STATUS_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether there is more to say: an overflow, refused jobs. One wake-up a minute, no call.
+pub const STATUS_LOOK: Duration = Duration::from_secs(60);
+
+/// Between two looks at the `Cluster`, each of which follows a change: somebody who changes it all the time is followed,
+/// and not faster than that.
+pub const CLUSTER_PAUSE: Duration = Duration::from_secs(1);
+
+/// A line that was lost for this long is said to be lost. A poll that fails now and then would write each time.
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// Between two Kubernetes events of one reason; what comes in between is counted.
+pub const EVENT_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// What a record takes as a rule, for how full the journal is said to be.
+pub const USUAL_RECORD_BYTES: u64 = 300;
+
+/// The Secret with the credential, as the API server sends it: two bearers and two copies of [`BEARER_MAX`], a keyring of
+/// [`KEYRING_BYTES`], certificates of 16 kB and the node's keys are 60 kB, 80 kB in base64; and who owns which field.
+pub const SECRET_OBJECT_BYTES: u64 = 256 * 1024;
+
+/// What a patch of that Secret has as a rule: made with that room, it is not copied while it grows.
+pub const SECRET_PATCH_BYTES: usize = 8 * 1024;
 
 /// Least bytes of a key that wraps the stored credential: 128 bits, if they are random.
 pub const SEAL_KEY_MIN: usize = 16;

@@ -1,11 +1,13 @@
 //! One file a command; here is what they share.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 another agent acts instead.
 
 mod admission;
 mod check;
+mod crds;
 mod doctor;
 mod journal;
+mod rbac;
 mod register;
 mod run;
 #[cfg(feature = "sign")]
@@ -27,6 +29,9 @@ const FAILED: u8 = 1;
 
 /// The command line or the configuration is wrong.
 const WRONG_USAGE: u8 = 2;
+
+/// Another agent acts on the cluster: a start would take it over again.
+const REPLACED: u8 = 3;
 
 /// Reads the arguments, the program's name first, and does what they say.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -58,10 +63,17 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check { settings, file, is_json } => read_config(settings)
             .map_err(Failure::from)
             .and_then(|config| check::check(&config, Path::new(&file), is_json)),
+        Command::Crds => {
+            say(crds::TEXT.trim_end());
+            Ok(())
+        }
         Command::Journal { settings, is_json, follows } => journal::journal(settings, is_json, follows),
         Command::Doctor(settings, remedy) => {
             read_config(settings).map_err(Failure::from).and_then(|config| doctor::set_right(&config, remedy))
         }
+        Command::Rbac(settings) => read_config(settings).map_err(Failure::from).map(|config| {
+            say(rbac::text(&config).trim_end());
+        }),
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),
         Command::Status(settings, is_json) => status::status(settings, is_json),
@@ -85,6 +97,10 @@ struct Failure {
 impl Failure {
     fn failed(error: impl Into<Box<dyn std::error::Error>>) -> Self {
         Self { code: FAILED, error: error.into() }
+    }
+
+    fn replaced(error: impl Into<Box<dyn std::error::Error>>) -> Self {
+        Self { code: REPLACED, error: error.into() }
     }
 
     fn usage(error: impl Into<Box<dyn std::error::Error>>) -> Self {

@@ -12,6 +12,10 @@ use crate::trust::keyring::Keyring;
 /// Registers once, with `force` over a credential that is there. A failure leaves everything as it was, except for a
 /// one-time token that the server took before it failed, and for keys that the next try will use.
 pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
+    if let Some(name) = &config.cluster_resource {
+        let why = "an agent that goes by a Cluster registers by itself: put the one-time token into its Secret";
+        return Err(ConfigError::Value("cluster_resource", name.clone(), why.to_owned()).into());
+    }
     let Some(endpoint) = &config.endpoint else {
         return Err(ConfigError::Missing("endpoint", "say where the control plane is: --endpoint https://…").into());
     };

@@ -10,6 +10,7 @@ pub(super) fn run(config: Config) -> Result<(), Failure> {
         AgentError::Config(error) => Failure::usage(error),
         // As for register: it is a setting that is wrong.
         AgentError::Tls(error) => Failure::usage(error),
+        error @ AgentError::Replaced(_) => Failure::replaced(error),
         error => Failure::failed(error),
     })
 }

@@ -42,6 +42,7 @@ fn place<'a>(settings: &'a mut Settings, key: &str) -> Option<Place<'a>> {
         "client_cert" => Place::File(&mut settings.client_cert),
         "client_key" => Place::File(&mut settings.client_key),
         "cluster_id" => Place::Text(&mut settings.cluster_id),
+        "cluster_resource" => Place::Text(&mut settings.cluster_resource),
         "context" => Place::Text(&mut settings.context),
         "directory" => Place::File(&mut settings.directory),
         "display_name" => Place::Text(&mut settings.display_name),

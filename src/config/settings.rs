@@ -45,6 +45,12 @@ pub struct Settings {
     #[argh(option, arg_name = "id")]
     pub cluster_id: Option<String>,
 
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
+    /// go by the Cluster object of this name, or by * for the only one there is; the credential is kept in a
+    /// Secret (default: none, all is said here)
+    #[argh(option, arg_name = "name")]
+    pub cluster_resource: Option<String>,
+
     /// what people read in the control plane's list
     #[argh(option, arg_name = "text")]
     pub display_name: Option<String>,
@@ -169,7 +175,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 32] = [
+pub const KEYS: [&str; 33] = [
     "allow_chart",
     "allow_kind",
     "allow_namespace",
@@ -179,6 +185,7 @@ pub const KEYS: [&str; 32] = [
     "client_cert",
     "client_key",
     "cluster_id",
+    "cluster_resource",
     "context",
     "directory",
     "display_name",
@@ -226,6 +233,7 @@ impl Settings {
             endpoint: self.endpoint.or(file.endpoint),
             token_file: self.token_file.or(file.token_file),
             cluster_id: self.cluster_id.or(file.cluster_id),
+            cluster_resource: self.cluster_resource.or(file.cluster_resource),
             display_name: self.display_name.or(file.display_name),
             ca_file: self.ca_file.or(file.ca_file),
             client_cert: self.client_cert.or(file.client_cert),

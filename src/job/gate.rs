@@ -68,6 +68,7 @@ pub struct Gate {
     /// Since when it is waited for a signed job, where none came since the start.
     quiet_since: u64,
     held: Mutex<Held>,
+    refused: Mutex<(u64, &'static str)>,
 }
 
 #[derive(Clone)]
@@ -175,6 +176,7 @@ impl Gate {
             began: clock::uptime(),
             quiet_since: quiet_since.unwrap_or_else(clock::unix_seconds),
             held: Mutex::new(Held { keyring: None, is_behind: false, state, changes: 0, signed_at: None }),
+            refused: Mutex::default(),
         };
         if let Some(keyring) = keyring {
             gate.pin(keyring, stored.as_ref(), outbox).map_err(PinError::Store)?;
@@ -324,6 +326,18 @@ impl Gate {
         held.state = next.state;
         held.changes = held.changes.wrapping_add(1);
         true
+    }
+
+    /// A job was refused for this reason.
+    pub fn note_refusal(&self, reason: &'static str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = (refused.0.saturating_add(1), reason);
+    }
+
+    /// How many jobs were refused since the start, and the last reason.
+    #[must_use]
+    pub fn refusals(&self) -> (u64, &'static str) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What jobs may do.

@@ -6,7 +6,7 @@ mod sequence;
 mod stamp;
 mod take;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,8 @@ pub struct Runner {
     resumed: Stop,
     /// The journal does not know all that was done before.
     is_incomplete: AtomicBool,
+    /// The journal cannot be written: what is done now would not be known later.
+    is_read_only: AtomicBool,
 }
 
 #[derive(Default)]
@@ -102,6 +104,7 @@ impl Runner {
             waits: Notify::new(),
             resumed: Stop::default(),
             is_incomplete: AtomicBool::new(false),
+            is_read_only: AtomicBool::new(false),
         }
     }
 
@@ -109,6 +112,10 @@ impl Runner {
     pub async fn work(&self, answer: Answer) -> Worked {
         if answer.jobs.is_empty() {
             return Worked::Empty;
+        }
+        if self.is_read_only.load(Ordering::Relaxed) {
+            warn!(jobs = answer.jobs.len(), "the state directory is read-only: these jobs are left, and come again");
+            return Worked::Partly;
         }
         // What was taken first goes first.
         tokio::select! {
@@ -237,10 +244,13 @@ impl Runner {
         act: Option<&Permitted<'_>>,
     ) {
         let mut backoff = Backoff::between(limits::BACKOFF_FLOOR, limits::ACT_PAUSE_MAX);
+        let mut may_be_done = facts.is_resumed || self.is_incomplete.load(Ordering::Relaxed);
         loop {
             match effect {
                 Effect::Act => {}
                 Effect::ActAgain => {
+                    // The request may have got there, and its answer not have come back.
+                    may_be_done = true;
                     let pause = backoff.next(draw());
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
@@ -271,7 +281,7 @@ impl Runner {
                 return self.forget(&id).await;
             };
             let input = tokio::select! {
-                input = self.act(&id, &facts, permitted) => input,
+                input = self.act(&id, may_be_done, permitted) => input,
                 () = self.out_of_patience() => Input::Stopped,
             };
             (state, effect) = machine::step(state, input, &facts, self.now());
@@ -285,10 +295,10 @@ impl Runner {
     }
 
     /// The only way to the target, and only for what was permitted.
-    async fn act(&self, id: &JobId, facts: &Facts, permitted: &Permitted<'_>) -> Input<'static> {
+    async fn act(&self, id: &JobId, may_be_done: bool, permitted: &Permitted<'_>) -> Input<'static> {
         let (target, rule) = (&self.parts.target, permitted.rule());
         let done = match permitted.instruction() {
-            Instruction::Apply(manifest) => match self.done_before(id, facts, manifest).await {
+            Instruction::Apply(manifest) => match self.done_before(id, may_be_done, manifest).await {
                 Ok(Some(done)) => Ok(done),
                 Ok(None) if permitted.order().is_some() => match self.later_job(permitted, manifest).await {
                     Ok(Some(seq)) => return Input::Superseded(seq),
@@ -354,7 +364,10 @@ impl Runner {
 
     /// The target reports on an object: its changes are events, and a job may be waiting for it.
     pub async fn observed(&self, observation: &Observation) {
-        for condition in &observation.changed {
+        let is_again = observation.again.is_some()
+            && !observation.conditions.is_empty()
+            && self.parts.outbox.room_for_present(observation.conditions.len()).await;
+        for condition in if is_again { &observation.conditions } else { &observation.changed } {
             push_transition(&self.parts.outbox, observation, condition, self.now().wall);
         }
         self.step_waiting(|waiting| machine_step(waiting, Input::Observed(observation), self.now())).await;

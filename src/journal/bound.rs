@@ -14,9 +14,7 @@ pub(super) fn bound_event(event: &mut Event) {
         cut(&mut endpoint.url, MESSAGE_BYTES);
         cut(&mut endpoint.notes, MESSAGE_BYTES);
     }
-    // On the disk a condition has no names of members and no text for its time.
-    let room = |event: &Event| limits::RECORD_BYTES.saturating_add(event.conditions.len().saturating_mul(NAMES_BYTES));
-    while serde_json::to_vec(event).map_or(0, |text| text.len()) > room(event) {
+    while serde_json::to_vec(event).map_or(0, |text| text.len()) > limits::RECORD_BYTES {
         if event.endpoints.pop().is_none() && (event.conditions.len() < 2 || event.conditions.pop().is_none()) {
             break;
         }
@@ -37,10 +35,6 @@ pub(super) fn bound_conditions(conditions: &mut Vec<Condition>) {
         cut(&mut condition.message, MESSAGE_BYTES);
     }
 }
-
-/// `"lastTransitionTime":"2026-01-01T00:00:00Z","message":` and the like, of one condition: 85 bytes, less what stands for it
-/// in a record.
-const NAMES_BYTES: usize = 64;
 
 /// Conditions in one event.
 const CONDITIONS: usize = 8;

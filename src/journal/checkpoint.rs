@@ -204,6 +204,7 @@ mod tests {
     use super::{CHECKPOINT, Checkpoint, Kept, SLOT};
     use crate::journal::medium::faulty::{Faulty, Random};
     use crate::journal::record::StoredOutcome;
+    use crate::journal::records;
     use crate::limits;
 
     fn medium() -> Faulty {
@@ -211,17 +212,7 @@ mod tests {
     }
 
     fn outcome(id: &str) -> StoredOutcome {
-        let error = "e".repeat(limits::RECORD_BYTES);
-        StoredOutcome {
-            id: id.into(),
-            key: Some([7; 8]),
-            had_effect: true,
-            outcome: 3,
-            error,
-            applied: None,
-            at: 1,
-            header: None,
-        }
+        StoredOutcome { key: Some([7; 8]), error: "e".repeat(limits::RECORD_BYTES), ..records::outcome(id) }
     }
 
     fn kept(jobs: u64) -> Kept {

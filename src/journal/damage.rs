@@ -11,7 +11,8 @@ use super::medium::faulty::{Faults, Faulty, Random};
 use super::open::{Opened, Trouble, open};
 use super::outbox::{Ended, Report};
 use super::page::{Frame, PAGE};
-use super::record::{Body, KINDS, Record, StoredEvent, StoredJob, StoredOutcome, StoredRef};
+use super::record::{KINDS, Record, StoredEvent, StoredJob, StoredRef};
+use super::records::{self, outcome};
 use super::ring::RingError;
 use super::store::{Journal, Restored};
 use crate::limits;
@@ -24,38 +25,15 @@ fn event(journal: &Journal<Faulty>, name: usize) -> Frame {
         api_version: "apps.vworkspace.io/v1alpha1".into(),
         kind: "ApplicationInstance".into(),
         namespace: "shop".into(),
-        name: format!("{name:0100}"),
-        uid: String::new(),
         generation: Some(1),
+        ..records::object(&format!("{name:0100}"))
     };
-    let event = StoredEvent {
-        shape: "s".repeat(120),
-        epoch: 1,
-        kind: 1,
-        object,
-        conditions: vec![],
-        endpoints: vec![],
-        at: 1,
-        made: None,
-    };
+    let event = StoredEvent { shape: "s".repeat(120), ..records::event(object) };
     Frame { number: journal.numbers().fetch_add(1, Ordering::Relaxed), record: Record::Event(event) }
 }
 
 fn job(id: &str, text: &str) -> StoredJob {
-    StoredJob { id: id.into(), key: Some([1; 8]), expires_at: None, body: Body::Inline(text.into()), header: None }
-}
-
-fn outcome(id: &str) -> StoredOutcome {
-    StoredOutcome {
-        id: id.into(),
-        key: Some([1; 8]),
-        had_effect: true,
-        outcome: 3,
-        error: String::new(),
-        applied: None,
-        at: 1,
-        header: None,
-    }
+    StoredJob { key: Some([1; 8]), ..records::job(id, text) }
 }
 
 fn started(medium: &Faulty) -> (Journal<Faulty>, Restored) {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 /// Bytes at fixed places. What was written is durable after the next [`sync`](Self::sync), and not before.
 pub trait Medium: Send {
@@ -114,7 +115,7 @@ impl FileMedium {
         let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = match fs::openat(directory, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         if !file.metadata()?.is_file() {
@@ -173,7 +174,11 @@ impl Medium for FileMedium {
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)?;
+        self.file.write_all_at(bytes, offset).map_err(|error| match error.raw_os_error() {
+            // It was opened to be read, and that has one reason.
+            Some(code) if code == Errno::BADF.raw_os_error() => Errno::ROFS.into(),
+            _ => error,
+        })?;
         self.flash.wrote(bytes.len());
         Ok(())
     }

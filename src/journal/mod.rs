@@ -20,6 +20,9 @@ pub mod open;
 mod outbox;
 pub mod page;
 pub mod record;
+#[cfg(test)]
+#[path = "../../tests/fuzz/targets/records.rs"]
+mod records;
 pub mod ring;
 pub mod spool;
 pub mod stamp;

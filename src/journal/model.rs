@@ -10,6 +10,7 @@ use super::checkpoint::CHECKPOINT;
 use super::medium::faulty::{Faults, Faulty, Random};
 use super::page::{Frame, PAGE};
 use super::record::{Body, Record, StoredEvent, StoredJob, StoredOutcome, StoredRef, number_of};
+use super::records::{self, job};
 use super::spool::SPOOL;
 use super::stamp::BootMoment;
 use super::store::{Journal, Restored};
@@ -56,41 +57,12 @@ struct Bench {
 }
 
 fn event(len: usize) -> Record {
-    let object = StoredRef {
-        api_version: "v1".into(),
-        kind: "A".into(),
-        namespace: String::new(),
-        name: "n".repeat(len),
-        uid: String::new(),
-        generation: None,
-    };
-    Record::Event(StoredEvent {
-        shape: "s".into(),
-        epoch: 1,
-        kind: 1,
-        object,
-        conditions: vec![],
-        endpoints: vec![],
-        at: 1,
-        made: Some(BootMoment { boot: [1; 16], seconds: 1 }),
-    })
+    let made = Some(BootMoment { boot: [1; 16], seconds: 1 });
+    Record::Event(StoredEvent { made, ..records::event(records::object(&"n".repeat(len))) })
 }
 
 fn outcome(id: &str, key: [u8; 8]) -> StoredOutcome {
-    StoredOutcome {
-        id: id.into(),
-        key: Some(key),
-        had_effect: true,
-        outcome: 3,
-        error: "e".repeat(100),
-        applied: None,
-        at: 1,
-        header: None,
-    }
-}
-
-fn job(id: &str, text: &str) -> StoredJob {
-    StoredJob { id: id.into(), key: None, expires_at: None, body: Body::Inline(text.into()), header: None }
+    StoredOutcome { key: Some(key), error: "e".repeat(100), ..records::outcome(id) }
 }
 
 impl Bench {

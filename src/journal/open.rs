@@ -5,6 +5,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use rustix::fs::{self, Access, AtFlags};
+use rustix::io::Errno;
+
 use super::checkpoint::CHECKPOINT;
 use super::medium::{FileMedium, Flash, Medium as _};
 use super::outbox::Outbox;
@@ -44,6 +47,8 @@ pub enum Trouble {
     File(&'static str, io::Error),
     /// Jobs that were open cannot be read any more.
     JobsLost(u64),
+    /// Nothing can be written in the state directory.
+    ReadOnly,
     /// The journal cannot be used or written.
     Ring(RingError),
     /// A file was too short to be used, of so many bytes, and was made anew.
@@ -67,6 +72,10 @@ impl fmt::Display for Trouble {
             Self::JobsLost(count) => {
                 write!(f, "{count} open jobs cannot be read from the journal any more: send new jobs in their place")
             }
+            Self::ReadOnly => f.write_str(
+                "the state directory is read-only: no job is done, because nobody would know of it after the next start, and what \
+                 waits is posted; mount it read-write (a card that fails turns read-only), and start pullet again",
+            ),
             Self::Ring(error) => {
                 let detail = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
                 write!(f, "{error} {detail}")
@@ -99,11 +108,16 @@ impl fmt::Display for Trouble {
 /// [`RingError::Newer`] alone: a newer program knows better what to do with its files.
 pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, RingError> {
     let flash = Arc::new(Flash::default());
-    let mut troubles = Vec::new();
-    let mut open_or_make = |name: &'static str, len: u64| match open_or_make(directory, name, len, &flash) {
+    let is_read_only = is_read_only(directory);
+    let mut troubles: Vec<Trouble> = is_read_only.then_some(Trouble::ReadOnly).into_iter().collect();
+    let found = |name: &'static str, len: u64| match is_read_only {
+        true => FileMedium::open_to_read(directory, name).map(|medium| (medium, None)),
+        false => open_or_make(directory, name, len, &flash).map(|(medium, short)| (Some(medium), short)),
+    };
+    let mut open_or_make = |name: &'static str, len: u64| match found(name, len) {
         Ok((medium, short)) => {
             troubles.extend(short.map(|found| Trouble::Short(name, found)));
-            Some(medium)
+            medium
         }
         Err(error) => {
             troubles.push(Trouble::File(name, error));
@@ -113,15 +127,15 @@ pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, 
     let journal = open_or_make(JOURNAL, size);
     let spool = open_or_make(SPOOL_FILE, SPOOL);
     let checkpoint = open_or_make(CHECKPOINT_FILE, CHECKPOINT);
-    let Some(medium) = journal else { return Ok(in_memory(epoch, troubles)) };
+    let Some(medium) = journal else { return Ok(in_memory(epoch, is_read_only, troubles)) };
     let len = medium.len().unwrap_or_default();
     let was_written = has_bytes(&medium);
-    let (mut journal, restored) = match Journal::open(medium, spool, checkpoint, epoch) {
+    let (mut journal, mut restored) = match Journal::open(medium, spool, checkpoint, epoch) {
         Ok(opened) => opened,
         Err(error @ RingError::Newer(_)) => return Err(error),
         Err(error) => {
             troubles.push(Trouble::Ring(error));
-            return Ok(in_memory(epoch, troubles));
+            return Ok(in_memory(epoch, is_read_only, troubles));
         }
     };
     if restored.is_new && was_written {
@@ -133,7 +147,8 @@ pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, 
     if restored.jobs_lost > 0 {
         troubles.push(Trouble::JobsLost(restored.jobs_lost));
     }
-    if len != size {
+    restored.is_read_only = is_read_only;
+    if len != size && !is_read_only {
         if journal.is_idle() {
             match make(directory, JOURNAL, size, &flash) {
                 Ok(medium) => journal = journal.onto(medium)?,
@@ -143,17 +158,31 @@ pub fn open(directory: BorrowedFd<'_>, size: u64, epoch: u64) -> Result<Opened, 
             troubles.push(Trouble::Size(len, size));
         }
     }
-    let started = journal.start();
+    let started = if is_read_only { Ok(()) } else { journal.start() };
     let outbox = Outbox::on(journal, &restored.unsent, flash);
+    if is_read_only {
+        outbox.only_read();
+    }
+    if restored.is_incomplete() {
+        outbox.owe_present();
+    }
     if let Err(error) = started {
         troubles.push(Trouble::Ring(error));
     }
     Ok(said(Opened { outbox, restored, troubles }))
 }
 
-fn in_memory(epoch: u64, troubles: Vec<Trouble>) -> Opened {
-    let restored = Restored { is_new: true, ..Restored::default() };
-    said(Opened { outbox: Outbox::new(epoch), restored, troubles })
+/// Whether no file can be made in it, whatever the reason: how it is mounted, whose it is, or what the disk has become.
+fn is_read_only(directory: BorrowedFd<'_>) -> bool {
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    matches!(fs::accessat(directory, ".", wanted, AtFlags::empty()), Err(Errno::ROFS | Errno::ACCESS | Errno::PERM))
+}
+
+fn in_memory(epoch: u64, is_read_only: bool, troubles: Vec<Trouble>) -> Opened {
+    let restored = Restored { is_new: true, is_read_only, ..Restored::default() };
+    let outbox = Outbox::new(epoch);
+    outbox.owe_present();
+    said(Opened { outbox, restored, troubles })
 }
 
 /// A heartbeat tells of it, until a page could be written.

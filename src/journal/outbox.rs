@@ -1,5 +1,8 @@
 //! What waits to be posted.
 
+mod disk;
+mod present;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,6 +11,9 @@ use heapless::Deque;
 use tokio::sync::Notify;
 use tracing::{error, info};
 
+use self::disk::DiskState;
+pub use self::disk::keep;
+use self::present::Present;
 use super::bound::{bound_conditions, bound_event, cut};
 use super::medium::{FileMedium, Flash, FlashCounts};
 use super::page::Frame;
@@ -17,8 +23,6 @@ use super::stamp::{self, BootMoment, Staged};
 use super::store::{Journal, OpenJob, event_frame};
 use crate::limits;
 use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, StatusUpdate};
-use crate::shutdown::Stop;
-use crate::task;
 
 /// One report of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,11 +59,13 @@ struct Stage {
     owed: Vec<Owed>,
     /// How the journal stood after its last page.
     disk: DiskState,
+    is_read_only: bool,
     /// Events that were lost here and that the journal does not know of.
     lost: u64,
     trouble: Option<String>,
     /// Losses that a waiting heartbeat tells of.
     telling: Option<(u64, u64)>,
+    present: Present,
 }
 
 struct Waiting {
@@ -68,18 +74,9 @@ struct Waiting {
     report: Report,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct DiskState {
-    is_there: bool,
-    has_room: bool,
-    is_full_of_events: bool,
-    events: u64,
-    losses: (u64, u64),
-    told: (u64, u64),
-}
-
 enum Owed {
     Applied(u64, StoredRef),
+    Resent((u64, u64)),
     Told((u64, u64)),
 }
 
@@ -95,10 +92,21 @@ impl Stage {
             next_ticket: 0,
             owed: Vec::new(),
             disk: DiskState::default(),
+            is_read_only: false,
             lost: 0,
             trouble: None,
             telling: None,
+            present: Present::default(),
         }
+    }
+
+    /// The last word of each sort counts; of an object that is there, each.
+    fn owe(&mut self, owed: Owed) {
+        let is_other = |before: &Owed| std::mem::discriminant(before) != std::mem::discriminant(&owed);
+        if !matches!(owed, Owed::Applied(..)) {
+            self.owed.retain(is_other);
+        }
+        self.owed.push(owed);
     }
 
     fn push_report(&mut self, number: Option<u64>, report: Report) {
@@ -176,7 +184,8 @@ impl Outbox {
                 stage.push_report(Some(*number), Report::Result(id, result));
             }
         }
-        stage.disk = state_of(&journal);
+        stage.look_at(&journal);
+        stage.present.resent = journal.resent();
         if stage.disk.events > 0 {
             stage.events_since = Some(Instant::now());
         }
@@ -195,8 +204,8 @@ impl Outbox {
     }
 
     /// Adds an event and gives it its key: `shape#<epoch>.<number>`. In memory alone the oldest event makes room for
-    /// it; with a journal that takes no more it is refused. Either is counted.
-    pub fn push_event(&self, shape: &str, mut event: Event) {
+    /// it; with a journal that takes no more it is refused. Either is counted. How many of its conditions had room.
+    pub fn push_event(&self, shape: &str, mut event: Event) -> usize {
         let mut stage = self.lock();
         let number = stage.numbers.fetch_add(1, Ordering::Relaxed);
         event.event_key = super::record::event_key(shape, stage.epoch, number);
@@ -207,16 +216,18 @@ impl Outbox {
         if stage.events.is_full() {
             stage.lost = stage.lost.saturating_add(1);
             if stage.disk.is_there {
-                return;
+                return 0;
             }
             stage.events.pop_front();
         }
         stage.events_since.get_or_insert_with(Instant::now);
+        let conditions = event.conditions.len();
         // Room was made above.
         let _ = stage.events.push_back(Box::new((event, BootMoment::now())));
         drop(stage);
         self.filled.notify_one();
         self.staged.notify_one();
+        conditions
     }
 
     /// Adds a status, unless the ring is needed for results.
@@ -264,7 +275,7 @@ impl Outbox {
 
     /// The object of a job is there: written down before the next job is acked.
     pub fn applied(&self, job: u64, object: &ObjectRef) {
-        self.lock().owed.push(Owed::Applied(job, StoredRef::of(object)));
+        self.lock().owe(Owed::Applied(job, StoredRef::of(object)));
     }
 
     /// A job is not ours after all. Blocks.
@@ -319,6 +330,7 @@ impl Outbox {
             for owed in std::mem::take(&mut stage.owed) {
                 match owed {
                     Owed::Applied(job, object) => journal.applied(job, object),
+                    Owed::Resent(losses) => journal.resend(losses),
                     Owed::Told(losses) => journal.tell(losses),
                 }
             }
@@ -328,7 +340,7 @@ impl Outbox {
         };
         let done = act(journal, &staged);
         let mut stage = self.lock();
-        stage.disk = state_of(journal);
+        stage.look_at(journal);
         match done {
             Ok(done) => {
                 if stage.trouble.take().is_some() {
@@ -444,7 +456,7 @@ impl Outbox {
             }
             if events.is_empty() {
                 journal.give_up_events();
-                self.lock().disk = state_of(journal);
+                self.lock().look_at(journal);
             }
         }
         let stage = self.lock();
@@ -476,15 +488,14 @@ impl Outbox {
             && !stage.has_heartbeat()
             && let Some(telling) = stage.telling.take()
         {
-            // The last word counts. Without a disk nobody ever fetches it, and heartbeats go on for years.
-            stage.owed.retain(|owed| !matches!(owed, Owed::Told(_)));
-            stage.owed.push(Owed::Told(telling));
+            // Without a disk nobody ever fetches it, and heartbeats go on for years.
+            stage.owe(Owed::Told(telling));
             stage.disk.told = telling;
         }
         if let Some(journal) = disk.as_mut() {
             journal.events_posted(through);
             let told = stage.disk.told;
-            stage.disk = state_of(journal);
+            stage.look_at(journal);
             stage.disk.told = told;
         }
         stage.events_since = (stage.events_in_all() > 0).then(Instant::now);
@@ -510,18 +521,6 @@ impl Outbox {
             lost_at_most,
             told: (lost, lost_at_most) == stage.disk.told,
         }
-    }
-
-    /// Whether events are to be written: there is a page of them, or nobody takes them.
-    fn is_flush_due(&self) -> Option<std::time::Duration> {
-        let stage = self.lock();
-        if !stage.disk.is_there || stage.disk.is_full_of_events || stage.events.is_empty() {
-            return None;
-        }
-        if stage.events.len() >= limits::FLUSH_EVENTS {
-            return Some(std::time::Duration::ZERO);
-        }
-        stage.events_since.map(|since| limits::FLUSH_DELAY.saturating_sub(since.elapsed()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Stage> {
@@ -555,44 +554,6 @@ impl Stage {
 
     fn losses(&self) -> (u64, u64) {
         (self.disk.losses.0.saturating_add(self.lost), self.disk.losses.1)
-    }
-}
-
-fn state_of(journal: &Journal<FileMedium>) -> DiskState {
-    DiskState {
-        is_there: true,
-        has_room: journal.has_room(),
-        is_full_of_events: journal.is_full_of_events(),
-        events: journal.events_waiting(),
-        losses: journal.losses(),
-        told: journal.told(),
-    }
-}
-
-/// Writes events that nobody takes, until `stop`.
-pub async fn keep(outbox: Arc<Outbox>, stop: Stop) {
-    while !stop.is_set() {
-        match outbox.is_flush_due() {
-            Some(left) if left.is_zero() => {
-                let writing = Arc::clone(&outbox);
-                // A thread that ended early wrote nothing, and it is tried again.
-                let _ = task::on_thread(move || writing.flush()).await;
-                tokio::select! {
-                    () = tokio::time::sleep(limits::BACKOFF_FLOOR) => {}
-                    () = stop.wait() => {}
-                }
-            }
-            Some(left) => tokio::select! {
-                () = tokio::time::sleep(left) => {}
-                () = outbox.staged.notified() => {}
-                () = stop.wait() => {}
-            },
-            None => tokio::select! {
-                () = outbox.staged.notified() => {}
-                () = tokio::time::sleep(limits::FLUSH_DELAY) => {}
-                () = stop.wait() => {}
-            },
-        }
     }
 }
 

@@ -18,7 +18,8 @@
 //!   98  records in the body              2
 //!  100  CRC32C of the body               4
 //!  104  open jobs, 16 numbers, 0 = none  128
-//!  232  reserved                         148
+//!  232  events lost and perhaps lost, after which the present was sent   16
+//!  248  reserved                         132
 //!  380  CRC32C of the bytes before       4
 //!  384  body: frames, then zeros         3,712
 //! ```
@@ -81,6 +82,8 @@ pub struct Mark {
     pub lost_at_most: u64,
     /// Of the two, what the control plane was told.
     pub told: (u64, u64),
+    /// Of the two, after which the present was sent.
+    pub resent: (u64, u64),
     /// Unix seconds.
     pub clock: u64,
     /// Numbers of the open jobs, 0 = none.
@@ -204,7 +207,7 @@ impl Builder {
         header.extend_from_slice(&body_len.to_le_bytes());
         header.extend_from_slice(&self.records.to_le_bytes());
         header.extend_from_slice(&body_crc.to_le_bytes());
-        for number in mark.open {
+        for number in mark.open.into_iter().chain([mark.resent.0, mark.resent.1]) {
             header.extend_from_slice(&number.to_le_bytes());
         }
         header.resize(CRC_AT, 0);
@@ -246,6 +249,7 @@ pub fn look(bytes: &[u8; PAGE]) -> Sight {
         lost: reader.u64(),
         lost_at_most: reader.u64(),
         told: (reader.u64(), reader.u64()),
+        resent: (0, 0),
         clock: reader.u64(),
         open: [0; limits::OPEN_JOBS],
     };
@@ -254,6 +258,7 @@ pub fn look(bytes: &[u8; PAGE]) -> Sight {
     let body_crc = reader.u32();
     let mut open = Reader { bytes, at: OPEN_AT };
     mark.open = std::array::from_fn(|_| open.u64());
+    mark.resent = (open.u64(), open.u64());
     let header = Header { page, first, records, mark };
     if body_crc == crc32c(body) { Sight::Whole(header) } else { Sight::Damaged(header) }
 }
@@ -317,7 +322,8 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::{BODY, Builder, CRC_AT, Frame, HEADER, Mark, PAGE, Sight, crc32c, frames, look};
-    use crate::journal::record::{Body, Record, StoredEvent, StoredJob, StoredRef};
+    use crate::journal::record::{Body, Record, StoredEvent, StoredJob};
+    use crate::journal::records;
     use crate::journal::stamp::BootMoment;
 
     fn mark() -> Mark {
@@ -330,6 +336,7 @@ mod tests {
             lost: 6,
             lost_at_most: 7,
             told: (1, 2),
+            resent: (3, 4),
             clock: 8,
             open: std::array::from_fn(|at| at as u64),
         }
@@ -406,9 +413,7 @@ mod tests {
 
     #[test]
     fn the_header_hash_of_a_signed_job_comes_back() {
-        let body = Body::Inline("{}".into());
-        let job = StoredJob { id: "j".into(), key: None, expires_at: None, body, header: Some([7; 8]) };
-        let record = Record::Accepted(job);
+        let record = Record::Accepted(StoredJob { header: Some([7; 8]), ..records::job("j", "{}") });
         let mut builder = Builder::new(3, 5);
         assert!(builder.push(7, &record) && builder.push(8, &Record::Trust(vec![1; 192])));
         let bytes = builder.finish(7, &mark());
@@ -421,18 +426,9 @@ mod tests {
     #[test]
     fn the_moment_of_an_event_comes_back_and_one_without_is_as_in_format_1() {
         let made = Some(BootMoment { boot: [9; 16], seconds: 77 });
-        let event = StoredEvent {
-            shape: "s".into(),
-            epoch: 1,
-            kind: 1,
-            object: StoredRef::of(&crate::protocol::ObjectRef::default()),
-            conditions: vec![],
-            endpoints: vec![],
-            at: 1,
-            made,
-        };
-        let bare = Record::Event(StoredEvent { made: None, ..event.clone() });
-        let record = Record::Event(event);
+        let event = records::event(records::object("n"));
+        let record = Record::Event(StoredEvent { made, ..event.clone() });
+        let bare = Record::Event(event);
         let mut builder = Builder::new(3, 5);
         assert!(builder.push(7, &record) && builder.push(8, &bare));
         let bytes = builder.finish(7, &mark());
@@ -444,15 +440,7 @@ mod tests {
 
     #[test]
     fn a_page_takes_what_fits_and_nothing_more() {
-        let job = |len: usize| {
-            Record::Accepted(StoredJob {
-                id: "j".into(),
-                key: None,
-                expires_at: None,
-                body: Body::Inline("x".repeat(len)),
-                header: None,
-            })
-        };
+        let job = |len: usize| Record::Accepted(records::job("j", &"x".repeat(len)));
         let mut builder = Builder::new(1, 1);
         assert!(!builder.push(1, &job(BODY)));
         assert!(builder.push(1, &job(2_048)));
@@ -465,8 +453,7 @@ mod tests {
     fn a_frame_of_every_length_comes_back() {
         for len in 0..3_600 {
             let body = Body::Skipped("x".repeat(len));
-            let record =
-                Record::Accepted(StoredJob { id: "j".into(), key: None, expires_at: None, body, header: None });
+            let record = Record::Accepted(StoredJob { body, ..records::job("j", "") });
             let mut builder = Builder::new(3, 5);
             assert!(builder.push(7, &record) && builder.push(8, &Record::Started));
             let bytes = builder.finish(7, &mark());

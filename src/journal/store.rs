@@ -72,6 +72,8 @@ pub struct Restored {
     pub unreadable: u64,
     /// Whether there was a journal at all.
     pub is_new: bool,
+    /// Whether nothing can be written.
+    pub is_read_only: bool,
     /// Whether the agent before stopped in good order.
     pub was_clean: bool,
 }
@@ -351,6 +353,17 @@ impl<M: Medium> Journal<M> {
     /// The control plane was told of losses.
     pub fn tell(&mut self, losses: (u64, u64)) {
         self.mark.told = losses;
+    }
+
+    /// Losses after which the present was sent.
+    #[must_use]
+    pub fn resent(&self) -> (u64, u64) {
+        self.mark.resent
+    }
+
+    /// The present was sent after these losses.
+    pub fn resend(&mut self, losses: (u64, u64)) {
+        self.mark.resent = losses;
     }
 
     /// Events on the disk that were not posted.

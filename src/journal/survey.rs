@@ -306,7 +306,7 @@ fn name_of(object: &StoredRef) -> String {
 mod tests {
     use super::{View, ViewError};
     use crate::journal::open::open;
-    use crate::journal::record::{Body, StoredJob};
+    use crate::journal::records::job;
     use crate::journal::ring::RingError;
     use crate::journal::{Ended, Outbox};
     use crate::limits;
@@ -331,8 +331,7 @@ mod tests {
     }
 
     fn accept(outbox: &Outbox, id: &str, text: &str) -> u64 {
-        let body = Body::Inline(text.into());
-        outbox.accept(StoredJob { id: id.into(), key: None, expires_at: None, body, header: None }, None).unwrap()
+        outbox.accept(job(id, text), None).unwrap()
     }
 
     fn finish(outbox: &Outbox, job: u64, id: &str) {

@@ -1,5 +1,6 @@
 //! The loop that posts: reports of jobs in their order, events in batches.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,17 @@ use crate::task;
 /// before it polls again after an outage.
 pub struct Reports {
     sink: Arc<dyn StatusSink>,
+    /// The same on the connection of the polls, for what is posted between two of them.
+    between: Arc<dyn StatusSink>,
     outbox: Arc<Outbox>,
     health: Arc<Health>,
     budget: Budget,
     /// One post at a time: what was posted is taken from the front.
     turn: tokio::sync::Mutex<()>,
+    /// After a fault, when there may be the next post.
+    rests_until: Mutex<Instant>,
+    /// Events of the next post at most: fewer after a batch was refused, to find the one that is not taken.
+    batch: AtomicUsize,
     outcomes: Mutex<Outcomes>,
 }
 
@@ -46,16 +53,40 @@ impl Reports {
     /// Posts from this outbox to this sink.
     #[must_use]
     pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
-        Self { sink, outbox, health, budget, turn: tokio::sync::Mutex::default(), outcomes: Mutex::default() }
+        let (between, turn, outcomes) = (Arc::clone(&sink), tokio::sync::Mutex::default(), Mutex::default());
+        let (rests_until, batch) = (Mutex::new(Instant::now()), AtomicUsize::new(limits::EVENT_BATCH));
+        Self { sink, between, outbox, health, budget, turn, rests_until, batch, outcomes }
     }
 
-    /// Posts all that waits, oldest first, one after the other without a pause.
+    /// What is posted between two polls goes there.
+    #[must_use]
+    pub fn between_polls(self, between: Arc<dyn StatusSink>) -> Self {
+        Self { between, ..self }
+    }
+
+    /// Posts all that waits, oldest first, one after the other without a pause, between two polls.
     ///
     /// # Errors
     /// The [`Fault`] that ended it; what is left waits on.
     pub async fn post_all(self: &Arc<Self>) -> Result<(), Fault> {
-        while self.post_next().await? {}
+        while self.post_next(&self.between, false).await? {}
         Ok(())
+    }
+
+    /// Whether nothing is being posted, and no fault of a moment ago is to be waited out.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.rest().is_zero() && self.turn.try_lock().is_ok()
+    }
+
+    /// How long it is to be waited after the last fault.
+    fn rest(&self) -> Duration {
+        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.saturating_duration_since(Instant::now())
+    }
+
+    fn rest_for(&self, pause: Duration) {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + pause;
     }
 
     /// Posts one event past all that waits: the daily sign of life when the budget is used up.
@@ -72,6 +103,11 @@ impl Reports {
         Ok(())
     }
 
+    /// What waits.
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
     /// What a month may cost.
     #[must_use]
     pub fn budget(&self) -> &Budget {
@@ -84,21 +120,27 @@ impl Reports {
         *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there was something to post.
-    async fn post_next(self: &Arc<Self>) -> Result<bool, Fault> {
+    /// Whether there was something to post. Nothing is posted where a fault of a moment ago is to be waited out.
+    async fn post_next(self: &Arc<Self>, sink: &Arc<dyn StatusSink>, waits: bool) -> Result<bool, Fault> {
         let _turn = self.turn.lock().await;
-        let this = Arc::clone(self);
-        let posted = task::on_thread(move || this.post_one())
+        if waits && !self.rest().is_zero() {
+            return Ok(false);
+        }
+        let (this, sink) = (Arc::clone(self), Arc::clone(sink));
+        let posted = task::on_thread(move || this.post_one(sink.as_ref()))
             .await
             .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
         // What is given up is no answer.
         if matches!(posted, Ok(true)) && !self.budget.is_used_up() && self.health.reached().reachable == Some(false) {
             info!("connected to the control plane");
         }
+        if let Err(fault) = &posted {
+            self.rest_for(fault.retry_after().unwrap_or_default().max(limits::BACKOFF_FLOOR));
+        }
         posted
     }
 
-    fn post_one(&self) -> Result<bool, Fault> {
+    fn post_one(&self, sink: &dyn StatusSink) -> Result<bool, Fault> {
         let is_used_up = self.budget.is_used_up();
         if let Some(report) = self.outbox.first_report() {
             if is_used_up && matches!(report, Report::Status(..)) {
@@ -107,8 +149,8 @@ impl Reports {
                 return Ok(true);
             }
             let posted = match &report {
-                Report::Result(id, result) => self.sink.result(id, result),
-                Report::Status(id, status) => self.sink.status(id, status),
+                Report::Result(id, result) => sink.result(id, result),
+                Report::Status(id, status) => sink.status(id, status),
             };
             let job = match &report {
                 Report::Result(id, _) | Report::Status(id, _) => id,
@@ -128,16 +170,23 @@ impl Reports {
         if is_used_up {
             return Ok(false);
         }
-        let Some((events, _)) = self.outbox.first_events() else { return Ok(false) };
-        match self.sink.events(&events) {
-            Ok(()) => debug!(events = events.len(), "events were posted"),
-            Err(fault @ Fault::Refused(..)) => {
-                error!(events = events.len(), error = %fault, "events were refused and are given up");
+        let Some((mut events, _)) = self.outbox.first_events() else { return Ok(false) };
+        events.truncate(self.batch.load(Ordering::Relaxed).max(1));
+        match (sink.events(&events), events.as_slice()) {
+            (Ok(()), _) => {
+                debug!(events = events.len(), "events were posted");
+                self.batch.store(limits::EVENT_BATCH, Ordering::Relaxed);
+                if let Some(last) = events.last() {
+                    self.outbox.drop_events(&last.event_key);
+                }
             }
-            Err(fault) => return Err(fault),
-        }
-        if let Some(last) = events.last() {
-            self.outbox.drop_events(&last.event_key);
+            (Err(fault @ Fault::Refused(..)), [event]) => {
+                error!(key = event.event_key, error = %fault, "an event was refused; it is given up, and counted as lost");
+                self.outbox.give_up_event(event);
+            }
+            // Which of them it is nobody says.
+            (Err(Fault::Refused(..)), _) => self.batch.store(events.len() / 2, Ordering::Relaxed),
+            (Err(fault), _) => return Err(fault),
         }
         Ok(true)
     }
@@ -164,12 +213,16 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
     let mut failures = 0;
     loop {
         if !drain.is_set() {
+            let due = async {
+                due(outbox, &reports.budget).await;
+                tokio::time::sleep(reports.rest()).await;
+            };
             tokio::select! {
-                () = due(outbox, &reports.budget) => {}
+                () = due => {}
                 () = drain.wait() => {}
             }
         }
-        let fault = match reports.post_next().await {
+        let fault = match reports.post_next(&reports.sink, !drain.is_set()).await {
             Ok(true) => {
                 backoff.reset();
                 failures = 0;
@@ -187,10 +240,7 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
                 continue;
             }
             Ok(()) => {
-                tokio::select! {
-                    () = tokio::time::sleep(backoff.next(draw())) => {}
-                    () = drain.wait() => {}
-                }
+                reports.rest_for(backoff.next(draw()));
                 continue;
             }
         };
@@ -208,10 +258,12 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
         let pause = fault.retry_after().map_or(pause, |asked| pause.max(asked));
         let was_unreachable = health.now().reachable == Some(false);
         report_failure(&fault, health, pause);
+        reports.rest_for(pause);
         tokio::select! {
             () = rest(health, pause, was_unreachable && matches!(fault, Fault::Network(_))) => {}
             () = drain.wait() => {}
         }
+        reports.rest_for(Duration::ZERO);
     }
 }
 
@@ -271,6 +323,17 @@ async fn rest(health: &Health, pause: Duration, ends_early: bool) {
     }
 }
 
+/// Reports of nothing to nobody.
+#[cfg(test)]
+pub(super) fn no_reports() -> Arc<Reports> {
+    Arc::new(Reports::new(
+        Arc::new(tests::Server::default()),
+        Arc::new(Outbox::new(1)),
+        Arc::default(),
+        Budget::default(),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Reports;
@@ -280,17 +343,23 @@ mod tests {
     use crate::link::{Account, Fault, Health, Posted, StatusSink};
     use crate::metrics::{Meter, Traffic};
     use crate::net::NetError;
-    use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp};
+    use crate::protocol::{
+        ErrorBody, Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp,
+    };
     use crate::shutdown::Stop;
+    use http::StatusCode;
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
     /// Takes everything but what it is told to lose, and keeps how much came when.
     #[derive(Default)]
-    struct Server {
+    pub(super) struct Server {
         posts: Mutex<Vec<(Instant, usize)>>,
         results: Mutex<Vec<JobId>>,
         faults: Mutex<u32>,
+        /// Of this one, any batch with it is refused.
+        refused: Mutex<Option<String>>,
+        keys: Mutex<Vec<String>>,
     }
 
     impl Server {
@@ -317,6 +386,12 @@ mod tests {
         }
 
         fn events(&self, events: &[Event]) -> Result<(), Fault> {
+            let refused = self.refused.lock().unwrap();
+            if events.iter().any(|event| refused.as_ref() == Some(&event.event_key)) {
+                self.take(events.len())?;
+                return Err(Fault::Refused(StatusCode::BAD_REQUEST, ErrorBody::default()));
+            }
+            self.keys.lock().unwrap().extend(events.iter().map(|event| event.event_key.clone()));
             self.take(events.len())
         }
     }
@@ -386,6 +461,24 @@ mod tests {
         let order: Vec<String> = server.results.lock().unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(order, (0..50).map(|number| format!("j{number}")).collect::<Vec<_>>());
         assert_eq!(reports.outcomes().succeeded, 50);
+    }
+
+    #[test]
+    fn of_a_batch_that_is_refused_only_the_event_at_fault_is_given_up_and_it_is_counted() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        let reports = Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::default(), Budget::default()));
+        push_events(&outbox, limits::EVENT_BATCH + 20);
+        let all: Vec<String> = outbox.first_events().unwrap().0.iter().map(|event| event.event_key.clone()).collect();
+        let at_fault = all[37].clone();
+        *server.refused.lock().unwrap() = Some(at_fault.clone());
+        block_on(reports.post_all()).unwrap();
+        let keys = server.keys.lock().unwrap();
+        assert_eq!(keys.len(), limits::EVENT_BATCH + 19);
+        let wanted: Vec<&String> = all.iter().filter(|key| **key != at_fault).collect();
+        assert_eq!(keys.iter().take(wanted.len()).collect::<Vec<_>>(), wanted);
+        let fill = outbox.fill();
+        assert_eq!((fill.events, fill.lost, fill.told), (0, 1, false));
+        assert!(server.posts.lock().unwrap().len() < 30, "{}", server.posts.lock().unwrap().len());
     }
 
     #[test]

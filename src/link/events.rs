@@ -1,82 +1,15 @@
 //! The events about the agent itself (P1.7).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::clock;
 use crate::journal::{Fill, Outbox};
-use crate::limits;
-use crate::link::backoff::draw;
-use crate::link::deliver::Reports;
 use crate::link::health::{Access, Connection, Health, Standing};
 use crate::metrics::Bytes;
 use crate::protocol::{CLUSTER, ClusterId, Condition, Event, EventKind, ObjectRef, Timestamp};
-
-/// Pushes a heartbeat at the first connection, on every change of it, and every `interval`. While nobody can
-/// be reached there is nothing to tell. When the monthly budget is used up there is one a day, past all that waits.
-pub async fn beat(
-    outbox: Arc<Outbox>,
-    health: Arc<Health>,
-    reports: Arc<Reports>,
-    cluster_id: ClusterId,
-    interval: Duration,
-    trusting: impl Fn() -> (bool, &'static str, String) + Send,
-) {
-    let mut changes = health.subscribe();
-    // The one sign of life of a day, when the budget is used up: tried again after an interval if it fails.
-    let mut due_of_day = Instant::now();
-    loop {
-        let connection = *changes.borrow_and_update();
-        let budget = reports.budget();
-        if budget.is_used_up() {
-            if Instant::now() >= due_of_day {
-                let mut conditions =
-                    conditions(connection, health.credential_ends(), outbox.fill(), budget.this_month());
-                conditions.push(condition("Budget", false, "UsedUp", USED_UP.to_owned()));
-                let (shape, mut event) = about_us(&cluster_id, EventKind::ClusterHeartbeat, conditions);
-                event.event_key = format!("{shape}#{:016x}.0", draw());
-                due_of_day = Instant::now() + limits::BUDGET_HEARTBEAT;
-                if let Err(fault) = reports.post_past(event).await {
-                    debug!(error = %fault, "the daily sign of life did not get out; it is tried again");
-                    due_of_day = Instant::now() + interval;
-                }
-            }
-        // A 403 to polls says nothing about posts: why there are no more polls goes out if it can.
-        } else if connection.reachable == Some(true) && connection.access != Access::Refused {
-            due_of_day = Instant::now();
-            push_heartbeat(
-                &outbox,
-                &cluster_id,
-                connection,
-                health.credential_ends(),
-                budget.this_month(),
-                health.has_unused_certificates(),
-                trusting(),
-            );
-        }
-        let pause = if budget.limit().is_some() { interval.min(limits::BUDGET_LOOK) } else { interval };
-        let wake = Instant::now() + interval;
-        loop {
-            tokio::select! {
-                changed = changes.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    break;
-                }
-                () = tokio::time::sleep(pause.min(wake.saturating_duration_since(Instant::now()))) => {}
-            }
-            if Instant::now() >= wake || budget.is_used_up() && Instant::now() >= due_of_day {
-                break;
-            }
-        }
-    }
-}
-
-/// What a sign of life says when it is the only one of its day.
-const USED_UP: &str = "no polls and no events until the next month; results still go out";
 
 /// Notes when there has been no round trip for too long: that is told when the line is back.
 pub async fn watch_silence(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id: ClusterId) {
@@ -104,36 +37,16 @@ pub async fn watch_silence(outbox: Arc<Outbox>, health: Arc<Health>, cluster_id:
 /// How often a disconnected agent looks whether it still is.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// A sign of life with what a person wants to see first.
-pub fn push_heartbeat(
-    outbox: &Outbox,
-    cluster_id: &ClusterId,
-    connection: Connection,
-    ends: Option<Timestamp>,
-    this_month: Bytes,
-    has_unused_certificates: bool,
-    (is_verified, reason, detail): (bool, &str, String),
-) {
-    if outbox.has_heartbeat() {
-        return;
-    }
-    let mut conditions = conditions(connection, ends, outbox.fill(), this_month);
-    conditions.extend(outbox.trouble().map(|trouble| condition("JournalHealthy", false, "JournalImpaired", trouble)));
-    conditions.extend(doubtful_clock(clock::standing()));
-    // Bytes cost: that all is as it should be is not said.
-    if !is_verified || !detail.is_empty() {
-        conditions.push(condition("JobsVerified", is_verified, reason, detail));
-    }
-    // Why is in the log: an event has room for so much.
-    conditions.extend(
-        has_unused_certificates
-            .then(|| condition("CertificatesRenewed", false, "NewCertificatesUnusable", String::new())),
-    );
-    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions);
+/// A sign of life. How many of its conditions had room.
+pub fn push_heartbeat(outbox: &Outbox, cluster_id: &ClusterId, conditions: Vec<Condition>) -> usize {
+    push(outbox, cluster_id, EventKind::ClusterHeartbeat, conditions)
 }
 
-fn conditions(connection: Connection, ends: Option<Timestamp>, fill: Fill, this_month: Bytes) -> Vec<Condition> {
-    vec![connected(connection), authenticated(connection, ends), overflow(fill), counted(this_month)]
+/// A sign of life that goes past the outbox, with a random number in its key.
+#[must_use]
+pub fn heartbeat(cluster_id: &ClusterId, conditions: Vec<Condition>, random: u64) -> Event {
+    let (shape, event) = about_us(cluster_id, EventKind::ClusterHeartbeat, conditions);
+    Event { event_key: format!("{shape}#{random:016x}.0"), ..event }
 }
 
 /// A new credential is in use.
@@ -153,9 +66,9 @@ pub fn push_refused(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, re
     push(outbox, cluster_id, kind, vec![condition("JobVerified", false, reason, message)]);
 }
 
-fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) {
+fn push(outbox: &Outbox, cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>) -> usize {
     let (shape, event) = about_us(cluster_id, kind, conditions);
-    outbox.push_event(&shape, event);
+    outbox.push_event(&shape, event)
 }
 
 /// An event about the Cluster, and the shape of its key.
@@ -177,14 +90,16 @@ fn about_us(cluster_id: &ClusterId, kind: EventKind, conditions: Vec<Condition>)
     (shape, Event { event_key: String::new(), kind, resource_ref, conditions, endpoints: Vec::new(), timestamp })
 }
 
-fn connected(connection: Connection) -> Condition {
+/// Whether the control plane answers.
+pub(super) fn connected(connection: Connection) -> Condition {
     match connection.reachable {
         Some(true) => condition("Connected", true, "RoundTripOK", String::new()),
         _ => condition("Connected", false, "ControlPlaneUnreachable", String::new()),
     }
 }
 
-fn authenticated(connection: Connection, ends: Option<Timestamp>) -> Condition {
+/// Whether we are let in, and when the credential ends.
+pub(super) fn authenticated(connection: Connection, ends: Option<Timestamp>) -> Condition {
     let ends = ends.map(|ends| format!("the credential ends {ends}")).unwrap_or_default();
     match connection.access {
         Access::Accepted => condition("Authenticated", true, "CredentialAccepted", ends),
@@ -194,35 +109,70 @@ fn authenticated(connection: Connection, ends: Option<Timestamp>) -> Condition {
     }
 }
 
-/// True until a heartbeat with these losses was taken.
-fn overflow(fill: Fill) -> Condition {
+/// True until a heartbeat with these losses was taken; without a message while nothing was ever lost.
+pub(super) fn overflow(fill: Fill) -> Condition {
     let message = match (fill.lost, fill.lost_at_most) {
         (0, 0) => String::new(),
         (lost, 0) => format!("{lost} events were lost so far"),
         (lost, at_most) => format!("{lost} events were lost so far, and at most {at_most} more at ends without a stop"),
     };
     if fill.told || fill.lost == 0 && fill.lost_at_most == 0 {
-        condition("BufferOverflow", false, "BufferDrained", message)
+        condition(OVERFLOW, false, "BufferDrained", message)
     } else {
-        condition("BufferOverflow", true, "EventBufferFull", message)
+        condition(OVERFLOW, true, "EventBufferFull", message)
     }
 }
 
-/// Only while there is something to be said: a heartbeat is small.
-fn doubtful_clock(standing: clock::Standing) -> Option<Condition> {
+/// The one condition that is bad when it is true.
+pub(super) const OVERFLOW: &str = "BufferOverflow";
+
+/// With the offset of the system clock where there is a doubt.
+pub(super) fn confirmed(standing: clock::Standing) -> Condition {
     let (is_true, reason, offset) = match standing {
         clock::Standing::Doubtful(offset) => (false, "ClockUnconfirmed", offset),
         clock::Standing::Corrected(offset) => (true, "ClockCorrected", offset),
-        clock::Standing::Agreed | clock::Standing::Plausible | clock::Standing::Synchronised => return None,
+        clock::Standing::Agreed | clock::Standing::Plausible | clock::Standing::Synchronised => {
+            return condition("ClockConfirmed", true, "ClockPlausible", String::new());
+        }
     };
     let waits = if is_true { "" } else { "; jobs with an expiry wait" };
-    Some(condition("ClockConfirmed", is_true, reason, format!("the system clock is off by {offset} s{waits}")))
+    condition("ClockConfirmed", is_true, reason, format!("the system clock is off by {offset} s{waits}"))
+}
+
+/// Whether jobs are verified, and what a person should know.
+pub(super) fn verified((is_verified, reason, detail): (bool, &str, String)) -> Condition {
+    condition("JobsVerified", is_verified, reason, detail)
+}
+
+/// Whether certificates that changed are in use. Why not is in the log: an event has room for so much.
+pub(super) fn renewed(has_unused_certificates: bool) -> Condition {
+    let reason = if has_unused_certificates { "NewCertificatesUnusable" } else { "CertificatesInUse" };
+    condition("CertificatesRenewed", !has_unused_certificates, reason, String::new())
+}
+
+/// What is wrong with the journal.
+pub(super) fn journal(trouble: Option<String>) -> Condition {
+    let reason = if trouble.is_some() { "JournalImpaired" } else { "JournalWritten" };
+    condition("JournalHealthy", trouble.is_none(), reason, trouble.unwrap_or_default())
 }
 
 /// Bytes of this month, on the wire and to the control plane.
-fn counted(this_month: Bytes) -> Condition {
+pub(super) fn counted(this_month: Bytes) -> Condition {
     let message = format!("{} bytes sent, {} received", this_month.sent, this_month.received);
-    condition("Traffic", true, "CountedThisMonth", message)
+    condition(TRAFFIC, true, "CountedThisMonth", message)
+}
+
+/// What was counted.
+pub(super) const TRAFFIC: &str = "Traffic";
+
+/// Whether the monthly budget lasts.
+pub(super) fn within_budget(lasts: bool) -> Condition {
+    let (reason, message) = if lasts {
+        ("Left", "")
+    } else {
+        ("UsedUp", "no polls and no events until the next month; results still go out")
+    };
+    condition("Budget", lasts, reason, message.to_owned())
 }
 
 fn condition(kind: &str, is_true: bool, reason: &str, message: String) -> Condition {
@@ -233,37 +183,5 @@ fn condition(kind: &str, is_true: bool, reason: &str, message: String) -> Condit
         last_transition_time: Some(Timestamp::from_unix_seconds(clock::unix_seconds())),
         reason: reason.to_owned(),
         message,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::push_heartbeat;
-    use crate::journal::Outbox;
-    use crate::link::health::{Access, Connection};
-    use crate::metrics::Bytes;
-    use crate::protocol::{ClusterId, Timestamp};
-
-    #[test]
-    fn a_heartbeat_says_how_the_agent_is_and_waits_only_once() {
-        let outbox = Outbox::new(1);
-        let cluster = ClusterId::parse("c1").unwrap();
-        let connection = Connection { reachable: Some(true), access: Access::Accepted };
-        let bytes = Bytes { sent: 7, received: 9 };
-        let ends = Some(Timestamp::from_unix_seconds(0));
-        push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
-        push_heartbeat(&outbox, &cluster, connection, ends, bytes, false, (false, "NoKeyPinned", String::new()));
-        let (events, _) = outbox.first_events().unwrap();
-        assert_eq!(events.len(), 1);
-        let reasons: Vec<&str> = events[0].conditions.iter().map(|condition| condition.reason.as_str()).collect();
-        assert_eq!(reasons, ["RoundTripOK", "CredentialAccepted", "BufferDrained", "CountedThisMonth", "NoKeyPinned"]);
-        assert_eq!(events[0].conditions[1].message, "the credential ends 1970-01-01T00:00:00Z");
-        assert_eq!(events[0].conditions[3].message, "7 bytes sent, 9 received");
-        // The worst of the usual: no key is pinned. tests/bench counts what four an hour cost on the wire.
-        let size = serde_json::to_vec(&events).unwrap().len();
-        assert!(size < 1_000, "{size}");
-        assert!(
-            events[0].event_key.starts_with("condition/ops.vworkspace.io/v1alpha1/Cluster/_/c1/_/Connected/True@0#")
-        );
     }
 }

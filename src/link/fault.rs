@@ -30,7 +30,7 @@ pub enum Fault {
     Unauthorized(ErrorBody),
     /// An answer of the control plane that cannot be read.
     Unreadable(&'static str),
-    /// The state directory takes no new credential, and so none was asked for.
+    /// Where the credential is kept takes no new one, and so none was asked for.
     Unstorable,
 }
 
@@ -89,7 +89,10 @@ impl fmt::Display for Fault {
             Self::Unauthorized(body) => {
                 write!(f, "the control plane does not accept the credential (401{})", Said(body))
             }
-            Self::Unstorable => f.write_str("the state directory takes no new credential (full or read-only?)"),
+            Self::Unstorable => f.write_str(
+                "no new credential can be stored, so none was asked for (a state directory that is full or read-only? a Secret \
+                 without the rights of k3s/cluster.yaml?)",
+            ),
             Self::Unreadable(what) => write!(f, "the control plane's answer cannot be used: {what}"),
         }
     }

@@ -202,6 +202,12 @@ impl Health {
         self.contact().has_unused_certificates = is_so;
     }
 
+    /// Since the last answer of the control plane, or since the start.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.contact().round_trip.elapsed()
+    }
+
     /// How long it takes until the agent counts as disconnected, if nothing is heard.
     #[must_use]
     pub fn until_disconnected(&self) -> Duration {

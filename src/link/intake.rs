@@ -9,8 +9,10 @@ use tracing::{debug, error, info, warn};
 use super::backoff::{Backoff, Probe, Retry, draw, spread};
 use super::deliver::Reports;
 use super::health::{Access, Connection, Health};
+use super::heart::Heart;
 use super::hold::{Held, Hold};
 use super::longpoll::PROBE_WAIT;
+use super::present::Present;
 use super::stream::{Answer, End};
 use super::{Account, Fault, JobSource};
 use crate::limits;
@@ -98,10 +100,14 @@ pub struct Intake {
     pub account: Arc<dyn Account>,
     /// What waits to be posted, which goes first after an outage.
     pub reports: Arc<Reports>,
+    /// What follows it where something was lost.
+    pub present: Present,
     /// Where the state of the connection is kept.
     pub health: Arc<Health>,
     /// How long a poll is held.
     pub hold: Arc<Mutex<Hold>>,
+    /// Whose heartbeats go out between two polls.
+    pub heart: Arc<Heart>,
     /// Between two polls that bring nothing; none = they follow each other.
     pub interval: Option<Duration>,
     /// Ends a pause, and a poll that is held.
@@ -137,10 +143,12 @@ impl Intake {
                 return;
             }
             let hold = if self.is_brief(failing) { PROBE_WAIT } else { self.hold().length() };
-            self.health.plan(self.interval.unwrap_or_default() + self.hold().length());
+            let pause = self.interval.unwrap_or_default();
+            self.health.plan(pause + self.hold().length());
+            let (beats, hold) = self.heart.turn(hold, pause);
             let poll_began = Instant::now();
             let tried = tokio::select! {
-                tried = self.try_once(is_out, hold) => tried,
+                tried = self.try_once(is_out, beats, hold) => tried,
                 () = self.stop.wait() => return,
             };
             let held = poll_began.elapsed();
@@ -225,11 +233,15 @@ impl Intake {
         failing.is_some() || self.health.now().access != Access::Accepted || self.hold().is_in_doubt()
     }
 
-    /// After a failure what waits is posted first, and only then there is a poll.
-    async fn try_once(&self, is_out: bool, hold: Duration) -> Tried {
+    /// After a failure what waits is posted first, after a loss what is so at present, and only then there is a poll. A
+    /// heartbeat that waits goes along as well; where it does not get out, the poll is made all the same.
+    async fn try_once(&self, is_out: bool, beats: bool, hold: Duration) -> Tried {
+        if beats && !is_out && self.reports.is_free() {
+            let _ = self.reports.post_all().await;
+        }
         // A server that trips over a report, or refuses it, may answer a poll all the same.
-        if is_out
-            && let Err(fault) = self.reports.post_all().await
+        if (is_out || self.present.is_due(&self.reports))
+            && let Err(fault) = self.present.send_behind(&self.reports).await
             && (matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
         {
             return Tried::Failed(fault);
@@ -264,7 +276,8 @@ impl Intake {
             Tried::Woken => return,
             Tried::Answered(answer) if is_whole && answer.jobs.is_empty() && took >= asked => Held::Full,
             Tried::Answered(_) => Held::Answered,
-            Tried::Failed(fault) if is_whole && is_silence(fault) => Held::Died(took),
+            // One that a heartbeat cut short was held as well.
+            Tried::Failed(fault) if (is_whole || asked != PROBE_WAIT) && is_silence(fault) => Held::Died(took),
             Tried::Failed(_) => Held::Unanswered,
         };
         let before = hold.length();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -94,7 +94,8 @@ impl LongPoll {
     /// # Errors
     /// A [`Fault`]; the bearer in use stays.
     pub fn rotate(&self, bearer: &Bearer, keys: Option<&NodeKeys>) -> Result<Issued, Fault> {
-        let answer: CredentialAnswer = read_json(self.post_as(bearer, "credentials/rotate", b"{}".to_vec(), keys)?)?;
+        let answer: CredentialAnswer =
+            read_json(self.post_as(&self.post, bearer, "credentials/rotate", b"{}".to_vec(), keys)?)?;
         let mut issued = issued(answer)?;
         if issued.bearer.mac_key.is_none() {
             issued.bearer.mac_key.clone_from(&bearer.mac_key);
@@ -118,18 +119,15 @@ impl LongPoll {
         self.post.lock().unwrap_or_else(PoisonError::into_inner).shut();
     }
 
-    fn post(&self, path: &str, body: Vec<u8>) -> Result<Response<Body>, Fault> {
-        self.post_as(&self.bearer(), path, body, None)
-    }
-
     fn post_as(
         &self,
+        line: &Mutex<Line>,
         bearer: &Bearer,
         path: &str,
         body: Vec<u8>,
         proof_by: Option<&NodeKeys>,
     ) -> Result<Response<Body>, Fault> {
-        let line = self.post.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let line = line.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = request(Method::POST, &self.endpoint.url(path), &bearer.token, body)?;
         let at = clock::unix_seconds();
         if !self.profile.tls.has_client_certificate() {
@@ -161,8 +159,8 @@ impl LongPoll {
 
     /// A post whose success says nothing beyond itself: 204 (P1.2). A 200 is one only from the control plane
     /// and only whole: a captive portal says 200 to everything, and nobody there has taken anything.
-    fn tell(&self, path: &str, body: Vec<u8>) -> Result<(), Fault> {
-        let response = self.post(path, body)?;
+    fn tell(&self, line: &Mutex<Line>, path: &str, body: Vec<u8>) -> Result<(), Fault> {
+        let response = self.post_as(line, &self.bearer(), path, body, None)?;
         if response.status() == StatusCode::OK {
             if !is_ours(&response) {
                 return Err(Fault::Stranger(StatusCode::OK));
@@ -235,9 +233,8 @@ impl LongPoll {
         self.endpoint.url(&format!("jobs?cluster={cluster}&wait={}", wait.as_secs()))
     }
 
-    fn tell_json(&self, path: &str, body: &impl Serialize) -> Result<(), Fault> {
-        let body = serde_json::to_vec(body).map_err(|_| Fault::Unreadable("our own body"))?;
-        self.tell(path, body)
+    fn on<'a>(&'a self, line: &'a Mutex<Line>) -> On<'a> {
+        On(self, line)
     }
 }
 
@@ -245,7 +242,9 @@ impl JobSource for LongPoll {
     fn poll(&self, wait: Duration) -> Result<Answer, Fault> {
         self.follow_files();
         let line = self.poll.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
+        let mut request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
+        // Which version this is stands in every post. Without any name some firewalls let nothing through.
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("pullet"));
         let response = match call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE)) {
             Err(fault) if is_not_valid_yet(&fault) => {
                 self.ask_the_time();
@@ -264,7 +263,7 @@ impl JobSource for LongPoll {
 
     fn ack(&self, id: &JobId) -> Result<Acknowledged, Fault> {
         let path = format!("jobs/{}/ack", segment(id.as_str()));
-        match self.tell(&path, Vec::new()) {
+        match self.tell(&self.post, &path, Vec::new()) {
             Ok(()) => Ok(Acknowledged::Ours),
             Err(Fault::Refused(StatusCode::CONFLICT, _) | Fault::NotFound) => Ok(Acknowledged::Closed),
             Err(fault) => Err(fault),
@@ -279,19 +278,52 @@ impl JobSource for LongPoll {
     }
 }
 
-impl StatusSink for LongPoll {
-    fn status(&self, id: &JobId, status: &StatusUpdate) -> Result<Posted, Fault> {
-        let path = format!("jobs/{}/status", segment(id.as_str()));
-        posted(self.tell_json(&path, status))
+/// What is posted, and on which line.
+struct On<'a>(&'a LongPoll, &'a Mutex<Line>);
+
+impl On<'_> {
+    fn tell(&self, path: &str, body: &impl Serialize) -> Result<(), Fault> {
+        let body = serde_json::to_vec(body).map_err(|_| Fault::Unreadable("our own body"))?;
+        self.0.tell(self.1, path, body)
     }
 
-    fn result(&self, id: &JobId, result: &JobResult) -> Result<Posted, Fault> {
-        let path = format!("jobs/{}/result", segment(id.as_str()));
-        posted(self.tell_json(&path, result))
+    fn of_job(&self, id: &JobId, what: &str, body: &impl Serialize) -> Result<Posted, Fault> {
+        posted(self.tell(&format!("jobs/{}/{what}", segment(id.as_str())), body))
     }
 
     fn events(&self, events: &[Event]) -> Result<(), Fault> {
-        self.tell_json("events", &EventBatch { events })
+        self.tell("events", &EventBatch { events })
+    }
+}
+
+impl StatusSink for LongPoll {
+    fn status(&self, id: &JobId, status: &StatusUpdate) -> Result<Posted, Fault> {
+        self.on(&self.post).of_job(id, "status", status)
+    }
+
+    fn result(&self, id: &JobId, result: &JobResult) -> Result<Posted, Fault> {
+        self.on(&self.post).of_job(id, "result", result)
+    }
+
+    fn events(&self, events: &[Event]) -> Result<(), Fault> {
+        self.on(&self.post).events(events)
+    }
+}
+
+/// A control plane on the connection of its polls: what is posted between two of them needs no other.
+pub struct BetweenPolls(pub Arc<LongPoll>);
+
+impl StatusSink for BetweenPolls {
+    fn status(&self, id: &JobId, status: &StatusUpdate) -> Result<Posted, Fault> {
+        self.0.on(&self.0.poll).of_job(id, "status", status)
+    }
+
+    fn result(&self, id: &JobId, result: &JobResult) -> Result<Posted, Fault> {
+        self.0.on(&self.0.poll).of_job(id, "result", result)
+    }
+
+    fn events(&self, events: &[Event]) -> Result<(), Fault> {
+        self.0.on(&self.0.poll).events(events)
     }
 }
 

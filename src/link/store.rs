@@ -7,7 +7,12 @@
 //! | `credential.before.json` | what `pullet register --force` replaced, until the new one has worked |
 //! | `traffic.json` | the bytes of the month, and what was learnt of the hold (`traffic`) |
 //! | `holder` | by what name this agent is known in a cluster, where it runs in no pod |
-//! | `lock` | one agent acts on one directory |
+//!
+//! A file is written beside, under a name that nobody else uses (`.NAME.RANDOM.new`), and renamed. What a power cut leaves
+//! of these goes at the next start. The directory itself is locked: one agent acts on it, and a lock needs no file, so
+//! that it works on a read-only disk.
+
+pub mod entries;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -35,21 +40,21 @@ use crate::trust::mac::MacKey;
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
+    /// Locked as long as this value lives: one agent acts on one state directory.
     handle: OwnedFd,
     /// Wraps what is written.
     seal: Option<Seal>,
     /// The newest keyring that is known here; held while the credential is written.
     newest: Mutex<u32>,
-    /// Held as long as this value lives: one agent acts on one state directory.
-    _lock: Option<OwnedFd>,
 }
 
 const CREDENTIAL: &str = "credential.json";
 const KEYS: &str = "keys.json";
 const COPY: &str = "credential.before.json";
-const NEW: &str = ".credential.json.new";
 const HOLDER: &str = "holder";
-const LOCK: &str = "lock";
+
+/// How the name of a file ends that is not yet in its place.
+const NEW: &str = ".new";
 
 /// Two bearers of the usual length and what stands around them.
 const REHEARSAL_BYTES: usize = 8 * 1024;
@@ -91,12 +96,24 @@ impl StateDirectory {
         if status.st_mode & 0o022 != 0 {
             return Err(StoreError::Unsafe(path.to_owned(), "others may write to it (chmod go-w)"));
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = fs::openat(&handle, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(|error| io(error.into()))?;
-        if fs::flock(&lock, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if fs::flock(&handle, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StoreError::Unsafe(path.to_owned(), "another pullet is using it (stop that one first)"));
         }
-        Ok(Self { path: path.to_owned(), handle, seal, newest: Mutex::default(), _lock: Some(lock) })
+        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default() };
+        store.tidy();
+        Ok(store)
+    }
+
+    /// Removes what was written beside and never renamed: it may hold a credential. Nobody else writes while we have the
+    /// lock. What cannot be removed waits for the next start.
+    fn tidy(&self) {
+        let Ok(entries) = fs::Dir::read_from(&self.handle) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b".") && name.to_bytes().ends_with(NEW.as_bytes()) {
+                let _ = fs::unlinkat(&self.handle, name, fs::AtFlags::empty());
+            }
+        }
     }
 
     /// What lies in a directory, without its lock and without making or changing anything: the pinned keyring and the
@@ -111,7 +128,7 @@ impl StateDirectory {
             Err(rustix::io::Errno::NOENT) => return Ok((None, None)),
             Err(error) => return Err(StoreError::Io(path.to_owned(), error.into())),
         };
-        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default(), _lock: None };
+        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default() };
         Ok((store.load_pin()?, store.load()?))
     }
 
@@ -159,20 +176,30 @@ impl StateDirectory {
         format!("{:016x}{:016x}", draw(), draw())
     }
 
-    /// Writes beside and renames: a power cut leaves the old file or the new one.
+    /// Writes beside and renames: a power cut leaves the old file or the new one, and of two who write at once one is the
+    /// last.
     pub(super) fn replace(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
-        self.write_new(text)?;
-        fs::renameat(&self.handle, NEW, &self.handle, name).map_err(|error| self.io(name, error))?;
+        let beside = self.write_beside(name, text)?;
+        if let Err(error) = fs::renameat(&self.handle, &beside, &self.handle, name) {
+            let _ = self.remove(&beside);
+            return Err(self.io(name, error));
+        }
         fs::fsync(&self.handle).map_err(|error| self.io(name, error))
     }
 
-    fn write_new(&self, text: &[u8]) -> Result<(), StoreError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            fs::openat(&self.handle, NEW, flags, Mode::RUSR | Mode::WUSR).map_err(|error| self.io(NEW, error))?;
-        let mut file = File::from(file);
-        file.write_all(text).map_err(|error| self.io(NEW, error))?;
-        file.sync_all().map_err(|error| self.io(NEW, error))
+    /// Gives the name of what was written; nothing is left where that fails.
+    fn write_beside(&self, name: &str, text: &[u8]) -> Result<String, StoreError> {
+        let beside = format!(".{name}.{:016x}{NEW}", draw());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::openat(&self.handle, &beside, flags, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(file.map_err(|error| self.io(name, error))?);
+        match file.write_all(text).and_then(|()| file.sync_all()) {
+            Ok(()) => Ok(beside),
+            Err(error) => {
+                let _ = self.remove(&beside);
+                Err(self.io(name, error))
+            }
+        }
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
@@ -273,8 +300,7 @@ impl CredentialStore for StateDirectory {
 
     /// Writes as much as a credential could take.
     fn rehearse(&self) -> Result<(), StoreError> {
-        self.write_new(&[b' '; REHEARSAL_BYTES])?;
-        self.remove(NEW)
+        self.remove(&self.write_beside(CREDENTIAL, &[b' '; REHEARSAL_BYTES])?)
     }
 
     fn save(&self, credential: &Credential) -> Result<(), StoreError> {
@@ -499,4 +525,4 @@ impl<'a> Stored<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

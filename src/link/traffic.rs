@@ -4,11 +4,8 @@
 //! Written at a clean stop, and once a day where a month has a budget: flash wears out. It is no secret and nothing
 //! depends on it: what cannot be read is said, and counted anew.
 
-use std::fs::File;
-use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{self, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -21,7 +18,6 @@ use crate::metrics::Traffic;
 use crate::task;
 
 const NAME: &str = "traffic.json";
-const NEW: &str = ".traffic.json.new";
 const VERSION: u32 = 1;
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -57,18 +53,10 @@ fn read(store: &StateDirectory) -> Result<Option<Stored>, StoreError> {
 pub fn save(store: &StateDirectory, budget: &Budget, hold: &Mutex<Hold>) {
     let hold = hold.lock().unwrap_or_else(PoisonError::into_inner).learnt();
     let stored = Stored { version: VERSION, traffic: budget.traffic(), hold };
-    if let Err(error) = write(store, &stored) {
+    let text = serde_json::to_vec(&stored).unwrap_or_default();
+    if let Err(error) = store.replace(NAME, &text) {
         warn!(%error, "the bytes of this month cannot be written down: a restart counts them anew");
     }
-}
-
-/// Beside and renamed, under a name of its own: a credential may be written at the same time.
-fn write(store: &StateDirectory, stored: &Stored) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(fs::openat(store.handle(), NEW, flags, Mode::RUSR | Mode::WUSR)?);
-    file.write_all(&serde_json::to_vec(stored)?)?;
-    file.sync_data()?;
-    Ok(fs::renameat(store.handle(), NEW, store.handle(), NAME)?)
 }
 
 /// Writes once a day where a month has a budget. Never ends.

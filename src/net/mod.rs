@@ -6,6 +6,7 @@
 pub mod body;
 pub mod connector;
 mod error;
+mod gather;
 pub mod proxy;
 pub mod renewal;
 pub mod tls;

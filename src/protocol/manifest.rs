@@ -13,6 +13,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::ObjectRef;
+
 /// Members of a manifest in their order, each name once.
 type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
@@ -117,6 +119,14 @@ impl<'a> Manifest<'a> {
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&'a RawValue> {
         self.members.iter().find(|(member, _)| member == name).map(|(_, text)| *text)
+    }
+
+    /// The object, without what only a cluster knows of it.
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        let Self { api_version, kind, namespace, name, .. } = self;
+        let [api_version, kind, namespace, name] = [api_version, kind, namespace, name].map(Clone::clone);
+        ObjectRef { api_version, kind, namespace, name, uid: String::new(), generation: None }
     }
 
     /// Writes the manifest with further labels; they win over its own of the same name.

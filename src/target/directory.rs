@@ -111,13 +111,7 @@ impl Directory {
     }
 
     async fn write(&self, manifest: &Manifest<'_>) -> Result<Applied, TargetError> {
-        let reference = ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            ..ObjectRef::default()
-        };
+        let reference = manifest.reference();
         check_scope(&reference)?;
         let labels = [(MANAGED_BY_LABEL, MANAGED_BY_VALUE), (CLUSTER_ID_LABEL, self.cluster_id.as_str())];
         let mut text = manifest.write(&labels);

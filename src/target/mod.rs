@@ -11,6 +11,7 @@ pub(crate) mod stamp;
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,6 +53,12 @@ pub trait Target: Send + Sync {
     /// object at least once after it was applied, as soon as it can be read: whoever heard nothing of it yet
     /// cannot tell whether there is nothing to be heard. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
+
+    /// Has [`observe`](Target::observe) report on every owned object once more, with this ticket, which is gone with the
+    /// last of these reports. Where nothing reports anything, that is at once.
+    fn report_again(&self, ticket: Arc<()>) {
+        drop(ticket);
+    }
 
     /// Notes `me` as the one who acts here, waits while another agent does, and says through `held` when it may act. Ends
     /// with who acts instead. Where nothing is noted everybody may act at once, and it does not end.
@@ -101,6 +108,8 @@ pub struct Observation {
     pub endpoints: Vec<Endpoint>,
     /// The object is gone.
     pub deleted: bool,
+    /// It was asked for by [`Target::report_again`]: all of its conditions are to be told, changed or not.
+    pub again: Option<Arc<()>>,
 }
 
 /// Why a target did not do what it was told.

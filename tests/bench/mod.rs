@@ -21,6 +21,9 @@ use crate::testbed::job::{Job, config_map, timestamp};
 /// Where the table is written when `PULLET_MEASUREMENTS` names no other place; not written without it.
 const WRITE_TO: &str = "PULLET_MEASUREMENTS";
 
+/// Names the one part that is measured; nothing is written then.
+const ONLY: &str = "PULLET_BENCH";
+
 /// The promise: an idle agent with a poll held and three watches open.
 const IDLE_KB: u64 = 4 * 1024;
 
@@ -41,22 +44,25 @@ struct Figure {
     holds: Option<bool>,
 }
 
+type Part = fn() -> Vec<Figure>;
+
 #[test]
 #[ignore = "needs the static binary: cross/build, then PULLET_STATIC; and a Kubernetes API server: KUBEBUILDER_ASSETS"]
 fn what_the_agent_takes_is_within_the_promises() {
-    let parts: [fn() -> Vec<Figure>; 9] = [
-        || vec![size()],
-        || vec![start_to_poll()],
-        || idle().into(),
-        || a_thousand_jobs_in_a_directory().into(),
-        || vec![a_thousand_jobs_in_a_cluster()],
-        || vec![latency()],
-        outage::figures,
-        flash::figures,
-        traffic::figures,
+    let parts: [(&str, Part); 9] = [
+        ("size", || vec![size()]),
+        ("start", || vec![start_to_poll()]),
+        ("idle", || idle().into()),
+        ("directory", || a_thousand_jobs_in_a_directory().into()),
+        ("cluster", || vec![a_thousand_jobs_in_a_cluster()]),
+        ("latency", || vec![latency()]),
+        ("outage", outage::figures),
+        ("flash", flash::figures),
+        ("traffic", traffic::figures),
     ];
+    let only = std::env::var(ONLY).ok();
     let mut figures = Vec::new();
-    for part in parts {
+    for (_, part) in parts.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
         let found = part();
         #[allow(clippy::print_stderr, reason = "it takes minutes, and whoever waits wants to see something")]
         for Figure { what, value, .. } in &found {
@@ -69,7 +75,7 @@ fn what_the_agent_takes_is_within_the_promises() {
     {
         eprintln!("{table}");
     }
-    if let Some(path) = std::env::var_os(WRITE_TO) {
+    if let Some(path) = std::env::var_os(WRITE_TO).filter(|_| only.is_none()) {
         write(Path::new(&path), &table);
     }
     let broken: Vec<&str> =

@@ -1,10 +1,12 @@
 //! What an idle agent sends and receives, as it goes over the wire: TLS records as they are counted, and what TCP and IP
-//! add to them, which is computed and not less than it is: no acknowledgement rides on an answer.
+//! add to them. Packets are what the kernel counted for the connection where `ss` is there to ask it. Else, and where a
+//! connection is made, they are computed and not fewer than they are: no acknowledgement rides on an answer.
 //!
 //! One cycle is measured at a hold of one second and reckoned up: a longer hold changes two characters of the request.
-//! A heartbeat is measured whole, from one to the next, with the connection that it opens.
+//! A heartbeat is measured from one to the next, less the poll that goes with it.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use super::{Figure, PATIENCE, setup};
@@ -12,10 +14,11 @@ use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
 use crate::testbed::{Call, Counts, Testbed};
 
-/// The promises are 7 kB and 5 kB, and neither is kept yet (docs/decisions/0014): these are what is measured, and must not get
-/// worse.
-const POLLS_BYTES: f64 = 11_000.0;
-const HEARTBEATS_BYTES: f64 = 17_000.0;
+/// What the protocol leaves of the promise of 7 kB, which is beneath what HTTP/1.1 can do: docs/decisions/0014 has the sum.
+const POLLS_BYTES: f64 = 8_800.0;
+
+/// The promise.
+const HEARTBEATS_BYTES: f64 = 5_000.0;
 
 /// Headers of IPv4 and of TCP with timestamps.
 const HEADERS: f64 = 52.0;
@@ -28,21 +31,24 @@ const BARE: f64 = 7.0;
 
 const CYCLES: usize = 20;
 
+/// What a hold of three digits is longer than one of one, in the request.
+const DIGITS: f64 = 2.0;
+
 pub(super) fn figures() -> Vec<Figure> {
     let cycle = cycle();
     let handshake = handshake();
-    let heartbeat = heartbeat();
+    let heartbeat = heartbeat(&cycle);
     let mut figures: Vec<Figure> = [
         (30.0, "idle traffic per hour, polls alone, hold of 30 s", None),
         (240.0, "idle traffic per hour, polls alone, hold of 240 s", Some(POLLS_BYTES)),
         (300.0, "idle traffic per hour, polls alone, hold of 300 s", None),
     ]
     .map(|(hold, what, most)| {
-        let hour = 3600.0 / hold * cycle.wire();
+        let hour = 3600.0 / hold * (cycle.wire() + DIGITS);
         Figure {
             what,
             value: bytes(hour),
-            promise: if most.is_some() { "7 kB or less: NOT kept; 11 kB until it is" } else { "–" },
+            promise: if most.is_some() { "7 kB or less: NOT kept; 8.8 kB is (decision 0014)" } else { "–" },
             holds: most.map(|most| hour <= most),
         }
     })
@@ -52,12 +58,12 @@ pub(super) fn figures() -> Vec<Figure> {
         Figure {
             what: "idle traffic per hour, heartbeats every 15 min on top",
             value: bytes(hour),
-            promise: "5 kB or less: NOT kept; 17 kB until it is",
+            promise: "5 kB or less",
             holds: Some(hour <= HEARTBEATS_BYTES),
         },
         Figure { what: "one poll that brings nothing", value: cycle.to_string(), promise: "–", holds: None },
         Figure {
-            what: "one heartbeat, its connection included",
+            what: "one heartbeat, on the connection of the polls",
             value: heartbeat.to_string(),
             promise: "–",
             holds: None,
@@ -71,6 +77,35 @@ fn bytes(count: f64) -> String {
     format!("{:.1} kB", count / 1000.0)
 }
 
+/// Counts of a moment.
+struct Moment {
+    counts: Counts,
+    /// Both ways, of the connections that are open.
+    packets: Option<u32>,
+}
+
+impl Moment {
+    fn now(testbed: &Testbed) -> Self {
+        // What is about it is over as well: an acknowledgement may wait for 40 ms.
+        std::thread::sleep(Duration::from_millis(200));
+        Self { counts: testbed.counts(), packets: packets(testbed) }
+    }
+}
+
+/// What the kernel counted on the testbed's side.
+fn packets(testbed: &Testbed) -> Option<u32> {
+    let endpoint = testbed.endpoint();
+    let (_, port) = endpoint.rsplit_once(':')?;
+    let port = format!("sport = :{}", port.split('/').next()?);
+    let output = Command::new("ss").args(["-tinHO", "state", "established", &port]).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let counts: Vec<u32> = text
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("segs_out:").or_else(|| word.strip_prefix("segs_in:"))?.parse().ok())
+        .collect();
+    (!counts.is_empty()).then(|| counts.iter().sum())
+}
+
 /// What went over the wire.
 struct Wire {
     sent: f64,
@@ -81,19 +116,33 @@ struct Wire {
 }
 
 impl Wire {
-    /// What came between two counts, divided by `times`. Each packet with content is acknowledged by one without, unless
-    /// one with content goes back in time: of those nothing is taken off.
-    fn between(before: Counts, after: Counts, times: usize) -> Self {
+    /// What came between two moments, divided by `times`.
+    fn between(before: &Moment, after: &Moment, times: usize) -> Self {
         let times = f64::from(u32::try_from(times).unwrap());
         let part = |before: u64, after: u64| f64::from(u32::try_from(after - before).unwrap()) / times;
         let count = |before: usize, after: usize| part(before as u64, after as u64);
+        let (packets, (before, after)) = (before.packets.zip(after.packets), (before.counts, after.counts));
         let (sent, received) =
             (part(before.bytes_received, after.bytes_received), part(before.bytes_sent, after.bytes_sent));
-        let pieces = part(before.pieces, after.pieces);
         let connections = count(before.connections, after.connections);
-        let full = ((sent + received) / SEGMENT).floor();
-        let packets = 2.0 * (pieces + full) + BARE * connections;
+        let packets = match packets {
+            Some((before, after)) if connections == 0.0 => f64::from(after - before) / times,
+            // Each with content is acknowledged by one without.
+            _ => {
+                let full = ((sent + received) / SEGMENT).floor();
+                2.0 * (part(before.pieces, after.pieces) + full) + BARE * connections
+            }
+        };
         Self { sent, received, packets, connections, resumed: count(before.resumed, after.resumed) }
+    }
+
+    fn less(self, other: &Self) -> Self {
+        Self {
+            sent: self.sent - other.sent,
+            received: self.received - other.received,
+            packets: self.packets - other.packets,
+            ..self
+        }
     }
 
     fn wire(&self) -> f64 {
@@ -119,10 +168,10 @@ fn cycle() -> Wire {
     // The first ones are not like the others: a heartbeat goes out beside them.
     let start = 5;
     testbed.polls(start, PATIENCE);
-    let before = testbed.counts();
-    testbed.polls(before.polls + CYCLES, PATIENCE);
-    let after = testbed.counts();
-    Wire::between(before, after, after.polls - before.polls)
+    let before = Moment::now(&testbed);
+    testbed.polls(before.counts.polls + CYCLES, PATIENCE);
+    let after = Moment::now(&testbed);
+    Wire::between(&before, &after, after.counts.polls - before.counts.polls)
 }
 
 /// A poll whose connection was cut: a whole handshake or a resumed one, whichever the agent makes of it.
@@ -131,15 +180,15 @@ fn handshake() -> Wire {
     let _agent = setup(&testbed).target_directory().without("--wait").flag("--wait", "60").spawn();
     testbed.held_poll(PATIENCE);
     std::thread::sleep(Duration::from_secs(3));
-    let before = testbed.counts();
+    let before = Moment::now(&testbed);
     testbed.cut_connections();
-    testbed.polls(before.polls + 1, PATIENCE);
+    testbed.polls(before.counts.polls + 1, PATIENCE);
     testbed.held_poll(PATIENCE);
-    Wire::between(before, testbed.counts(), 1)
+    Wire::between(&before, &Moment::now(&testbed), 1)
 }
 
-/// From one heartbeat's coming to the next one's, with a poll that is held all the while.
-fn heartbeat() -> Wire {
+/// From one heartbeat's coming to the next one's, less the poll that ended in between.
+fn heartbeat(cycle: &Wire) -> Wire {
     let testbed = Testbed::start();
     let mut setup = setup(&testbed).target_directory().without("--wait").flag("--wait", "300");
     let file = setup.home().join("bench.toml");
@@ -148,7 +197,8 @@ fn heartbeat() -> Wire {
     let _agent = setup.spawn();
     testbed.held_poll(PATIENCE);
     // The first sign of life follows the first answer.
-    let id = testbed.apply(CLUSTER, config_map("bench", "c", "value"));
+    // A month has had more bytes than a minute brings: the heartbeat says so when they have grown by a tenth.
+    let id = testbed.apply(CLUSTER, config_map("bench", "c", &"x".repeat(100_000)));
     testbed.result_of(&id, PATIENCE);
     testbed.held_poll(PATIENCE);
     let heartbeats = |count: usize| {
@@ -156,11 +206,14 @@ fn heartbeat() -> Wire {
             (state.requests.iter().filter(|seen| seen.call == Some(Call::Events)).count() >= count).then_some(())
         };
         testbed.wait_for("a heartbeat", Duration::from_secs(150), is_there);
-        // What is about it is over as well.
+        // The connection that posted the result is forgotten, and the next poll has begun.
+        testbed.held_poll(PATIENCE);
         std::thread::sleep(Duration::from_secs(3));
-        testbed.counts()
+        Moment::now(&testbed)
     };
-    let (before, after) = (heartbeats(1), heartbeats(2));
-    assert_eq!(before.polls, after.polls, "the poll was held meanwhile");
-    Wire::between(before, after, 1)
+    // The first one is whole; those of every quarter of an hour are not.
+    let (before, after) = (heartbeats(2), heartbeats(3));
+    assert_eq!(before.counts.polls + 1, after.counts.polls, "a heartbeat goes out between two polls");
+    assert_eq!(before.counts.connections, after.counts.connections, "a heartbeat needs no connection of its own");
+    Wire::between(&before, &after, 1).less(cycle)
 }

@@ -149,24 +149,40 @@ fn about(kind: &str, operation: &str, object: Option<Value>, old: Option<Value>)
     request(operation, whole(object), whole(old), None)
 }
 
+/// An instance that nobody may make.
+fn evil() -> Value {
+    json!({"spec": {"values": {"inline": {"token": "x"}}}})
+}
+
+/// A request, and the reason for which it is refused, if it is, for each name.
+fn are_judged(cases: &[(&str, Option<&str>, Value)]) {
+    let requests: Vec<Value> = cases
+        .iter()
+        .map(|(.., request)| {
+            let mut request = request.clone();
+            if request["namespaceObject"]["metadata"]["labels"].is_null() {
+                request["namespaceObject"]["metadata"].as_object_mut().unwrap().remove("labels");
+            }
+            request
+        })
+        .collect();
+    let refused = evaluate(&[objects(&policy_of(&json!({})))], &requests);
+    for ((name, reason, _), refused) in cases.iter().zip(refused) {
+        match reason {
+            None => assert_eq!(refused, Vec::<String>::new(), "{name}"),
+            Some(reason) => assert!(refused.len() == 1 && refused[0].starts_with(reason), "{name}: {refused:?}"),
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs Python with the packages of tests/requirements.txt: PULLET_PYTHON"]
-fn controllers_are_not_stopped_and_nobody_else_slips_by() {
-    let evil = || json!({"spec": {"values": {"inline": {"token": "x"}}}});
+fn what_controllers_change_passes_and_a_spec_is_judged() {
     let with = |mut object: Value, member: &str, value: Value| {
         object["metadata"][member] = value;
         object
     };
-    let as_user = |mut request: Value, user: &str| {
-        request["request"]["userInfo"]["username"] = json!(user);
-        request
-    };
-    let elsewhere = |mut request: Value, labels: Value| {
-        request["namespaceObject"]["metadata"]["labels"] = labels;
-        request
-    };
     let instance = "ApplicationInstance";
-    let deletion = || about(instance, "DELETE", None, Some(json!({})));
     let cases = [
         (
             "its finalizer is set on what was there before",
@@ -224,6 +240,24 @@ fn controllers_are_not_stopped_and_nobody_else_slips_by() {
             let object = with(json!({"spec": {"type": "Backup"}}), "ownerReferences", json!([{"name": "a"}]));
             about("Operation", "CREATE", Some(with(object, "generateName", json!("a-"))), None)
         }),
+    ];
+    are_judged(&cases);
+}
+
+#[test]
+#[ignore = "needs Python with the packages of tests/requirements.txt: PULLET_PYTHON"]
+fn who_asks_counts_by_the_whole_name_and_where_by_the_label() {
+    let as_user = |mut request: Value, user: &str| {
+        request["request"]["userInfo"]["username"] = json!(user);
+        request
+    };
+    let elsewhere = |mut request: Value, labels: Value| {
+        request["namespaceObject"]["metadata"]["labels"] = labels;
+        request
+    };
+    let instance = "ApplicationInstance";
+    let deletion = || about(instance, "DELETE", None, Some(json!({})));
+    let cases = [
         ("the agent itself", None, as_user(about(instance, "CREATE", Some(evil()), None), OWN_ACCOUNT)),
         (
             "an account that is called alike",
@@ -255,23 +289,7 @@ fn controllers_are_not_stopped_and_nobody_else_slips_by() {
             ),
         ),
     ];
-    let requests: Vec<Value> = cases
-        .iter()
-        .map(|(.., request)| {
-            let mut request = request.clone();
-            if request["namespaceObject"]["metadata"]["labels"].is_null() {
-                request["namespaceObject"]["metadata"].as_object_mut().unwrap().remove("labels");
-            }
-            request
-        })
-        .collect();
-    let refused = evaluate(&[objects(&policy_of(&json!({})))], &requests);
-    for ((name, reason, _), refused) in cases.iter().zip(refused) {
-        match reason {
-            None => assert_eq!(refused, Vec::<String>::new(), "{name}"),
-            Some(reason) => assert!(refused.len() == 1 && refused[0].starts_with(reason), "{name}: {refused:?}"),
-        }
-    }
+    are_judged(&cases);
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub(crate) const TOKENS: [(&str, &str); 2] =
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_mins(1);
 
-/// Who wrote which config map, as the server itself says: two identical applies leave the same object, and are two here.
+/// Who wrote what of the agent's own, as the server itself says: two identical applies leave the same object, and are two
+/// here.
 const AUDIT_POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -33,7 +34,9 @@ omitStages: [RequestReceived]
 rules:
 - level: Metadata
   verbs: [patch, create, update, delete]
-  resources: [{group: "", resources: [configmaps]}]
+  resources:
+  - {group: "", resources: [configmaps, secrets, events]}
+  - {group: ops.vworkspace.io, resources: [clusters, clusters/status]}
 - level: None
 "#;
 
@@ -236,14 +239,69 @@ impl ApiServer {
 
     /// The requests that this verb made of the config maps of a namespace: name and status, in the order of their ends.
     pub(crate) fn audited(&self, verb: &str, namespace: &str) -> Vec<(String, u64)> {
-        let log = fs::read_to_string(self.directory.join(AUDIT)).unwrap_or_default();
-        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let fits = |entry: &Value| entry["verb"] == verb && entry["objectRef"]["namespace"] == namespace;
+        let fits = |entry: &Value| {
+            let object = &entry["objectRef"];
+            entry["verb"] == verb && object["namespace"] == namespace && object["resource"] == "configmaps"
+        };
         let told = |entry: Value| {
             let (name, code) = (&entry["objectRef"]["name"], &entry["responseStatus"]["code"]);
             Some((name.as_str()?.to_owned(), code.as_u64()?))
         };
-        entries.filter(fits).filter_map(told).collect()
+        self.audit().into_iter().filter(fits).filter_map(told).collect()
+    }
+
+    /// What a user wrote: `patch clusters/status demo`, in the order of their ends.
+    pub(crate) fn writes_of(&self, user: &str) -> Vec<String> {
+        let told = |entry: &Value| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let object = &entry["objectRef"];
+            let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
+            format!("{} {}{part} {}", text(&entry["verb"]), text(&object["resource"]), text(&object["name"]))
+        };
+        self.audit().iter().filter(|entry| entry["user"]["username"] == user).map(told).collect()
+    }
+
+    fn audit(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.directory.join(AUDIT)).unwrap_or_default();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Applies the documents of a manifest of ours, as somebody.
+    pub(crate) fn apply_manifest(&self, file: &str) {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        for document in text.split("\n---\n") {
+            self.apply_document(document);
+        }
+    }
+
+    /// Defines the custom resources as k3s/crds.yaml does. They are created, as `kubectl apply` does with what is new: a
+    /// server of before the rules in it leaves those out, where it refuses to apply them by itself.
+    pub(crate) fn create_definitions(&self) {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("k3s/crds.yaml")).unwrap();
+        for document in text.split("\n---\n") {
+            let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+            let (status, answer) = self.request_as(Method::POST, path, "application/yaml", document.into());
+            assert_eq!(status, 201, "{answer}");
+        }
+    }
+
+    fn apply_document(&self, document: &str) {
+        let member = |name: &str| document.lines().find_map(|line| line.strip_prefix(name));
+        let (version, kind, name) =
+            (member("apiVersion: ").unwrap(), member("kind: ").unwrap(), member("  name: ").unwrap());
+        let base = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
+        let namespace = match (kind, member("  namespace: ")) {
+            ("ClusterRole" | "ClusterRoleBinding" | "Namespace", _) | (_, None) => String::new(),
+            (_, Some(namespace)) => format!("/namespaces/{namespace}"),
+        };
+        let path = format!("{base}{namespace}/{}s/{name}?fieldManager=somebody", kind.to_lowercase());
+        wait_until("it is applied", || {
+            let (status, answer) =
+                self.request_as(Method::PATCH, &path, "application/apply-patch+yaml", document.as_bytes().to_vec());
+            // The rights of a new server may take a moment.
+            assert!(matches!(status, 200 | 201 | 403 | 503), "{path}: {answer}");
+            status < 300
+        });
     }
 
     /// Makes a namespace with labels.

@@ -77,6 +77,7 @@ fn wrong_usage_ends_with_2_and_names_what_was_meant() {
         ("run -x", "\"-x\" does not belong here"),
         ("version now", "does not belong here"),
         ("run --config /nonexistent/pullet.toml", "the configuration /nonexistent/pullet.toml cannot be read"),
+        ("register --cluster-resource *", "registers by itself: put the one-time token into its Secret"),
         ("register", "endpoint is missing: say where the control plane is: --endpoint https://…"),
         (
             "register --endpoint https://127.0.0.1:1",

@@ -20,6 +20,8 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     /// The header of that name.
     pub(crate) authorization: Option<String>,
+    /// What was sent with it.
+    pub(crate) body: Vec<u8>,
 }
 
 /// The stream on which an answer is written.
@@ -129,7 +131,7 @@ fn read_request(stream: &mut impl BufRead) -> Option<Asked> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(Asked { method, path, authorization })
+    Some(Asked { method, path, authorization, body })
 }
 
 /// A TCP proxy on loopback.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, Setup};
 use crate::apiserver::{ApiServer, unique, wait_until};
+use crate::custom_resources;
 use crate::scene::{LATER, SOON};
 use crate::testbed::Testbed;
 use crate::testbed::job::application_instance;
@@ -40,35 +41,13 @@ impl Cluster {
         static SERVER: OnceLock<Mutex<ApiServer>> = OnceLock::new();
         let server = SERVER.get_or_init(|| {
             let server = ApiServer::start();
-            server.apply_crds();
+            custom_resources::define(&server);
             Mutex::new(server)
         });
         let cluster = Self(server.lock().unwrap_or_else(PoisonError::into_inner));
         cluster.0.request(Method::DELETE, RECORD, None);
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("k3s/rbac.yaml")).unwrap();
-        for document in text.split("\n---\n") {
-            cluster.apply_document(document);
-        }
+        cluster.0.apply_manifest("k3s/rbac.yaml");
         cluster
-    }
-
-    fn apply_document(&self, document: &str) {
-        let member = |name: &str| document.lines().find_map(|line| line.strip_prefix(name));
-        let (version, kind, name) =
-            (member("apiVersion: ").unwrap(), member("kind: ").unwrap(), member("  name: ").unwrap());
-        let base = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
-        let namespace = match (kind, member("  namespace: ")) {
-            ("ClusterRole" | "ClusterRoleBinding" | "Namespace", _) | (_, None) => String::new(),
-            (_, Some(namespace)) => format!("/namespaces/{namespace}"),
-        };
-        let path = format!("{base}{namespace}/{}s/{name}?fieldManager=somebody", kind.to_lowercase());
-        wait_until("it is applied", || {
-            let (status, answer) =
-                self.0.request_as(Method::PATCH, &path, "application/apply-patch+yaml", document.as_bytes().to_vec());
-            // The rights of a new server may take a moment.
-            assert!(matches!(status, 200 | 201 | 403 | 503), "{path}: {answer}");
-            status < 300
-        });
     }
 
     fn record(&self) -> Value {
@@ -137,11 +116,22 @@ fn times(agent: &Agent, text: &str) -> usize {
     agent.log().matches(text).count()
 }
 
-/// An agent was replaced: it says so and has failed.
+/// What an agent ends with that was replaced.
+const REPLACED_CODE: i32 = 3;
+
+/// An agent was replaced: it says so, and ends with a code of its own, so that nobody starts it again.
 #[track_caller]
 fn is_replaced(agent: &mut Agent) {
-    assert_eq!(agent.wait(SOON).code(), Some(1), "{}", agent.log());
+    assert_eq!(agent.wait(SOON).code(), Some(REPLACED_CODE), "{}", agent.log());
     assert_eq!(times(agent, REPLACED), 1, "{}", agent.log());
+}
+
+#[test]
+fn the_unit_of_systemd_does_not_start_an_agent_again_that_was_replaced() {
+    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/pullet.service")).unwrap();
+    let codes = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).expect("it names codes");
+    let codes: Vec<i32> = codes.split(' ').map(|code| code.parse().unwrap()).collect();
+    assert!(codes.contains(&REPLACED_CODE) && !codes.contains(&1), "{codes:?}");
 }
 
 #[test]

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 4] = [
     &["agent", "args", "cli", "config", "logging", "status"],
     &["job", "journal", "link", "target"],
-    &["net", "protocol", "trust"],
+    &["net", "protocol", "resources", "trust"],
     &["clock", "json", "limits", "metrics", "secret", "shutdown", "task"],
 ];
 
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
 /// heard of through the traits of the link; what the link posts lies in the journal; trust judges what the protocol
-/// defines.
-const SIDEWAYS: [(&str, &str); 9] = [
+/// defines; a resource holds what the protocol defines, and its policy becomes one of trust.
+const SIDEWAYS: [(&str, &str); 11] = [
     ("clock", "json"),
     ("clock", "limits"),
     ("job", "journal"),
@@ -23,12 +23,14 @@ const SIDEWAYS: [(&str, &str); 9] = [
     ("job", "target"),
     ("link", "journal"),
     ("metrics", "clock"),
+    ("resources", "protocol"),
+    ("resources", "trust"),
     ("shutdown", "task"),
     ("trust", "protocol"),
 ];
 
 /// Where bytes from outside are handled, and a panic would be somebody else's to cause.
-const NO_PANIC: [&str; 4] = ["journal", "link", "protocol", "trust"];
+const NO_PANIC: [&str; 5] = ["journal", "link", "protocol", "resources", "trust"];
 
 const PANICS: [&str; 6] = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "unreachable!("];
 

@@ -14,9 +14,15 @@ mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod check;
+mod cluster_bounds;
+mod cluster_resource;
+mod cluster_stage;
 mod command_line;
 mod contract;
 mod control_plane_doc;
+mod custom_resources;
+#[cfg(feature = "crds")]
+mod definitions;
 mod directory;
 mod fake_api;
 mod faults;
@@ -42,8 +48,11 @@ mod never_lose_cluster;
 mod nginx;
 mod node;
 mod offline;
+mod one_effect;
 mod policy_cases;
+mod present;
 mod proxy;
+mod rights;
 mod scene;
 mod secrecy;
 mod signed;

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::Command;
 
 use pullet::journal::open::open;
-use pullet::journal::record::{Body, StoredJob};
 use pullet::journal::{Ended, Outbox};
 use pullet::limits;
 use pullet::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, Timestamp};
+
+use crate::fuzz_targets::records::job;
 
 /// Set in the process that lives through the year.
 const ROLE: &str = "PULLET_YEAR";
@@ -85,19 +86,18 @@ fn live_through_it() {
     let directory = tempfile::tempdir().unwrap();
     let files =
         || -> u64 { fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum() };
+    let count = if std::env::var_os("PULLET_LONG").is_some() { 10 * EVENTS } else { EVENTS };
     let outbox = opened(directory.path());
     let (before, bytes) = (own_kb(), files());
     let mut peak = before;
-    push(&outbox, EVENTS, || peak = peak.max(own_kb()));
+    push(&outbox, count, || peak = peak.max(own_kb()));
     let full = outbox.fill();
-    assert_eq!(full.events as u64 + full.lost, EVENTS as u64, "each is kept or counted");
+    assert_eq!(full.events as u64 + full.lost, count as u64, "each is kept or counted");
     assert!(full.events > 400 && full.lost_at_most == 0, "{full:?}");
     // An outcome has room all the same.
     for at in 0..6 {
         let id = JobId::parse(&format!("j{at}")).unwrap();
-        let body = Body::Inline("{}".into());
-        let job = StoredJob { id: id.to_string(), key: None, expires_at: None, body, header: None };
-        let number = outbox.accept(job, None).expect("there is room for a job");
+        let number = outbox.accept(job(id.as_str(), "{}"), None).expect("there is room for a job");
         let timestamp = Timestamp::from_unix_seconds(1);
         let result = JobResult { outcome: OutcomeKind::Succeeded, error: String::new(), applied_ref: None, timestamp };
         outbox.finish(number, Ended::default(), &id, result);
@@ -111,7 +111,7 @@ fn live_through_it() {
     let outbox = opened(directory.path());
     let kept = outbox.fill();
     assert_eq!(kept.reports, 6);
-    assert_eq!(kept.events as u64 + kept.lost, EVENTS as u64, "{kept:?} of {full:?}");
+    assert_eq!(kept.events as u64 + kept.lost, count as u64, "{kept:?} of {full:?}");
     let mut posted = 0;
     while let Some((events, _)) = outbox.first_events() {
         posted += events.len();
@@ -123,7 +123,7 @@ fn live_through_it() {
     #[allow(clippy::print_stderr, reason = "the process that started this one shows it")]
     {
         eprintln!(
-            "a year offline: {posted} of {EVENTS} events kept, {growth} kB more memory at the peak, {} bytes and {} syncs",
+            "a year offline: {posted} of {count} events kept, {growth} kB more memory at the peak, {} bytes and {} syncs",
             flash.bytes, flash.syncs
         );
     }

@@ -99,13 +99,13 @@ pub(crate) fn config_map(namespace: &str, name: &str, value: &str) -> Value {
     })
 }
 
-/// An `ApplicationInstance` with a spec of one member.
+/// An `ApplicationInstance` that installs nothing.
 pub(crate) fn application_instance(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "apps.vworkspace.io/v1alpha1",
         "kind": "ApplicationInstance",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"application": name},
+        "spec": {"appRef": {"catalogId": name}, "mode": "placeholder"},
     })
 }
 
@@ -115,7 +115,10 @@ pub(crate) fn operation(namespace: &str, name: &str) -> Value {
         "apiVersion": "ops.vworkspace.io/v1alpha1",
         "kind": "Operation",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"operation": name, "type": "Backup"},
+        "spec": {
+            "targetRef": {"apiVersion": "apps.vworkspace.io/v1alpha1", "kind": "ApplicationInstance", "name": name},
+            "type": "Backup", "engine": "velero",
+        },
     })
 }
 

@@ -338,6 +338,7 @@ mod tests {
             conditions,
             endpoints: Vec::new(),
             deleted: false,
+            again: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Whether a signed job would bring back what a later one has replaced (TRUST.md, Rollback).
 
 use super::Runner;
-use crate::protocol::{Manifest, ObjectRef};
+use crate::protocol::Manifest;
 use crate::target::TargetError;
 use crate::trust::Permitted;
 
@@ -16,14 +16,7 @@ impl Runner {
         if permitted.order().is_none() {
             return Ok(None);
         }
-        let object = ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            ..ObjectRef::default()
-        };
-        match self.parts.target.stamp(&object).await {
+        match self.parts.target.stamp(&manifest.reference()).await {
             Ok(stamp) => {
                 let carried = stamp.and_then(|stamp| stamp.signed);
                 Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|(_, seq)| seq))

@@ -28,6 +28,7 @@ impl Runner {
     /// Remembers what is known of earlier jobs. Gives those that are to be resumed.
     pub fn restore(&self, restored: Restored) -> Vec<OpenJob> {
         self.is_incomplete.store(restored.is_incomplete(), Ordering::Relaxed);
+        self.is_read_only.store(restored.is_read_only, Ordering::Relaxed);
         let mut book = self.book();
         for key in restored.kept.keys {
             book.ledger.restore_key(KeyHash::from_bytes(key));
@@ -38,7 +39,8 @@ impl Runner {
             }
         }
         let (mut acting, mut count) = (Vec::new(), 0_usize);
-        for open in restored.open {
+        // What cannot be written down later is not gone on with: it is still open after a start with a disk that works.
+        for open in restored.open.into_iter().filter(|_| !restored.is_read_only) {
             let Some(id) = JobId::parse(&open.job.id) else { continue };
             book.ledger.open(&id, open.job.key.map(KeyHash::from_bytes), open.job.header);
             book.ledger.number(&id, open.number);

@@ -1,36 +1,26 @@
 //! Whether a job was done already, told by its object: the journal that knew it may be lost, or may not have got to know
 //! it before the power went.
 
-use std::sync::atomic::Ordering;
-
 use tracing::info;
 
 use super::super::ledger::KeyHash;
-use super::super::machine::{Done, Facts};
+use super::super::machine::Done;
 use super::Runner;
-use crate::protocol::{JobId, Manifest, ObjectRef};
+use crate::protocol::{JobId, Manifest};
 use crate::target::TargetError;
 
 impl Runner {
-    /// What was done for the job before this start of the agent. Costs a request, and so is asked only where the ledger
-    /// may have lost the key, and for a job that was open when the agent ended.
+    /// What was done for the job before. Costs a request, and so is asked only where it may be done: where the ledger may
+    /// have lost the key, for a job that was open when the agent ended, and for one whose request got no answer.
     pub(super) async fn done_before(
         &self,
         id: &JobId,
-        facts: &Facts,
+        may_be_done: bool,
         manifest: &Manifest<'_>,
     ) -> Result<Option<Done>, TargetError> {
-        let may_be_done = facts.is_resumed || self.is_incomplete.load(Ordering::Relaxed);
         let key = self.book().ledger.of_open(id).0.map(KeyHash::stamp);
         let (true, Some(key)) = (may_be_done, key) else { return Ok(None) };
-        let object = ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            ..ObjectRef::default()
-        };
-        match self.parts.target.stamp(&object).await {
+        match self.parts.target.stamp(&manifest.reference()).await {
             Ok(Some(stamp)) if stamp.key_hash.as_ref() == Some(&key) => {
                 info!(job = %id, "the object carries the stamp of this job already; it is not applied again");
                 Ok(Some(Done::Found(stamp.reference, stamp.readiness)))

@@ -46,6 +46,9 @@ impl Runner {
             };
         }
         let (act, fault) = self.judge(&task.content, task.key.map(KeyHash::stamp));
+        if let (Some(Fault::Denied(denied)), Known::New) = (&fault, &known) {
+            self.parts.gate.note_refusal(denied.reason());
+        }
         let mut facts = self.facts(task.expires_at, known == Known::Duplicate, fault);
         match known {
             // A redelivery: it goes on, or its outcome is posted again.
@@ -140,6 +143,7 @@ impl Runner {
     fn audit(&self, id: &JobId, error: &TrustError) {
         let detail = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
         warn!(job = %id, reason = error.reason(), %error, detail, "the job is refused");
+        self.parts.gate.note_refusal(error.reason());
         let kind = match error {
             TrustError::Envelope(_) | TrustError::NoPayloadKey => EventKind::JobPayloadDecryptionFailed,
             _ => EventKind::JobPayloadSignatureInvalid,

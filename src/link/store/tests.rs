@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 const TOKEN: &str = "abcdefghijklmnopqrstuv";
 
-fn credential(token: &str) -> Credential {
+pub(super) fn credential(token: &str) -> Credential {
     Credential {
         cluster_id: ClusterId::parse("c1").unwrap(),
         endpoint: "https://a/base".into(),
@@ -137,6 +137,62 @@ fn what_is_no_directory_or_a_link_to_one_is_told() {
     assert_eq!(fault(&file), "it is not a directory");
     assert_eq!(fault(&file.join("below")), "it is not a directory");
     assert!(fault(&link).starts_with("it is a link"));
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn of_those_who_write_at_once_one_is_the_last_and_nothing_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    std::thread::scope(|scope| {
+        for letter in *b"abcd" {
+            let store = &store;
+            scope.spawn(move || (0..20).for_each(|_| store.replace("holder", &[letter; 10_000]).unwrap()));
+        }
+    });
+    let text = store.read("holder").unwrap().unwrap();
+    assert_eq!(text.len(), 10_000);
+    assert!(text.bytes().all(|byte| text.starts_with(char::from(byte))), "it is the text of one of them");
+    assert_eq!(names(directory.path()), ["holder", "lock"]);
+}
+
+#[test]
+fn what_cannot_be_put_in_its_place_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    std::fs::create_dir(directory.path().join("credential.json")).unwrap();
+    assert!(
+        matches!(store.save(&credential(TOKEN)), Err(StoreError::Io(path, _)) if path.ends_with("credential.json"))
+    );
+    store.rehearse().unwrap();
+    assert_eq!(names(directory.path()), ["credential.json", "lock"]);
+}
+
+#[test]
+fn what_a_power_cut_left_beside_goes_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let stale = [".credential.json.new", ".credential.json.0123456789abcdef.new", ".traffic.json.new", ".journal.new"];
+    let kept = [".hidden", "clock.json.new", "traffic.json"];
+    for name in stale.into_iter().chain(kept) {
+        std::fs::write(directory.path().join(name), TOKEN).unwrap();
+    }
+    std::fs::create_dir(directory.path().join(".directory.new")).unwrap();
+    let first = StateDirectory::open(directory.path()).unwrap();
+    let left = [".directory.new", ".hidden", "clock.json.new", "lock", "traffic.json"];
+    assert_eq!(names(directory.path()), left);
+    // Another one that only looks, or finds the lock taken, touches nothing of what is being written.
+    std::fs::write(directory.path().join(stale[1]), TOKEN).unwrap();
+    assert!(StateDirectory::open(directory.path()).is_err() && StateDirectory::look(directory.path(), None).is_ok());
+    assert!(directory.path().join(stale[1]).exists());
+    drop(first);
+    StateDirectory::open(directory.path()).unwrap();
+    assert_eq!(names(directory.path()), left);
 }
 
 #[test]

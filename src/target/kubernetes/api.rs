@@ -136,7 +136,10 @@ impl fmt::Display for Fault {
                 Some(source) => write!(f, "{error}: {source}"),
                 None => error.fmt(f),
             },
-            Self::Refused(refusal) => write!(f, "{} {}", refusal.code, message::of(refusal)),
+            Self::Refused(refusal) => {
+                let told = if refusal.code == 403 { message::of_forbidden(refusal) } else { message::of(refusal) };
+                write!(f, "{} {told}", refusal.code)
+            }
             Self::TooLong(limit) => write!(f, "the answer is longer than {limit} bytes"),
             Self::Unusable(reason) => f.write_str(reason),
         }

@@ -114,6 +114,14 @@ impl Inner {
             {
                 Err(terminating(&manifest.namespace))
             }
+            // The right to make what is not there yet is asked for on the way, and its lack told without a word.
+            Err(Fault::Refused(refusal)) if refusal.code == 403 && refusal.message.ends_with(" is forbidden: ") => {
+                Err(TargetError::Forbidden(format!(
+                    "it cannot create resource \"{}\" in API group \"{}\"",
+                    resource.plural,
+                    group_of(&resource.api_version)
+                )))
+            }
             Err(fault) => Err(fault.into()),
         }
     }
@@ -175,14 +183,8 @@ impl Inner {
         if metadata.uid.0.is_empty() {
             return Err(TargetError::Unusable("the API server's answer is no object".to_owned()));
         }
-        let reference = ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            uid: metadata.uid.cut(limits::CONDITION_TEXT_BYTES),
-            generation: metadata.generation,
-        };
+        let uid = metadata.uid.cut(limits::CONDITION_TEXT_BYTES);
+        let reference = ObjectRef { uid, generation: metadata.generation, ..manifest.reference() };
         let readiness = self.readiness(resource, &reference);
         Ok(Applied { reference, readiness })
     }

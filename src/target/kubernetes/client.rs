@@ -252,7 +252,7 @@ impl HttpBody for Answer {
 }
 
 /// The server's URL with the path and query of a request.
-fn join(server: &Uri, request: &Uri) -> Result<Uri, NetError> {
+pub(super) fn join(server: &Uri, request: &Uri) -> Result<Uri, NetError> {
     let scheme = server.scheme_str().unwrap_or("https");
     let authority = server.authority().map_or("", |authority| authority.as_str());
     let prefix = server.path().trim_end_matches('/');

@@ -292,7 +292,10 @@ impl Inner {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
         let text = match api::ask(self.api(), &Call::get(&path, api::JSON)).await {
             Err(Fault::Refused(refusal)) if refusal.code == 404 => return Ok(None),
-            Err(fault @ Fault::Refused(_)) if !self.is_passing(&fault).await => return Ok(None),
+            Err(fault @ Fault::Refused(_)) if !self.is_passing(&fault).await => {
+                tracing::warn!(pod = name, error = %fault, "whether a pod is there cannot be seen: it counts as gone; {REMEDY}");
+                return Ok(None);
+            }
             answer => answer?,
         };
         let pod: Pod<'_> = json::read(&text).map_err(|_| unusable())?;

@@ -14,6 +14,7 @@ mod apply;
 mod baseline;
 mod client;
 mod cluster;
+mod clusters;
 mod conflict;
 mod credentials;
 mod decode;
@@ -23,7 +24,9 @@ mod looks;
 mod message;
 mod object;
 mod observe;
+mod own;
 mod pause;
+mod recall;
 mod resources;
 mod stamp;
 mod yaml;
@@ -35,12 +38,15 @@ use tokio::sync::{mpsc, oneshot};
 use self::api::Api;
 use self::credentials::Credentials;
 use self::looks::Looks;
+use self::recall::Recall;
 use self::resources::Resources;
 use super::{Applied, Deleted, GroupKind, Holder, NamespaceRule, Observation, Pending, Stamp, Target, TargetError};
 use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
+pub use self::clusters::{ClusterWatch, Clusters, Notice};
+pub use self::own::{Own, OwnError, SecretObject, push_encoded, push_text, secret_patch};
 pub use self::yaml::{YamlError, list_as_json};
 
 /// The target that applies to a Kubernetes API server.
@@ -54,6 +60,8 @@ struct Inner {
     resources: Resources,
     /// What was applied and is to be looked at by who observes.
     looks: Looks,
+    /// What is to be reported on once more by who observes.
+    recall: Recall,
 }
 
 impl Kubernetes {
@@ -74,6 +82,7 @@ impl Kubernetes {
             credentials: Arc::clone(&access.credentials),
             api: OnceLock::new(),
             cluster_id: cluster_id.to_owned(),
+            recall: Recall::new(kinds.len()),
             kinds,
             resources: Resources::new(),
             looks: Looks::default(),
@@ -108,6 +117,10 @@ impl Target for Kubernetes {
 
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
         Box::pin(observe::run(Arc::clone(&self.0), sink))
+    }
+
+    fn report_again(&self, ticket: Arc<()>) {
+        self.0.recall.ask(&ticket);
     }
 
     fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {

@@ -1,8 +1,8 @@
 //! Reporting on owned objects.
 //!
 //! For each kind: a list in pages, then a watch from where the list ended, again and again. A watch that is
-//! cut goes on from the last version it saw; one whose version is too old (410) begins with a list. Nothing
-//! is ever written.
+//! cut goes on from the last version it saw; one whose version is too old (410) begins with a list, and so does one
+//! whose objects are to be reported on once more. Nothing is ever written.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -66,6 +66,8 @@ enum Stop {
     Forbidden(Refusal),
     /// It is time to list again.
     Interval,
+    /// Somebody wants all of it reported once more.
+    Recalled,
     /// The kind is not there.
     Missing,
 }
@@ -123,12 +125,18 @@ impl Follower {
                     tracing::debug!(kind = %self.kind, "the watch's version is too old: listing again");
                     sleep(self.pause.next()).await;
                 }
-                Stop::Interval => sleep(limits::LIST_INTERVAL).await,
+                Stop::Interval => tokio::select! {
+                    () = sleep(limits::LIST_INTERVAL) => {}
+                    () = self.room.inner.recall.asked(self.number) => {}
+                },
+                Stop::Recalled => {}
                 Stop::Fault(fault) => {
                     self.trouble(&fault.to_string());
                     sleep(self.pause.next()).await;
                 }
                 stop @ (Stop::Missing | Stop::Forbidden(_)) => {
+                    // Nobody can say more of it.
+                    drop(self.room.inner.recall.take(self.number));
                     if let Stop::Forbidden(refusal) = stop {
                         self.trouble(&super::message::of_forbidden(&refusal));
                     } else {
@@ -140,12 +148,19 @@ impl Follower {
                         }
                         self.trouble("the kind is not installed");
                     }
-                    tokio::select! {
-                        () = sleep(self.wait.next()) => {}
-                        // A job found a kind that was not known before: perhaps it is this one.
-                        changed = discoveries.changed() => {
-                            if changed.is_ok() {
-                                self.wait.reset();
+                    let mut rest = std::pin::pin!(sleep(self.wait.next()));
+                    loop {
+                        tokio::select! {
+                            () = &mut rest => break,
+                            // A job found a kind that was not known before: perhaps it is this one.
+                            changed = discoveries.changed() => {
+                                if changed.is_ok() {
+                                    self.wait.reset();
+                                }
+                                break;
+                            }
+                            () = self.room.inner.recall.asked(self.number) => {
+                                drop(self.room.inner.recall.take(self.number));
                             }
                         }
                     }
@@ -195,6 +210,15 @@ impl Follower {
 
     /// Reports on all objects of the kind and gives the version they have together.
     async fn list(&mut self, resource: &Resource) -> Result<String, Stop> {
+        let again = self.room.inner.recall.take(self.number);
+        let listed = self.list_pages(resource, again.as_ref()).await;
+        if listed.is_err() {
+            self.room.inner.recall.give_back(self.number, again);
+        }
+        listed
+    }
+
+    async fn list_pages(&mut self, resource: &Resource, again: Option<&Arc<()>>) -> Result<String, Stop> {
         let room = Arc::clone(&self.room);
         self.round += 1;
         let mut next = String::new();
@@ -218,7 +242,7 @@ impl Follower {
                 answer => Page::read(&answer?).map_err(|_| Fault::Unusable("the list cannot be read".to_owned()))?,
             };
             for object in &page.objects {
-                self.report(resource, object).await?;
+                self.report(resource, object, again).await?;
             }
             if page.next.is_empty() {
                 break page.resource_version;
@@ -247,7 +271,13 @@ impl Follower {
         self.recovered();
         let mut line = Vec::new();
         let mut long = None;
-        while let Some(piece) = api::next(&mut body).await? {
+        loop {
+            let piece = tokio::select! {
+                piece = api::next(&mut body) => piece?,
+                // What is lost of the watch is in the list.
+                () = room.inner.recall.asked(self.number) => return Err(Stop::Recalled),
+            };
+            let Some(piece) = piece else { return Ok(()) };
             for part in piece.split_inclusive(|byte| *byte == b'\n') {
                 if long.is_none() && line.len() + part.len() > limits::WATCH_FREE_BYTES {
                     long = Some(room.page().await?);
@@ -261,7 +291,6 @@ impl Follower {
                 }
             }
         }
-        Ok(())
     }
 
     async fn event(&mut self, resource: &Resource, line: &[u8], version: &mut String) -> Result<(), Stop> {
@@ -272,7 +301,7 @@ impl Follower {
         }
         let object = Object::read(event.object.get()).map_err(|_| unusable())?;
         match event.kind.0.as_ref() {
-            "ADDED" | "MODIFIED" => self.report(resource, &object).await?,
+            "ADDED" | "MODIFIED" => self.report(resource, &object, None).await?,
             "DELETED" => {
                 self.room.baseline().forget(&object.uid);
                 let mut observation = observation(resource, &object);
@@ -289,9 +318,9 @@ impl Follower {
         Ok(())
     }
 
-    async fn report(&self, resource: &Resource, object: &Object) -> Result<(), Stop> {
+    async fn report(&self, resource: &Resource, object: &Object, again: Option<&Arc<()>>) -> Result<(), Stop> {
         let changed = self.room.baseline().take(self.number, self.round, self.newcomer, object);
-        self.room.send(Observation { changed, ..observation(resource, object) }).await
+        self.room.send(Observation { changed, again: again.cloned(), ..observation(resource, object) }).await
     }
 
     async fn sweep_missing(&self) -> Result<(), Stop> {
@@ -322,6 +351,7 @@ impl Follower {
 /// it is us who do not hear: so the look is repeated until it has an answer.
 async fn look_at_applied(room: Arc<Room>) {
     let looks = &room.inner.looks;
+    let mut is_troubled = false;
     loop {
         let look = looks.next().await;
         let Ok(_page) = room.page().await else { return };
@@ -330,9 +360,15 @@ async fn look_at_applied(room: Arc<Room>) {
                 if room.send(observation).await.is_err() {
                     return;
                 }
+                is_troubled = false;
                 looks.answered(&look);
             }
             Err(fault) => {
+                let is_forbidden = matches!(&fault, Fault::Refused(refusal) if refusal.code == 403);
+                if is_forbidden && !std::mem::replace(&mut is_troubled, true) {
+                    let kind = look.resource.kind.as_str();
+                    tracing::warn!(kind, error = %fault, "an applied object cannot be looked at: its job may wait in vain");
+                }
                 tracing::debug!(kind = look.resource.kind, name = look.reference.name, %fault, "no look at an applied object: trying again");
                 looks.postpone(&look);
             }
@@ -393,6 +429,7 @@ impl Observation {
             changed: Vec::new(),
             endpoints: Vec::new(),
             deleted: true,
+            again: None,
         }
     }
 }
@@ -408,6 +445,7 @@ fn observation(resource: &Resource, object: &Object) -> Observation {
         changed: Vec::new(),
         endpoints: object.endpoints.clone(),
         deleted: false,
+        again: None,
     }
 }
 

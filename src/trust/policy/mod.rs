@@ -154,13 +154,7 @@ impl Policy {
     }
 
     fn check_apply(&self, manifest: &Manifest<'_>, provenance: Provenance) -> Result<NamespaceRule, Refusal> {
-        let rule = self.check_object(&ObjectRef {
-            api_version: manifest.api_version.clone(),
-            kind: manifest.kind.clone(),
-            namespace: manifest.namespace.clone(),
-            name: manifest.name.clone(),
-            ..ObjectRef::default()
-        })?;
+        let rule = self.check_object(&manifest.reference())?;
         never::check_manifest(manifest)?;
         for namespace in spec::further_namespaces(manifest)? {
             // Whether that one is managed nobody here can tell: it is the object's own, or it is listed.

@@ -3,11 +3,11 @@
 
 use pullet::journal::checkpoint::{self, Checkpoint};
 use pullet::journal::page::{HEADER, PAGE, crc32c};
-use pullet::journal::record::{Body, StoredJob, StoredOutcome};
 use pullet::journal::spool::{self, Spool};
 use pullet::journal::store::Journal;
 
 use super::Input;
+use super::records::{job, outcome};
 use super::tape::Tape;
 
 /// The fewest pages a journal has.
@@ -159,20 +159,3 @@ pub(crate) fn spool(data: &[u8]) {
 }
 
 const SHA256_OF_A: [u8; 8] = [0xca, 0x97, 0x81, 0x12, 0xca, 0x1b, 0xbd, 0xca];
-
-pub(crate) fn job(id: &str, text: &str) -> StoredJob {
-    StoredJob { id: id.into(), key: None, expires_at: None, body: Body::Inline(text.into()), header: None }
-}
-
-pub(crate) fn outcome(id: &str) -> StoredOutcome {
-    StoredOutcome {
-        id: id.into(),
-        key: Some([1; 8]),
-        had_effect: true,
-        outcome: 3,
-        error: String::new(),
-        applied: None,
-        at: 1,
-        header: None,
-    }
-}

@@ -4,9 +4,12 @@
 mod disk;
 mod operations;
 mod owner;
+pub(crate) mod records;
 mod tape;
 pub(crate) mod trust;
 mod wire;
+
+use pullet::journal::record;
 
 /// One reader under attack. It panics when a promise is broken, and at nothing else.
 pub(crate) struct Target {

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use pullet::journal::page::{Frame, PAGE};
-use pullet::journal::record::{Record, StoredEvent, StoredRef, number_of};
+use pullet::journal::record::{Record, StoredRef, number_of};
 use pullet::journal::store::Journal;
 
 use super::Input;
-use super::disk::{job, outcome};
+use super::records::{self, job, outcome};
 use super::tape::Tape;
 
 /// Bytes of an input that count: a few hundred operations. Longer ones find nothing that these do not, only slower.
@@ -100,28 +100,9 @@ fn operate(
 
 fn event(journal: &Journal<Tape>, len: usize) -> Frame {
     let number = journal.numbers().fetch_add(1, Ordering::Relaxed);
-    let shape = "s".into();
-    let object = object(len);
-    let record = Record::Event(StoredEvent {
-        shape,
-        epoch: 1,
-        kind: 1,
-        object,
-        conditions: vec![],
-        endpoints: vec![],
-        at: 1,
-        made: None,
-    });
-    Frame { number, record }
+    Frame { number, record: Record::Event(records::event(object(len))) }
 }
 
 fn object(len: usize) -> StoredRef {
-    StoredRef {
-        api_version: "v1".into(),
-        kind: "A".into(),
-        namespace: String::new(),
-        name: "n".repeat(len),
-        uid: String::new(),
-        generation: None,
-    }
+    records::object(&"n".repeat(len))
 }

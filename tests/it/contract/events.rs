@@ -31,13 +31,7 @@ fn a_heartbeat_says_that_the_agent_is_there() {
         .collect();
     assert_eq!(
         told,
-        [
-            ("Connected", "True"),
-            ("Authenticated", "True"),
-            ("BufferOverflow", "False"),
-            ("Traffic", "True"),
-            ("JobsVerified", "False")
-        ]
+        [("Connected", "True"), ("Authenticated", "True"), ("JobsVerified", "False"), ("Traffic", "True")]
     );
     for condition in conditions {
         assert_eq!(members(condition), ["lastTransitionTime", "message", "reason", "status", "type"].into());
@@ -46,6 +40,41 @@ fn a_heartbeat_says_that_the_agent_is_there() {
     let unique = key.strip_prefix("condition/ops.vworkspace.io/v1alpha1/Cluster/_/c1/_/Connected/True@0#").unwrap();
     let (epoch, seq) = unique.split_once('.').unwrap();
     assert!(epoch.len() == 16 && u64::from_str_radix(epoch, 16).is_ok() && seq.parse::<u64>().is_ok(), "{key}");
+    assert_sound(&testbed);
+}
+
+/// P1.7.9: a heartbeat needs no connection of its own, and goes out in one piece.
+#[test]
+fn a_heartbeat_goes_out_between_two_polls_on_their_connection() {
+    let testbed = Testbed::start();
+    let _agent = super::patient(&testbed, 2).spawn();
+    testbed.held_poll(SOON);
+    let before = testbed.counts();
+    testbed.event("the heartbeat", SOON, |event| event["kind"] == "ClusterHeartbeat");
+    testbed.polls(before.polls + 1, SOON);
+    testbed.held_poll(SOON);
+    let after = testbed.counts();
+    let posted = testbed.requests_of(Call::Events).remove(0);
+    let polls = testbed.requests_of(Call::Jobs);
+    assert_eq!([posted.connection; 2], [polls[0].connection, polls[1].connection]);
+    assert!(polls[0].answered.unwrap().0 <= posted.at && posted.at <= polls[1].at);
+    assert_eq!(before.connections, after.connections);
+    // The answer to the poll, the heartbeat with its answer, the next poll.
+    assert_eq!(after.pieces - before.pieces, 4);
+    assert_sound(&testbed);
+}
+
+/// P1.7.9: a poll does not wait for a heartbeat that nobody takes.
+#[test]
+fn a_heartbeat_that_does_not_get_out_holds_no_poll_up() {
+    let testbed = Testbed::start();
+    testbed.fault_until_cleared(Call::Events, Fault::CutBeforeHead);
+    let _agent = connected(&testbed);
+    super::since(&testbed, Call::Events, 0, 1);
+    let polls = testbed.counts().polls;
+    testbed.polls(polls + 3, SOON);
+    testbed.clear_faults();
+    testbed.event("the heartbeat", SOON, |event| event["kind"] == "ClusterHeartbeat");
     assert_sound(&testbed);
 }
 

@@ -152,6 +152,7 @@ fn a_chart_is_installed_only_from_where_the_owner_allows() {
     let from = |name: &str, url: &str| {
         let mut manifest = application_instance("shop", name);
         manifest["spec"]["appRef"] = json!({"catalogId": "wiki"});
+        manifest["spec"]["mode"] = json!("managed");
         manifest["spec"]["chart"] = json!({"sourceType": "oci", "url": url, "version": "1.2.3"});
         manifest
     };

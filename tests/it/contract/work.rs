@@ -141,7 +141,10 @@ fn the_intents_apply_and_delete() {
     let result = done(&testbed, ensure);
     assert!(succeeded(&result), "{result}");
     assert_eq!(result["appliedRef"]["kind"], "ApplicationInstance");
-    assert_eq!(applied(&agent.directory(), "ApplicationInstance", "wiki").unwrap()["spec"]["application"], "wiki");
+    assert_eq!(
+        applied(&agent.directory(), "ApplicationInstance", "wiki").unwrap()["spec"]["appRef"]["catalogId"],
+        "wiki"
+    );
 
     let mut bare = operation("shop", "backup");
     bare.as_object_mut().unwrap().retain(|member, _| member != "apiVersion" && member != "kind");

@@ -1,0 +1,118 @@
+//! `pullet rbac`: the rights that an agent of these settings needs in a cluster, and no more.
+
+use crate::config::Config;
+use crate::protocol::{APPLICATION_INSTANCE, GroupKind, OPERATION};
+
+/// The rights for the default settings.
+const TEXT: &str = include_str!("../../k3s/rbac.yaml");
+
+/// What an agent needs beside them that goes by a Cluster.
+const CLUSTER: &str = include_str!("../../k3s/cluster.yaml");
+
+/// Where the rules for further kinds belong.
+const MARK: &str = "  # Each further kind of allow_kind";
+
+/// The manifests, with a rule for each kind of `allow_kind`, and with what `cluster_resource` needs where that is set.
+pub(super) fn text(config: &Config) -> String {
+    let (before, after) = TEXT.split_once(MARK).unwrap_or((TEXT, ""));
+    let mut text = before.to_owned();
+    for kind in config.policy.kinds() {
+        if ![APPLICATION_INSTANCE, OPERATION].iter().any(|(version, name)| kind.matches(version, name)) {
+            push_rule(kind, &mut text);
+        }
+    }
+    if !after.is_empty() {
+        text.push_str(MARK);
+        text.push_str(after);
+    }
+    if config.cluster_resource.is_some() {
+        text.push_str("---\n");
+        text.push_str(CLUSTER);
+    }
+    text
+}
+
+fn push_rule(kind: &GroupKind, text: &mut String) {
+    for part in [
+        "  # ",
+        &kind.to_string(),
+        ", of allow_kind.\n  - apiGroups: [\"",
+        &kind.group,
+        "\"]\n    resources: [\"",
+        &plural(&kind.kind),
+        "\"]\n    verbs: [\"get\", \"list\", \"watch\", \"create\", \"patch\", \"delete\"]\n",
+    ] {
+        text.push_str(part);
+    }
+}
+
+/// The name of the resource as the API's conventions make it from the kind. Nobody is asked: there may be no cluster yet.
+fn plural(kind: &str) -> String {
+    let mut name = kind.to_ascii_lowercase();
+    let follows_vowel = name.strip_suffix('y').is_some_and(|stem| stem.ends_with(['a', 'e', 'i', 'o', 'u']));
+    if name == "endpoints" {
+        return name;
+    }
+    if name.ends_with('y') && !follows_vowel {
+        name.pop();
+        name.push_str("ies");
+    } else if ["s", "x", "ch", "sh"].iter().any(|end| name.ends_with(end)) {
+        name.push_str("es");
+    } else {
+        name.push('s');
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CLUSTER, MARK, TEXT, plural, text};
+    use crate::config::{Config, Settings};
+
+    fn printed(kinds: &[&str]) -> String {
+        let allow_kind = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let settings =
+            Settings { allow_kind, endpoint: Some("https://control.example".to_owned()), ..Settings::default() };
+        text(&Config::new(settings, |_| None).unwrap())
+    }
+
+    #[test]
+    fn what_goes_by_a_cluster_needs_the_rights_for_that_as_well() {
+        let settings = Settings { cluster_resource: Some("*".to_owned()), ..Settings::default() };
+        let text = text(&Config::new(settings, |_| None).unwrap());
+        assert_eq!(text.strip_prefix(TEXT).unwrap(), format!("---\n{CLUSTER}"));
+    }
+
+    #[test]
+    fn the_default_settings_need_what_lies_in_k3s() {
+        assert_eq!(printed(&[]), TEXT);
+        assert_eq!(TEXT.matches(MARK).count(), 1);
+    }
+
+    #[test]
+    fn each_further_kind_has_a_rule_before_the_end_of_the_role() {
+        let text = printed(&["/ConfigMap", "networking.k8s.io/Ingress", "ops.vworkspace.io/Operation"]);
+        let added = "  # /ConfigMap, of allow_kind.\n  - apiGroups: [\"\"]\n    resources: [\"configmaps\"]\n    \
+                     verbs: [\"get\", \"list\", \"watch\", \"create\", \"patch\", \"delete\"]\n  \
+                     # networking.k8s.io/Ingress, of allow_kind.\n  - apiGroups: [\"networking.k8s.io\"]\n    \
+                     resources: [\"ingresses\"]\n    verbs: [\"get\", \"list\", \"watch\", \"create\", \"patch\", \
+                     \"delete\"]\n";
+        assert!(text.contains(&format!("{added}{MARK}")), "{text}");
+        assert_eq!(text.len(), TEXT.len() + added.len(), "no second rule for a default kind");
+    }
+
+    #[test]
+    fn a_resource_is_called_as_the_conventions_of_the_api_have_it() {
+        for (kind, name) in [
+            ("ConfigMap", "configmaps"),
+            ("Endpoints", "endpoints"),
+            ("Gateway", "gateways"),
+            ("Ingress", "ingresses"),
+            ("Mesh", "meshes"),
+            ("NetworkPolicy", "networkpolicies"),
+            ("StorageClass", "storageclasses"),
+        ] {
+            assert_eq!(plural(kind), name);
+        }
+    }
+}
