@@ -145,9 +145,7 @@ impl Agent {
             )));
         }
         let profile = profile(&config).map_err(AgentError::Tls)?;
-        if config.mtls
-            && let Some(credential) = &credential
-        {
+        if let Some(credential) = credential.as_ref().filter(|_| config.mtls) {
             credential.certificates.show(&profile.tls);
         }
         // Before signals are handled: reading from a terminal ends with a signal as in any program.
@@ -396,8 +394,8 @@ impl Agent {
         let gate = Arc::new(gate);
         let health = link.report_to(Arc::new(Health::default()));
         let rotated = on_rotation(&outbox, &cluster_id, &gate, known.clone(), (&link, kept));
-        let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated).wanting_certificate(config.mtls);
-        let keeper = Arc::new(keeper);
+        let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated);
+        let keeper = Arc::new(keeper.wanting_certificate(config.mtls));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
         if let Some(known) = &known {
             let (health, outbox) = (Arc::clone(&health), Arc::clone(&outbox));
@@ -509,8 +507,7 @@ fn on_rotation(
     known: Option<Arc<cluster::Known>>,
     (link, store): (&Arc<LongPoll>, Arc<StateDirectory>),
 ) -> Rotated {
-    let (outbox, cluster_id, gate) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate));
-    let link = Arc::clone(link);
+    let (outbox, cluster_id, gate, link) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate), Arc::clone(link));
     Box::new(move |issued| {
         events::push_rotated(&outbox, &cluster_id);
         gate.offer(&issued.signing_keys, &outbox);
@@ -519,9 +516,8 @@ fn on_rotation(
         }
         let Some(text) = &issued.ca_bundle else { return };
         let taken = gate.with_voice(|voice| authorities::take(text, voice, &link, store.as_ref()));
-        if let Err(unused) = authorities::tell(&taken) {
-            events::push_unused_authorities(&outbox, &cluster_id, unused);
-        }
+        let tell = |unused| events::push_unused_authorities(&outbox, &cluster_id, unused);
+        authorities::tell(&taken).unwrap_or_else(tell);
     })
 }
 
