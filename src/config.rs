@@ -175,20 +175,10 @@ impl Config {
         )?;
         let second = Duration::from_secs(1);
         let client_certificate = both(settings.client_cert, settings.client_key)?;
-        if settings.mtls == Some(true) && client_certificate.is_some() {
-            let why = "client_cert names a certificate already; leave one of both out".to_owned();
-            return Err(ConfigError::Value("mtls", "true".to_owned(), why));
-        }
         let target = read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?;
-        let cluster_resource = settings.cluster_resource.filter(|name| !name.is_empty());
-        if cluster_resource.is_some() && matches!(target, TargetChoice::Directory(_)) {
-            let why = "is only for the kubernetes target: a directory has no Cluster objects".to_owned();
-            return Err(ConfigError::Value("cluster_resource", cluster_resource.unwrap_or_default(), why));
-        }
-        if settings.mtls == Some(true) && cluster_resource.is_some() {
-            let why = "the credential of a Cluster lies in a Secret, which keeps no issued certificate yet".to_owned();
-            return Err(ConfigError::Value("mtls", "true".to_owned(), why));
-        }
+        let cluster_resource = read_cluster_resource(settings.cluster_resource, &target)?;
+        let mtls = settings.mtls == Some(true);
+        may_be_issued(mtls, client_certificate.is_some(), cluster_resource.is_some())?;
         Ok(Self {
             state_dir: settings.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE)),
             endpoint,
@@ -199,7 +189,7 @@ impl Config {
             ca_file: settings.ca_file,
             ca_bundle_file: None,
             client_certificate,
-            mtls: settings.mtls == Some(true),
+            mtls,
             proxy,
             hold: match settings.wait {
                 // A poll an hour is to be over soon.
@@ -285,6 +275,26 @@ fn read_policy(
         ..Rules::of_owner(kinds, namespaces)
     };
     Ok(rules.into())
+}
+
+fn read_cluster_resource(name: Option<String>, target: &TargetChoice) -> Result<Option<String>, ConfigError> {
+    match name.filter(|name| !name.is_empty()) {
+        Some(name) if matches!(target, TargetChoice::Directory(_)) => {
+            let why = "is only for the kubernetes target: a directory has no Cluster objects".to_owned();
+            Err(ConfigError::Value("cluster_resource", name, why))
+        }
+        name => Ok(name),
+    }
+}
+
+/// A client certificate has one origin, and a place where it is kept.
+fn may_be_issued(mtls: bool, has_certificate: bool, goes_by_cluster: bool) -> Result<(), ConfigError> {
+    let why = match (mtls, has_certificate, goes_by_cluster) {
+        (true, true, _) => "client_cert names a certificate already; leave one of both out",
+        (true, _, true) => "the credential of a Cluster lies in a Secret, which keeps no issued certificate yet",
+        _ => return Ok(()),
+    };
+    Err(ConfigError::Value("mtls", "true".to_owned(), why.to_owned()))
 }
 
 /// A certificate is of no use without its key, nor the other way round.
