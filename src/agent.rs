@@ -3,9 +3,10 @@
 mod cluster;
 mod error;
 mod holding;
+mod target;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
@@ -15,7 +16,7 @@ use tracing::{error, info, warn};
 pub use error::AgentError;
 
 use crate::clock;
-use crate::config::{Config, ConfigError, TargetChoice};
+use crate::config::{Config, ConfigError};
 use crate::job::gate::{self, Gate, KeySettings};
 use crate::job::run::{Parts, Runner};
 use crate::journal::open::Opened;
@@ -45,8 +46,6 @@ use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
 use crate::status::{Board, Sources};
 use crate::target::Target;
-use crate::target::directory::Directory;
-use crate::target::kubernetes::{Access, Kubernetes, Surroundings, Wish};
 use crate::task;
 
 /// An agent that is ready to run.
@@ -197,7 +196,7 @@ impl Agent {
             },
         };
         let endpoint = self.endpoint_of(&credential)?;
-        let target = open_target(&self.config, &credential.cluster_id)?;
+        let target = target::open_target(&self.config, &credential.cluster_id)?;
         let Some(holding) = holding::begin(&target, &self.state, &stop).await else { return Ok(()) };
         self.session(credential, endpoint, target, signals).await?;
         holding::end(holding).await
@@ -552,42 +551,10 @@ async fn close(outbox: Arc<Outbox>, flushing: JoinHandle<()>, last_words: impl F
     }
 }
 
-fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc<dyn Target>, AgentError> {
-    match &config.target {
-        TargetChoice::Directory(path) => {
-            let directory =
-                Directory::open(path, cluster_id.as_str(), limits::DIRECTORY_SETTLE).map_err(AgentError::Directory)?;
-            Ok(Arc::new(directory))
-        }
-        TargetChoice::Kubernetes { .. } => {
-            let access = find_access(config)?;
-            let kinds = config.policy.kinds().to_vec();
-            let kubernetes = Kubernetes::open(&access, cluster_id.as_str(), kinds).map_err(AgentError::Access)?;
-            Ok(Arc::new(kubernetes))
-        }
-    }
-}
-
-fn find_access(config: &Config) -> Result<Access, AgentError> {
-    let (kubeconfig, context) = match &config.target {
-        TargetChoice::Kubernetes { kubeconfig, context } => (kubeconfig.clone(), context.clone()),
-        TargetChoice::Directory(_) => (None, None),
-    };
-    let wish = Wish { kubeconfig, context, foreground_root: is_foreground_root(), plain_http: config.plain_http };
-    let surroundings = Surroundings { variable: &|name| std::env::var(name).ok(), root: PathBuf::from("/") };
-    Access::find(&wish, &surroundings).map_err(AgentError::Access)
-}
-
 /// A call that is under way when it is time to stop gets a while to be answered.
 async fn out_of_patience(stop: &Stop) {
     stop.wait().await;
     tokio::time::sleep(limits::STOP_DRAIN).await;
-}
-
-/// A person who is root started us on a terminal: no unit of systemd.
-fn is_foreground_root() -> bool {
-    use std::io::IsTerminal as _;
-    rustix::process::geteuid().is_root() && io::stderr().is_terminal() && std::env::var_os("INVOCATION_ID").is_none()
 }
 
 /// After a power cut a whole street comes back at once.

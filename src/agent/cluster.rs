@@ -86,7 +86,7 @@ struct Controller {
 
 /// Runs until a signal, or until another agent takes over.
 pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError> {
-    let access = super::find_access(&base.config)?;
+    let access = super::target::find_access(&base.config)?;
     let own = Own::new(&access);
     // Whoever does not act says nothing of the Cluster either. No object is applied through this one.
     let acting: Arc<dyn Target> =
