@@ -11,7 +11,7 @@ use super::{ConfigError, Settings};
 pub(super) fn read(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     let syntax = |reason: String| ConfigError::Syntax(path.to_owned(), reason);
     let table = DeTable::parse(text).map_err(|error| syntax(error.to_string()))?.into_inner();
-    if let Some(key) = table.keys().map(|key| key.get_ref()).find(|key| !KEYS.contains(&key.as_ref())) {
+    if let Some(key) = table.keys().map(toml::Spanned::get_ref).find(|key| !KEYS.contains(&key.as_ref())) {
         let name: String = key.chars().take(64).collect();
         return Err(ConfigError::UnknownKey(path.to_owned(), name, closest(key, KEYS)));
     }
