@@ -156,7 +156,7 @@ fn an_unknown_field_is_said_and_blocks_nothing() {
     }
     scene.goes_on();
     let log = scene.agent.log();
-    for words in ["UnknownField", "a report was refused", "events were refused", "refuses to be polled"] {
+    for words in ["UnknownField", "a report was refused", "an event was refused", "refuses to be polled"] {
         assert!(log.contains(words), "no {words:?} in\n{log}");
     }
 }

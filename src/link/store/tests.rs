@@ -106,9 +106,7 @@ fn given_authorities_take_the_place_of_those_before() {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    let mut left = names(directory.path());
-    left.retain(|name| name != "lock");
-    assert_eq!(left, ["ca.pem"], "nothing was left over");
+    assert_eq!(names(directory.path()), ["ca.pem"], "nothing was left over");
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -234,7 +232,7 @@ fn of_those_who_write_at_once_one_is_the_last_and_nothing_is_left() {
     let text = store.read("holder").unwrap().unwrap();
     assert_eq!(text.len(), 10_000);
     assert!(text.bytes().all(|byte| text.starts_with(char::from(byte))), "it is the text of one of them");
-    assert_eq!(names(directory.path()), ["holder", "lock"]);
+    assert_eq!(names(directory.path()), ["holder"]);
 }
 
 #[test]
@@ -246,7 +244,7 @@ fn what_cannot_be_put_in_its_place_leaves_nothing_behind() {
         matches!(store.save(&credential(TOKEN)), Err(StoreError::Io(path, _)) if path.ends_with("credential.json"))
     );
     store.rehearse().unwrap();
-    assert_eq!(names(directory.path()), ["credential.json", "lock"]);
+    assert_eq!(names(directory.path()), ["credential.json"]);
 }
 
 #[test]
@@ -259,7 +257,7 @@ fn what_a_power_cut_left_beside_goes_at_the_next_start() {
     }
     std::fs::create_dir(directory.path().join(".directory.new")).unwrap();
     let first = StateDirectory::open(directory.path()).unwrap();
-    let left = [".directory.new", ".hidden", "clock.json.new", "lock", "traffic.json"];
+    let left = [".directory.new", ".hidden", "clock.json.new", "traffic.json"];
     assert_eq!(names(directory.path()), left);
     // Another one that only looks, or finds the lock taken, touches nothing of what is being written.
     std::fs::write(directory.path().join(stale[1]), TOKEN).unwrap();
