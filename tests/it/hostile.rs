@@ -148,6 +148,8 @@ fn a_pinned_keyring_that_was_replaced_by_an_older_one_lets_no_job_pass() {
     let owner = Owner { job: new, ..std::mem::replace(&mut node.owner, Owner::new()) };
     let old = owner.sign(CLUSTER, job("before-the-loss").with("createdAt", "2026-06-01T00:00:00Z"));
     node.refuses(old, "BeforeLoss");
+    // Times are in whole seconds: what was signed in the second of the loss may be from before it.
+    std::thread::sleep(Duration::from_millis(1_100));
     let young = node.send(owner.sign(CLUSTER, job("young")));
     succeeds(&node.testbed, &young, LATER);
 }
