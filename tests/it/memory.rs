@@ -128,7 +128,7 @@ fn a_thousand_jobs_in_one_answer_stay_within_the_promise() {
 /// Kinds beside the two of the control plane: with them there are as many watches as there can be.
 const KINDS: [(&str, &str); 6] = [
     ("configmaps", "ConfigMap"),
-    ("secrets", "Secret"),
+    ("persistentvolumeclaims", "PersistentVolumeClaim"),
     ("services", "Service"),
     ("serviceaccounts", "ServiceAccount"),
     ("pods", "Pod"),

@@ -134,12 +134,12 @@ fn the_status_says_whom_the_node_believes() {
     let ended = until_it_says(&setup, "LedgerLost");
     assert_eq!(ended.status.code(), Some(1));
 
-    // It has a date once the time is known.
+    // It is not forgotten, whatever the clock says then; it is dated with the next job.
     agent.stop();
     fs::remove_file(setup.state_dir().join("clock.json")).unwrap();
     let _agent = setup.spawn();
-    until(&setup, "a date of the loss", |status| status["trust"]["lostSince"].is_string());
-    assert!(printed(&setup).contains("; ledger lost at 20"));
+    let later = until(&setup, "a confirmed clock", |status| status["clock"] == "confirmed");
+    assert_eq!(later["trust"]["state"], "LedgerLost", "{later}");
 }
 
 fn printed(setup: &Setup) -> String {
