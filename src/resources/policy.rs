@@ -27,6 +27,7 @@ pub struct PolicySpec {
         schemars(length(max = 64), inner(regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9]|[a-z0-9-]{0,62}\*)?$")))
     )]
     pub namespaces: Option<Vec<String>>,
+    #[allow(rustdoc::bare_urls, reason = "kubectl explain shows it as it is")]
     /// Sources (oci://registry.example/charts/*, https://charts.example.org#wiki@1.2.3), entries of the catalog
     /// (catalog:wiki), or * for all.
     #[cfg_attr(
