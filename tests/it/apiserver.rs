@@ -7,6 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -414,8 +415,8 @@ impl Drop for ApiServer {
 
 /// A number that no other call in this process got.
 pub(crate) fn unique() -> u64 {
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Waits for something that happens elsewhere.
@@ -495,6 +496,14 @@ fn client_certificate(authority: &CertifiedIssuer<'_, KeyPair>, user: &str, grou
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
+/// One that nobody listens on, and that no connection on its way out takes before the server does: those are from 32768 up.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id() as usize % PORTS.len();
+    (0..PORTS.len())
+        .filter_map(|_| PORTS.clone().nth((begin + usize::from(NEXT.fetch_add(1, Ordering::Relaxed))) % PORTS.len()))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
+
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
