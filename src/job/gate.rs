@@ -360,7 +360,8 @@ impl Gate {
     /// How things stand.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        let held = self.held();
+        let mut held = self.held();
+        self.date_loss(&mut held, clock::standing().is_confirmed());
         let keyring = held.keyring.as_ref();
         Standing {
             signatures: self.signatures(&held),

@@ -349,9 +349,7 @@ mod tests {
     use crate::link::{Account, Fault, Health, Posted, StatusSink};
     use crate::metrics::{Meter, Traffic};
     use crate::net::NetError;
-    use crate::protocol::{
-        ErrorBody, Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp,
-    };
+    use crate::protocol::{ErrorBody, Event, EventKind, JobId, JobResult, OutcomeKind, StatusUpdate, Timestamp};
     use crate::shutdown::Stop;
     use http::StatusCode;
     use std::sync::{Arc, Mutex};
@@ -414,14 +412,7 @@ mod tests {
 
     fn push_events(outbox: &Outbox, count: usize) {
         for _ in 0..count {
-            let event = Event {
-                event_key: String::new(),
-                kind: EventKind::ConditionTransition,
-                resource_ref: ObjectRef::default(),
-                conditions: Vec::new(),
-                endpoints: Vec::new(),
-                timestamp: Timestamp::from_unix_seconds(0),
-            };
+            let event = Event::bare(EventKind::ConditionTransition);
             outbox.push_event("x", event);
         }
     }

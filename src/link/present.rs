@@ -115,7 +115,7 @@ mod tests {
     use crate::link::deliver::Reports;
     use crate::link::{Fault, Health, Posted, StatusSink};
     use crate::net::NetError;
-    use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, OutcomeKind, StatusUpdate, Timestamp};
+    use crate::protocol::{Event, EventKind, JobId, JobResult, OutcomeKind, StatusUpdate, Timestamp};
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
@@ -153,14 +153,7 @@ mod tests {
     }
 
     fn push(outbox: &Outbox, shape: &str) {
-        let event = Event {
-            event_key: String::new(),
-            kind: EventKind::ConditionTransition,
-            resource_ref: ObjectRef::default(),
-            conditions: Vec::new(),
-            endpoints: Vec::new(),
-            timestamp: Timestamp::from_unix_seconds(0),
-        };
+        let event = Event::bare(EventKind::ConditionTransition);
         outbox.push_event(shape, event);
     }
 

@@ -137,6 +137,21 @@ pub struct Event {
     pub timestamp: Timestamp,
 }
 
+#[cfg(test)]
+impl Event {
+    /// One of this kind that says nothing more.
+    pub(crate) fn bare(kind: EventKind) -> Self {
+        Self {
+            event_key: String::new(),
+            kind,
+            resource_ref: ObjectRef::default(),
+            conditions: Vec::new(),
+            endpoints: Vec::new(),
+            timestamp: Timestamp::from_unix_seconds(0),
+        }
+    }
+}
+
 /// What an event tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum EventKind {

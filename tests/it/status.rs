@@ -134,12 +134,13 @@ fn the_status_says_whom_the_node_believes() {
     let ended = until_it_says(&setup, "LedgerLost");
     assert_eq!(ended.status.code(), Some(1));
 
-    // It is not forgotten, whatever the clock says then; it is dated with the next job.
+    // It is not forgotten, whatever the clock says then, and dated as soon as that is confirmed.
     agent.stop();
     fs::remove_file(setup.state_dir().join("clock.json")).unwrap();
     let _agent = setup.spawn();
-    let later = until(&setup, "a confirmed clock", |status| status["clock"] == "confirmed");
-    assert_eq!(later["trust"]["state"], "LedgerLost", "{later}");
+    let later = until(&setup, "a date of the loss", |status| status["trust"]["lostSince"].is_string());
+    assert_eq!((&later["trust"]["state"], &later["clock"]), (&"LedgerLost".into(), &"confirmed".into()), "{later}");
+    assert!(printed(&setup).contains("; ledger lost at 20"));
 }
 
 fn printed(setup: &Setup) -> String {

@@ -121,33 +121,19 @@ mod tests {
     use super::Outbox;
     use crate::journal::open::open;
     use crate::limits;
-    use crate::protocol::{Event, EventKind, ObjectRef, Timestamp};
+    use crate::protocol::{Event, EventKind};
     use std::os::fd::AsFd as _;
     use std::path::Path;
 
     fn push(outbox: &Outbox, count: usize) {
         for _ in 0..count {
-            let event = Event {
-                event_key: String::new(),
-                kind: EventKind::ConditionTransition,
-                resource_ref: ObjectRef::default(),
-                conditions: Vec::new(),
-                endpoints: Vec::new(),
-                timestamp: Timestamp::from_unix_seconds(0),
-            };
+            let event = Event::bare(EventKind::ConditionTransition);
             outbox.push_event("x", event);
         }
     }
 
     fn push_heartbeat(outbox: &Outbox) {
-        let event = Event {
-            event_key: String::new(),
-            kind: EventKind::ClusterHeartbeat,
-            resource_ref: ObjectRef::default(),
-            conditions: Vec::new(),
-            endpoints: Vec::new(),
-            timestamp: Timestamp::from_unix_seconds(0),
-        };
+        let event = Event::bare(EventKind::ClusterHeartbeat);
         outbox.push_event("h", event);
     }
 
