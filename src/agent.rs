@@ -511,7 +511,7 @@ fn on_rotation(
         events::push_rotated(&outbox, &cluster_id);
         gate.offer(&issued.signing_keys, &outbox);
         if let Some(known) = &known {
-            known.rotated();
+            known.rotated(issued.bearer.issued_at);
         }
         let Some(text) = &issued.ca_bundle else { return };
         let taken = gate.with_voice(|voice| authorities::take(text, voice, &link, store.as_ref()));

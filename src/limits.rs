@@ -432,6 +432,10 @@ pub const MACHINE_FILE_BYTES: u64 = 128 * 1024;
 /// Changes of what is said of a `Cluster` that come within this time are one write.
 pub const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
+/// Looks for a token in its Secret that come every [`TOKEN_CHECK`]; each is two handshakes. After five minutes nobody stands by any more,
+/// and it is one in [`STATUS_PAUSE_MAX`].
+pub const TOKEN_LOOKS: u32 = 60;
+
 /// Between two tries to write what is said of a `Cluster`, or to look at it, while the API server is away.
 pub const STATUS_PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -496,6 +500,9 @@ pub const OBJECT_CONDITIONS: usize = 32;
 /// Fields of one object that are compared with those that an apply of ours set, 4 bytes each. An ApplicationInstance has 20 or
 /// so: 1,000 of them take 80 kB.
 pub const OBJECT_FIELDS: usize = 128;
+
+/// Fields of all objects that are compared: 32,768 × 4 bytes is 128 KiB. What others change of further objects is not told.
+pub const COMPARED_FIELDS: usize = 32_768;
 
 /// Endpoints of one object that are looked at.
 pub const OBJECT_ENDPOINTS: usize = 16;

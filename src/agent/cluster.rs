@@ -82,6 +82,9 @@ struct Controller {
     heard: Heard,
     /// A registration over a credential that works failed: the next one is not tried before this.
     not_before: Option<Instant>,
+    /// Between two rotations that were asked for, or registrations, that failed; it outlasts the line, which such a
+    /// registration ends.
+    rotation: Backoff,
 }
 
 /// Runs until a signal, or until another agent takes over.
@@ -108,6 +111,7 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
         access,
         heard: Heard::default(),
         not_before: None,
+        rotation: Backoff::between(limits::ROTATION_BACKOFF_FIRST, limits::ROTATION_BACKOFF_CAP),
     };
     let ended = Box::pin(controller.work()).await;
     watcher.abort();
@@ -340,7 +344,6 @@ impl Controller {
 
     /// Watches the Cluster while the line is up.
     async fn attend(&mut self, spec: &ClusterSpec, uid: &str) -> End {
-        let mut backoff = Backoff::between(limits::ROTATION_BACKOFF_FIRST, limits::ROTATION_BACKOFF_CAP);
         loop {
             if self.signals.stop.is_set() {
                 return End::Stopped;
@@ -360,11 +363,12 @@ impl Controller {
                 }
                 Attention::Rotate(cluster) => match self.rotate(cluster).await {
                     Rotation::Done => {
+                        self.rotation.reset();
                         self.forget_request(cluster).await;
                         continue;
                     }
                     Rotation::Register => return End::Reregister,
-                    Rotation::Later => pause = Some(backoff.next(draw())),
+                    Rotation::Later => pause = Some(self.rotation.next(draw())),
                     Rotation::Failed => pause = Some(limits::ROTATION_BACKOFF_CAP),
                 },
             }
@@ -374,6 +378,7 @@ impl Controller {
 
     /// The Cluster goes: our entries of the Secret go with it, and nothing else does.
     async fn clean_up(&mut self, cluster: &Cluster) {
+        self.known.hears(cluster.metadata.generation);
         self.known.enter(Stage::Terminating);
         let store = Arc::clone(&self.store);
         let erased = task::on_thread(move || store.erase()).await;

@@ -69,6 +69,8 @@ struct Contact {
     answered_at: Option<Timestamp>,
     /// Since when the connection is as it is.
     since: Timestamp,
+    /// Since when calls are answered, or are not.
+    turned: Instant,
     /// The longest time between two answers while all is well.
     planned_gap: Duration,
     /// The poll loop alone decides when the next call is made.
@@ -106,6 +108,7 @@ impl Default for Health {
             round_trip: Instant::now(),
             answered_at: None,
             since: clock_now(),
+            turned: Instant::now(),
             planned_gap: limits::WAIT_DEFAULT,
             is_long_outage: false,
             fault: String::new(),
@@ -234,10 +237,10 @@ impl Health {
         self.contact().certificate_life = life;
     }
 
-    /// Since the last answer of the control plane, or since the start.
+    /// How long calls have been answered, or have not been; of a poll that failed the time that it was held is no part.
     #[must_use]
-    pub fn silence(&self) -> Duration {
-        self.contact().round_trip.elapsed()
+    pub fn held(&self) -> Duration {
+        self.contact().turned.elapsed()
     }
 
     /// How long it takes until the agent counts as disconnected, if nothing is heard.
@@ -269,7 +272,11 @@ impl Health {
     fn set(&self, connection: Connection) -> Connection {
         let before = self.now();
         if before != connection {
-            self.contact().since = clock_now();
+            let mut contact = self.contact();
+            contact.since = clock_now();
+            if before.reachable != connection.reachable {
+                contact.turned = Instant::now();
+            }
         }
         self.connection.send_if_modified(|held| {
             let is_new = *held != connection;

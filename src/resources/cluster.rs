@@ -224,7 +224,11 @@ impl Cluster {
             status: Option<&'a RawValue>,
         }
 
-        let object: Object<'_> = crate::json::read(text).map_err(|_| NoCluster)?;
+        let mut object: Object<'_> = crate::json::read(text).map_err(|_| NoCluster)?;
+        // Several Clusters are held at once, and a quarter of a megabyte may be noted on each.
+        if let Some(annotations) = &mut object.metadata.annotations {
+            annotations.retain(|name, _| name == ROTATE_ANNOTATION);
+        }
         if text.len() > limits::CLUSTER_OBJECT_BYTES {
             let spec = Err(InvalidSpec("the object is longer than 256 KiB".to_owned()));
             return Ok(Self { metadata: object.metadata, spec, status: ClusterStatus::default() });

@@ -39,7 +39,7 @@ impl Controller {
     /// The credential for what the Cluster says: the one that is stored, or that of a registration, however long that
     /// takes. None when the Cluster has changed meanwhile, or it is time to stop. `anew`: a registration in any case.
     pub(super) async fn credential(&mut self, agent: &Agent, cluster: &Cluster, anew: bool) -> Option<Credential> {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut looks) = (Backoff::default(), 0_u32);
         loop {
             let store = Arc::clone(&self.store);
             let loaded = task::on_thread(move || store.load()).await;
@@ -55,13 +55,18 @@ impl Controller {
                         self.known.set(|facts| facts.rotation_fault = text);
                         // A token that was refused is used up: what is left is the credential itself, at once.
                         if !matches!(stage, Stage::RegistrationFailed(_)) {
-                            self.not_before = Some(Instant::now() + limits::ROTATION_BACKOFF_FIRST);
+                            self.not_before = Some(Instant::now() + self.rotation.next(draw()));
                         }
                         return None;
                     }
                     Settled::Wait(stage, pause) => {
                         self.known.enter(stage);
-                        pause.unwrap_or_else(|| backoff.next(draw()))
+                        looks = looks.saturating_add(1);
+                        match pause {
+                            Some(pause) if looks > limits::TOKEN_LOOKS => pause.max(limits::STATUS_PAUSE_MAX),
+                            Some(pause) => pause,
+                            None => backoff.next(draw()),
+                        }
                     }
                 },
                 Ok(Err(error)) => {
@@ -128,6 +133,7 @@ impl Controller {
             Ok(Ok(credential)) => {
                 info!(cluster = %credential.cluster_id, "registered");
                 self.heard.note(cluster);
+                self.rotation.reset();
                 self.known.set(|facts| {
                     facts.observed_token = mark;
                     (facts.news, facts.just_registered) = (Some(News::Registered), true);
@@ -196,7 +202,9 @@ impl Controller {
         if self.not_before.is_some_and(|at| at > Instant::now()) {
             return Rotation::Later;
         }
-        if let Ok(token) = self.token(cluster).await
+        let is_reached = self.known.facts().line.as_ref().is_none_or(|line| line.health.now().reachable != Some(false));
+        if is_reached
+            && let Ok(token) = self.token(cluster).await
             && !self.is_used_up(cluster, &observed_token(&token))
         {
             info!("a new registration was asked for");

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::status::{News, Stage};
-use crate::clock;
 use crate::job::gate::Gate;
 use crate::journal::Outbox;
 use crate::link::{Account, Credential, Health};
@@ -96,11 +95,11 @@ impl Known {
         });
     }
 
-    /// A new credential is in use.
-    pub(in super::super) fn rotated(&self) {
+    /// A new credential is in use, issued then.
+    pub(in super::super) fn rotated(&self, issued_at: Option<Timestamp>) {
         self.set(|facts| {
             facts.news = Some(News::Rotated);
-            facts.registered_at = Some(Timestamp::from_unix_seconds(clock::unix_seconds()));
+            facts.registered_at = issued_at;
             facts.rotation_fault.clear();
         });
     }

@@ -94,10 +94,9 @@ impl Reporter {
     fn until_change(&self) -> Duration {
         let facts = self.known.facts();
         let Some(line) = &facts.line else { return limits::STATUS_LOOK };
-        let silent = line.health.silence();
         let until_lost = match line.health.now().reachable {
             Some(true) => limits::STATUS_LOOK,
-            _ => limits::LOST_AFTER.saturating_sub(silent),
+            _ => limits::LOST_AFTER.saturating_sub(line.health.held()),
         };
         let next = [until_lost, line.health.until_disconnected()].into_iter().filter(|left| !left.is_zero()).min();
         next.unwrap_or(limits::STATUS_LOOK).clamp(limits::STATUS_PAUSE, limits::STATUS_LOOK)
@@ -170,7 +169,7 @@ impl Reporter {
             stage,
             connection: line.map_or(unknown, |line| line.health.now()),
             standing: line.map_or(Standing::Starting, |line| line.health.standing()),
-            silence: line.map_or(Duration::ZERO, |line| line.health.silence()),
+            held: line.map_or(Duration::ZERO, |line| line.health.held()),
             answered_at: line.and_then(|line| line.health.answered_at()),
             fill: line.map(|line| line.outbox.fill()),
             capacity: self.capacity,

@@ -69,8 +69,8 @@ pub(super) struct View<'a> {
     pub(super) stage: &'a Stage,
     pub(super) connection: Connection,
     pub(super) standing: Standing,
-    /// Since the last answer of the control plane, or since the start.
-    pub(super) silence: Duration,
+    /// How long calls have been answered, or have not been.
+    pub(super) held: Duration,
     pub(super) answered_at: Option<Timestamp>,
     pub(super) fill: Option<Fill>,
     pub(super) capacity: u64,
@@ -190,7 +190,7 @@ fn serving(view: &View<'_>, before: &ClusterStatus, said: &mut Vec<Said<'_>>) ->
     let Connection { reachable, access } = view.connection;
     let is_new = view.just_registered && reachable.is_none();
     // A poll that fails now and then is no news.
-    let is_lost = reachable != Some(true) && !is_new && view.silence >= limits::LOST_AFTER;
+    let is_lost = reachable != Some(true) && !is_new && view.held >= limits::LOST_AFTER;
     let phase = match reachable {
         _ if is_lost => {
             said.push(("Connected", false, "ControlPlaneUnreachable", "the control plane does not answer".to_owned()));
@@ -337,7 +337,7 @@ mod tests {
             stage,
             connection: Connection { reachable: Some(true), access: Access::Accepted },
             standing: Standing::Connected,
-            silence: Duration::ZERO,
+            held: Duration::ZERO,
             answered_at: Some(at(99)),
             fill: Some(FILL),
             capacity: 262_144,
@@ -392,8 +392,8 @@ mod tests {
         let lost = Connection { reachable: Some(false), access: Access::Accepted };
         for stage in [Stage::TokenMissing(text()), Stage::Registering, Stage::Unusable(text()), Stage::Serving] {
             for connection in [view(&stage).connection, lost] {
-                let silence = Duration::from_secs(if connection == lost { 400 } else { 0 });
-                let view = View { connection, silence, standing: Standing::Disconnected, ..view(&stage) };
+                let held = Duration::from_secs(if connection == lost { 400 } else { 0 });
+                let view = View { connection, held, standing: Standing::Disconnected, ..view(&stage) };
                 let status = desired(&view, &ClusterStatus::default()).unwrap();
                 assert!(status.conditions.iter().all(|one| !one.message.is_empty()), "{:?}", status.conditions);
             }
@@ -442,7 +442,7 @@ mod tests {
             let stage = Stage::Serving;
             let view = View {
                 connection: Connection { reachable, access },
-                silence: Duration::from_secs(seconds),
+                held: Duration::from_secs(seconds),
                 standing,
                 ..view(&stage)
             };
@@ -555,7 +555,7 @@ mod tests {
         let gone = View {
             connection: Connection { reachable: Some(false), access: Access::Accepted },
             standing: Standing::Disconnected,
-            silence: Duration::from_secs(301),
+            held: Duration::from_secs(301),
             ..view(&stage)
         };
         let lost = desired(&gone, &registered).unwrap();

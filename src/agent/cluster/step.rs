@@ -3,7 +3,7 @@
 use super::Seen;
 use super::terms::{self, Unacceptable};
 use crate::config::Config;
-use crate::resources::{Cluster, ClusterSpec};
+use crate::resources::{CLUSTER_FINALIZER, Cluster, ClusterSpec};
 
 /// What is to be done while there is no line.
 #[derive(Debug)]
@@ -36,7 +36,14 @@ pub(super) struct Heard(Option<(String, i64)>);
 
 /// While there is no line.
 pub(super) fn step<'a>(config: &Config, seen: &'a Seen) -> Step<'a> {
-    let Seen::One(cluster) = seen else { return Step::Wait };
+    let cluster = match seen {
+        Seen::One(cluster) => cluster,
+        // One that we served, which waits for us to let it go: perhaps it goes to make room for the other.
+        Seen::Several(all) => {
+            return all.iter().find(|cluster| is_ours_to_end(cluster)).map_or(Step::Wait, Step::CleanUp);
+        }
+        Seen::Unknown | Seen::Nothing => return Step::Wait,
+    };
     if cluster.metadata.deletion_timestamp.is_some() {
         return Step::CleanUp(cluster);
     }
@@ -63,6 +70,11 @@ pub(super) fn attend<'a>(seen: &'a Seen, uid: &str, spec: &ClusterSpec, heard: &
 pub(super) fn is_still(seen: &Seen, before: &Cluster) -> bool {
     let Seen::One(now) = seen else { return false };
     is_same(now, &before.metadata.uid) && now.spec == before.spec
+}
+
+fn is_ours_to_end(cluster: &Cluster) -> bool {
+    let metadata = &cluster.metadata;
+    metadata.deletion_timestamp.is_some() && metadata.finalizers.iter().flatten().any(|name| name == CLUSTER_FINALIZER)
 }
 
 fn is_same(cluster: &Cluster, uid: &str) -> bool {
@@ -107,7 +119,7 @@ fn name(cluster: &Cluster) -> (String, i64) {
 mod tests {
     use super::{Attention, Heard, Seen, Step, attend, is_still, step};
     use crate::config::{Config, Settings};
-    use crate::resources::{Cluster, ROTATE_ANNOTATION};
+    use crate::resources::{CLUSTER_FINALIZER, Cluster, ROTATE_ANNOTATION};
 
     const SPEC: &str = r#"{"controlPlaneEndpoint":"https://a"}"#;
 
@@ -144,6 +156,14 @@ mod tests {
             assert!(matches!(step(&config, &one(cluster(wrong))), Step::Refuse(..)), "{wrong}");
         }
         assert!(matches!(step(&config, &going()), Step::CleanUp(_)));
+        // Of several, one that was served and is deleted goes, so that the other can be.
+        let Seen::One(mut going) = going() else { panic!("it is one") };
+        let seen = |going: &Cluster| Seen::Several(vec![cluster(SPEC), going.clone()]);
+        assert!(matches!(step(&config, &seen(&going)), Step::Wait), "somebody else holds it");
+        going.metadata.finalizers = Some(vec![CLUSTER_FINALIZER.to_owned()]);
+        let several = seen(&going);
+        let Step::CleanUp(gone) = step(&config, &several) else { panic!("it is let go") };
+        assert!(gone.metadata.deletion_timestamp.is_some());
     }
 
     #[test]

@@ -30,8 +30,11 @@ pub(super) struct Vanished {
 pub(super) struct Baseline {
     objects: HashMap<Box<str>, Tracked>,
     hasher: RandomState,
-    /// Objects that found no room.
+    /// Sightings of objects that found no room, with their conditions or their fields.
     untracked: u64,
+    /// Fields of all objects that are compared.
+    fields: usize,
+    has_warned_of_fields: bool,
 }
 
 struct Tracked {
@@ -46,9 +49,22 @@ struct Tracked {
     owned: Option<Owned>,
 }
 
+impl Tracked {
+    /// Fields that are compared.
+    fn compared(&self) -> usize {
+        self.owned.as_ref().map_or(0, Owned::len)
+    }
+}
+
 impl Baseline {
     pub(super) fn new() -> Self {
-        Self { objects: HashMap::new(), hasher: RandomState::new(), untracked: 0 }
+        Self {
+            objects: HashMap::new(),
+            hasher: RandomState::new(),
+            untracked: 0,
+            fields: 0,
+            has_warned_of_fields: false,
+        }
     }
 
     /// Takes an object as it is now, and gives those of its conditions that are news.
@@ -91,7 +107,19 @@ impl Baseline {
         let Some(now) = &object.owned else { return Vec::new() };
         let lost = tracked.owned.as_ref().map(|before| before.lost(now)).unwrap_or_default();
         if tracked.owned.as_ref() != Some(now) {
-            tracked.owned = Some(now.clone());
+            self.fields -= tracked.compared();
+            let has_room = self.fields + now.len() <= limits::COMPARED_FIELDS;
+            tracked.owned = has_room.then(|| now.clone());
+            self.fields += tracked.compared();
+            if !has_room {
+                self.untracked += 1;
+                if !std::mem::replace(&mut self.has_warned_of_fields, true) {
+                    tracing::warn!(
+                        bound = limits::COMPARED_FIELDS,
+                        "more fields of owned objects than are compared: what others change of further objects is not told"
+                    );
+                }
+            }
         }
         lost
     }
@@ -103,18 +131,19 @@ impl Baseline {
 
     /// Forgets an object.
     pub(super) fn forget(&mut self, uid: &str) {
-        self.objects.remove(uid);
+        self.fields -= self.objects.remove(uid).map_or(0, |tracked| tracked.compared());
     }
 
     /// Forgets the objects of a kind that were not seen in this round, and names them.
     pub(super) fn sweep(&mut self, kind: usize, round: u64) -> Vec<Vanished> {
         let gone = |tracked: &Tracked| tracked.kind == kind && tracked.round != round;
+        let fields = &mut self.fields;
         self.objects
             .extract_if(|_, tracked| gone(tracked))
-            .map(|(uid, tracked)| Vanished {
-                uid: uid.into_string(),
-                namespace: tracked.namespace.into_string(),
-                name: tracked.name.into_string(),
+            .map(|(uid, tracked)| {
+                *fields -= tracked.compared();
+                let (namespace, name) = (tracked.namespace.into_string(), tracked.name.into_string());
+                Vanished { uid: uid.into_string(), namespace, name }
             })
             .collect()
     }

@@ -70,6 +70,11 @@ impl Owned {
         owned
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.fields.len()
+    }
+
     /// Fields of before that are not ours any more, though we applied nothing since. What we apply anew with fewer fields
     /// is ours to leave out.
     pub(super) fn lost(&self, now: &Self) -> Vec<u32> {
@@ -84,6 +89,9 @@ impl Owned {
 /// could not be read.
 pub(super) fn condition(lost: &[u32], generation: Option<i64>, metadata: Option<&[u8]>) -> Condition {
     let (mut message, mut named) = (String::new(), Vec::new());
+    let is_room = |named: &Vec<u32>, message: &String| {
+        named.len() < limits::CONFLICT_FIELDS && message.len() < limits::CONDITION_TEXT_BYTES
+    };
     let entries = metadata.and_then(managed_fields);
     if let Some(entries) = entries {
         entries.each(|entry: Entry<'_>| {
@@ -99,9 +107,9 @@ pub(super) fn condition(lost: &[u32], generation: Option<i64>, metadata: Option<
                     // Writing to a string does not fail.
                     let _ = write!(message, "{comma}{text} by {manager}");
                 }
-                named.len() < limits::CONFLICT_FIELDS
+                is_room(&named, &message)
             });
-            if named.len() < limits::CONFLICT_FIELDS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if is_room(&named, &message) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
     }
     let rest = lost.len().saturating_sub(named.len());
@@ -180,7 +188,9 @@ fn each_field(fields: &RawValue, path: &mut Path, depth: usize, take: &mut dyn F
         let (before, length) = (path.hash, path.text.as_ref().map_or(0, String::len));
         path.hash = hash(before, key);
         if let Some(text) = &mut path.text {
-            text.push_str(element(key).as_deref().unwrap_or("?"));
+            let name = element(key);
+            let (name, room) = (name.as_deref().unwrap_or("?"), limits::CONDITION_TEXT_BYTES.saturating_sub(length));
+            text.push_str(name.get(..name.floor_char_boundary(room)).unwrap_or_default());
         }
         goes_on = each_field(inner, path, depth, take);
         path.hash = before;
@@ -275,5 +285,19 @@ mod tests {
             condition(&read.fields, None, Some(&object(&[theirs("m", &noise)])));
         }
         assert!(managed_fields(b"<html>").is_none());
+    }
+
+    #[test]
+    fn a_name_of_any_length_makes_no_longer_message() {
+        let leaves: Value = (0..limits::CONFLICT_FIELDS).map(|at| (format!("f:n{at}"), json!({}))).collect();
+        let fields = json!({format!("f:{}", "\u{e4}".repeat(limits::JOB_BYTES / 4)): leaves});
+        let before = owned(&[ours("t", &fields)]);
+        let said = condition(&before.fields, None, Some(&object(&[theirs("m", &fields)])));
+        assert!(
+            said.message.starts_with(".\u{e4}\u{e4}") && said.message.contains(" by m, and 15 fields "),
+            "{}",
+            said.message
+        );
+        assert!(said.message.len() < 2 * limits::CONDITION_TEXT_BYTES, "{}", said.message.len());
     }
 }
