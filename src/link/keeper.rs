@@ -1,8 +1,7 @@
 //! The life of a credential while the agent runs (TRUST.md, Credentials).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
@@ -28,8 +27,8 @@ pub struct Keeper {
     rotated: Rotated,
     /// Whether the control plane is to issue client certificates.
     wants_certificate: bool,
-    /// No other certificate is asked for before that, Unix seconds.
-    no_request_before: AtomicU64,
+    /// No other certificate is asked for before that, whatever the system clock says meanwhile.
+    no_request_before: Mutex<Instant>,
     /// Tells the loop that rotates ahead of expiry.
     changed: Notify,
 }
@@ -44,7 +43,7 @@ impl Keeper {
             held: Mutex::new(credential),
             rotated,
             wants_certificate: false,
-            no_request_before: AtomicU64::new(0),
+            no_request_before: Mutex::new(Instant::now()),
             changed: Notify::new(),
         }
     }
@@ -104,7 +103,8 @@ impl Keeper {
         if !self.wants_certificate {
             return None;
         }
-        let no_sooner = self.no_request_before.load(Ordering::Relaxed);
+        let left = self.no_request_before().saturating_duration_since(Instant::now());
+        let no_sooner = if left.is_zero() { 0 } else { clock::unix_seconds().saturating_add(left.as_secs()) };
         let planned = match (&held.certificates.current, self.certificate_life()) {
             (Some(current), Some(life)) => rotation::renew_at(&current.chain, life),
             _ => 0,
@@ -176,7 +176,11 @@ impl Keeper {
     }
 
     fn ask_no_sooner(&self, pause: Duration) {
-        self.no_request_before.store(clock::unix_seconds().saturating_add(pause.as_secs()), Ordering::Relaxed);
+        *self.no_request_before() = Instant::now() + pause;
+    }
+
+    fn no_request_before(&self) -> MutexGuard<'_, Instant> {
+        self.no_request_before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn store_certificates(&self, held: &Credential) {

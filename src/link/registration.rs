@@ -183,8 +183,15 @@ impl Registration<'_> {
         let request = asked.as_ref().map(|asked| asked.request.as_str());
         let (cluster_id, issued) = self.ask(token, &keys, request).map_err(RegistrationError::Fault)?;
         let ring = pin_first(store, self.pin, &issued.signing_keys).map_err(RegistrationError::Pin)?;
-        let taken = asked.map(|asked| asked.take(issued.client_certificate, &self.profile.tls)).transpose();
-        let (certificate, candidate) = taken.map_err(RegistrationError::Fault)?.unzip();
+        let taken = match asked.map(|asked| asked.take(issued.client_certificate, &self.profile.tls)).transpose() {
+            // The token is used up, and the bearer works: another certificate can be asked for with that.
+            Err(fault @ Fault::Unreadable(_)) => {
+                warn!(error = %fault, "the client certificate cannot be used; the agent asks for another one once it runs");
+                None
+            }
+            taken => taken.map_err(RegistrationError::Fault)?,
+        };
+        let (certificate, candidate) = taken.unzip();
         let endpoint = self.endpoint.to_string();
         // A bearer goes to the origin that issued it, and as the cluster that it is for.
         let previous = before.filter(|before| before.endpoint == endpoint && before.cluster_id == cluster_id);
@@ -221,6 +228,8 @@ impl Registration<'_> {
         let voice = match (ring, self.pin) {
             (Some(ring), _) => Voice::Root(ring),
             (None, Some(_)) => Voice::Nobody,
+            // There was a ring once, and it is lost: what it said is not for anybody to say.
+            (None, None) if store.newest_version() > 0 => Voice::Nobody,
             (None, None) => Voice::Anybody,
         };
         let link = self.link_of(credential);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ring::digest;
 use tracing::{debug, info, warn};
 
-use super::backoff::{Backoff, draw};
+use super::backoff::{Backoff, Probe, draw};
 use super::credential::{Bearer, Credential};
 use super::health::{Access, Health};
 use super::keeper::Keeper;
@@ -132,6 +132,7 @@ async fn confirm(keeper: &Arc<Keeper>, health: &Health) {
 
 async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, stop: &Stop) {
     let mut backoff = Backoff::between(limits::ROTATION_BACKOFF_FIRST, limits::ROTATION_BACKOFF_CAP);
+    let mut probe = Probe::default();
     let mut is_wanted = false;
     let mut pause = Duration::ZERO;
     while !stop.is_set() {
@@ -155,10 +156,10 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, s
             if is_wanted { Some(Chore::Rotate) } else { keeper.next().filter(|(at, _)| *at <= now).map(|due| due.1) };
         let Some(chore) = chore else { continue };
         // Whoever is not let in is probed for rarely, by the loop that polls; that one also finds out that the line is back.
-        // Without the certificate that it wants it will not be let in before this has been done.
+        // Without the certificate that it wants it will not be let in before this has been done; rarely, too, if it is refused.
         let is_locked_out = keeper.lacks_certificate();
         let is_refused = health.now().access != Access::Accepted;
-        if !is_locked_out && (health.is_long_outage() || !is_wanted && is_refused) {
+        if health.is_long_outage() || !is_locked_out && !is_wanted && is_refused {
             pause = limits::ROTATION_BACKOFF_FIRST;
             continue;
         }
@@ -166,6 +167,7 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, s
             Ok(()) => {
                 is_wanted = false;
                 backoff.reset();
+                probe.reset();
                 let now = health.now();
                 if is_locked_out || now.access != Access::Accepted || now.reachable == Some(false) {
                     poll.set();
@@ -174,7 +176,8 @@ async fn turn(keeper: &Arc<Keeper>, health: &Health, wake: &Wake, poll: &Wake, s
             Err(fault) => {
                 // Asked for by a person: what is refused is told, and not repeated.
                 is_wanted &= fault.is_passing();
-                pause = backoff.next(draw());
+                let is_refusal = matches!(fault, Fault::Unauthorized(_) | Fault::Forbidden(_));
+                pause = if is_refusal && is_locked_out { probe.next(draw()) } else { backoff.next(draw()) };
                 let (cause, detail) = fault.causes();
                 let next_s = pause.as_secs();
                 match chore {

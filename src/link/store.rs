@@ -21,7 +21,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::rand::SystemRandom;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::fs::{self, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -33,6 +33,7 @@ use super::machine::Binding;
 use super::pinned::{Pin, PinStore as _};
 use super::seal::Seal;
 use super::secret_file::{self, Closed};
+use crate::limits;
 use crate::protocol::{ClusterId, Timestamp};
 use crate::trust::base64url;
 use crate::trust::identity::NodeKeys;
@@ -62,7 +63,7 @@ const HOLDER: &str = "holder";
 const NEW: &str = ".new";
 
 /// Two bearers of the usual length, two client certificates with a chain of one, and what stands around them.
-const REHEARSAL_BYTES: usize = 8 * 1024;
+const REHEARSAL_BYTES: u64 = 8 * 1024;
 
 impl StateDirectory {
     /// Opens the directory, makes it (0700) where it is not there, and takes its lock.
@@ -309,7 +310,14 @@ impl CredentialStore for StateDirectory {
 
     /// Writes as much as a credential could take.
     fn rehearse(&self) -> Result<(), StoreError> {
-        self.remove(&self.write_beside(CREDENTIAL, &[b' '; REHEARSAL_BYTES])?)
+        // What is stored has one bearer and one certificate at least, and the next may have two of each.
+        let stored = fs::statat(&self.handle, CREDENTIAL, fs::AtFlags::SYMLINK_NOFOLLOW);
+        let twice = stored.ok().and_then(|found| u64::try_from(found.st_size).ok()).unwrap_or(0).saturating_mul(2);
+        let room = twice.clamp(REHEARSAL_BYTES, limits::SECRET_FILE_BYTES);
+        let mut noise = vec![0; usize::try_from(room).unwrap_or_default()];
+        // Nothing that a file system could make shorter.
+        let _ = SystemRandom::new().fill(&mut noise);
+        self.remove(&self.write_beside(CREDENTIAL, &noise)?)
     }
 
     fn save(&self, credential: &Credential) -> Result<(), StoreError> {
@@ -362,7 +370,7 @@ fn is_agent_id(text: &str) -> bool {
 
 /// Writes into one buffer; where that has to grow, the allocator wipes what is left behind.
 fn written(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
-    let mut text = Zeroizing::new(Vec::with_capacity(REHEARSAL_BYTES / 2));
+    let mut text = Zeroizing::new(Vec::with_capacity(4 * 1024));
     // A struct of texts and numbers: writing it to memory does not fail.
     let _ = serde_json::to_writer(&mut *text, value);
     text

@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::tls::{ClientIdentity, Roots, TlsFileError, bare_config, judged_config};
+use super::tls::{ClientIdentity, Roots, TlsFileError, config_of, judged_config};
 use super::verifier::{Verifier, When};
 use crate::{clock, limits};
 
@@ -141,8 +141,9 @@ impl Tls {
     pub fn with_issued(&self, chain: &str, key: &[u8]) -> Result<Candidate, TlsFileError> {
         let state = self.state();
         let identity = ClientIdentity::issued(chain.as_bytes(), key)?;
-        let (material, stamps) = (state.files.read(Some(&identity), Given::File)?, state.files.stamps());
-        Ok(Candidate { material, stamps, issued: Some(identity), changes: state.changes })
+        // Beside what is in use: what has become of the files meanwhile is no fault of the certificate.
+        let material = state.material.showing(&identity)?;
+        Ok(Candidate { material, stamps: state.stamps.clone(), issued: Some(identity), changes: state.changes })
     }
 
     /// What there is, with other authorities in the place of those that the control plane gave before.
@@ -222,7 +223,29 @@ impl Material {
     fn of(config: Arc<ClientConfig>, verifier: Option<Arc<Verifier>>) -> Self {
         Self { config, verifier, at_not_before: None, client_life: None, bare: None }
     }
+
+    /// The same authorities, and this certificate shown to whoever they vouch for.
+    fn showing(&self, identity: &ClientIdentity) -> Result<Self, TlsFileError> {
+        let Some(verifier) = &self.verifier else {
+            return Err(TlsFileError::Unusable(rustls::Error::General(FIXED.into())));
+        };
+        let shown = |verifier: &Arc<Verifier>| config_of(verifier, Some(identity.duplicate()));
+        let at_not_before = match &self.at_not_before {
+            Some((_, verifier)) => Some((shown(verifier)?, Arc::clone(verifier))),
+            None => None,
+        };
+        Ok(Self {
+            config: shown(verifier)?,
+            verifier: Some(Arc::clone(verifier)),
+            at_not_before,
+            client_life: identity.chain.first().and_then(|leaf| verifier.life_of(leaf)),
+            bare: Some(config_of(verifier, None)?),
+        })
+    }
 }
+
+/// Why nothing is added to a configuration that was made elsewhere.
+const FIXED: &str = "this configuration does not change";
 
 impl Candidate {
     /// For a line that tries it.
@@ -276,7 +299,7 @@ impl TlsFiles {
         let again = identity.as_ref().map(ClientIdentity::duplicate);
         let leaf = identity.as_ref().and_then(|identity| identity.chain.first().cloned());
         let (config, verifier) = judged_config(roots.clone(), identity, When::Now)?;
-        let bare = issued.map(|_| bare_config(&verifier)).transpose()?;
+        let bare = issued.map(|_| config_of(&verifier, None)).transpose()?;
         let at_not_before = judged_config(roots, again, When::AtNotBefore)?;
         Ok(Material {
             config,

@@ -183,13 +183,15 @@ pub(super) fn judged_config(
 ) -> Result<(Arc<ClientConfig>, Arc<Verifier>), TlsFileError> {
     let provider = rustls::crypto::ring::default_provider();
     let verifier = Arc::new(Verifier::new(roots.0, &provider, when).map_err(TlsFileError::Unusable)?);
-    let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<_>);
-    Ok((finish(builder, identity)?, verifier))
+    Ok((config_of(&verifier, identity)?, verifier))
 }
 
-/// Judges the server as `verifier` does, and shows no certificate.
-pub(super) fn bare_config(verifier: &Arc<Verifier>) -> Result<Arc<ClientConfig>, TlsFileError> {
-    finish(builder()?.dangerous().with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>), None)
+/// Judges the server as `verifier` does, and shows this certificate, if any.
+pub(super) fn config_of(
+    verifier: &Arc<Verifier>,
+    identity: Option<ClientIdentity>,
+) -> Result<Arc<ClientConfig>, TlsFileError> {
+    finish(builder()?.dangerous().with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>), identity)
 }
 
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsFileError> {

@@ -101,7 +101,8 @@ pub fn to_credential(read: Read<'_>, malformed: impl Fn() -> StoreError) -> Resu
     if stored.current.token == mark {
         stored.current.mac_key = mac_key.as_deref().map(String::as_str);
     } else {
-        stored.current = BARE;
+        // Endpoint and cluster may be others as well: the bearer before it belongs to those of before.
+        (stored.current, stored.previous) = (BARE, None);
     }
     stored.current.token = token;
     (stored.endpoint, stored.cluster_id) = (endpoint.trim(), cluster_id.trim());
