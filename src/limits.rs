@@ -436,6 +436,10 @@ pub const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// and it is one in [`STATUS_PAUSE_MAX`].
 pub const TOKEN_LOOKS: u32 = 60;
 
+/// Events that are refused one by one, none taken between them, before the whole batch is given up: from then on it is as
+/// many posts as batches.
+pub const REFUSED_EVENTS: usize = 8;
+
 /// Between two tries to write what is said of a `Cluster`, or to look at it, while the API server is away.
 pub const STATUS_PAUSE_MAX: Duration = Duration::from_secs(60);
 

@@ -220,15 +220,9 @@ fn open_in(directory: &Path, size: u64) -> Result<Opened, RingError> {
     open(std::fs::File::open(directory).unwrap().as_fd(), size, 5)
 }
 
+/// Of now: what is older by the clock is corrected when it is sent, and two looks may differ by a second.
 fn plain_event(kind: EventKind) -> Event {
-    Event {
-        event_key: String::new(),
-        kind,
-        resource_ref: ObjectRef::default(),
-        conditions: vec![],
-        endpoints: vec![],
-        timestamp: Timestamp::from_unix_seconds(1),
-    }
+    Event { timestamp: Timestamp::from_unix_seconds(crate::clock::unix_seconds()), ..Event::bare(kind) }
 }
 
 fn finished(outcome: OutcomeKind) -> JobResult {

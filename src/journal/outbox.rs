@@ -65,6 +65,7 @@ struct Stage {
     trouble: Option<String>,
     /// Losses that a waiting heartbeat tells of.
     telling: Option<(u64, u64)>,
+    has_refused_heartbeat: bool,
     present: Present,
 }
 
@@ -96,6 +97,7 @@ impl Stage {
             lost: 0,
             trouble: None,
             telling: None,
+            has_refused_heartbeat: false,
             present: Present::default(),
         }
     }

@@ -28,10 +28,12 @@ pub struct Reports {
     health: Arc<Health>,
     budget: Budget,
     /// One post at a time: what was posted is taken from the front.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     rests: Mutex<Rests>,
     /// Events of the next post at most: fewer after a batch was refused, to find the one that is not taken.
     batch: AtomicUsize,
+    /// Single events that were refused since one was taken.
+    refusals: AtomicUsize,
     outcomes: Mutex<Outcomes>,
 }
 
@@ -60,10 +62,10 @@ impl Reports {
     /// Posts from this outbox to this sink.
     #[must_use]
     pub fn new(sink: Arc<dyn StatusSink>, outbox: Arc<Outbox>, health: Arc<Health>, budget: Budget) -> Self {
-        let (between, turn, outcomes) = (Arc::clone(&sink), tokio::sync::Mutex::default(), Mutex::default());
+        let (between, turn, outcomes) = (Arc::clone(&sink), Arc::default(), Mutex::default());
         let now = Instant::now();
         let (rests, batch) = (Mutex::new(Rests { all: now, guests: now }), AtomicUsize::new(limits::EVENT_BATCH));
-        Self { sink, between, outbox, health, budget, turn, rests, batch, outcomes }
+        Self { sink, between, outbox, health, budget, turn, rests, batch, refusals: AtomicUsize::new(0), outcomes }
     }
 
     /// What is posted between two polls goes there.
@@ -72,12 +74,18 @@ impl Reports {
         Self { between, ..self }
     }
 
-    /// Posts all that waits, oldest first, one after the other without a pause, between two polls.
+    /// Posts all that waits, oldest first, one after the other without a pause, between two polls. What comes meanwhile does
+    /// not hold the next poll up.
     ///
     /// # Errors
     /// The [`Fault`] that ended it; what is left waits on.
     pub async fn post_all(self: &Arc<Self>) -> Result<(), Fault> {
-        while self.post_next(&self.between, false).await? {}
+        let fill = self.outbox.fill();
+        let mut left = fill.reports + fill.events;
+        while left > 0 {
+            let Some(done) = self.post_next(&self.between, false).await? else { break };
+            left = left.saturating_sub(done);
+        }
         Ok(())
     }
 
@@ -101,11 +109,14 @@ impl Reports {
     /// # Errors
     /// A [`Fault`].
     pub async fn post_past(self: &Arc<Self>, event: Event) -> Result<(), Fault> {
-        let _turn = self.turn.lock().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         let this = Arc::clone(self);
-        task::on_thread(move || this.sink.events(&[event]))
-            .await
-            .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))?;
+        task::on_thread(move || {
+            let _turn = turn;
+            this.sink.events(&[event])
+        })
+        .await
+        .unwrap_or(Err(Fault::Unreadable("the post was interrupted")))?;
         self.health.reached();
         Ok(())
     }
@@ -127,18 +138,23 @@ impl Reports {
         *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there was something to post. Nothing is posted where a fault of a moment ago is to be waited out.
-    async fn post_next(self: &Arc<Self>, sink: &Arc<dyn StatusSink>, waits: bool) -> Result<bool, Fault> {
-        let _turn = self.turn.lock().await;
+    /// How many there are less to post; none where there was nothing. Nothing is posted where a fault of a moment ago is to
+    /// be waited out.
+    async fn post_next(self: &Arc<Self>, sink: &Arc<dyn StatusSink>, waits: bool) -> Result<Option<usize>, Fault> {
+        // It ends with the post, and not with whoever waits for that: he may go, and what is posted stays at the front.
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         if waits && !self.rest().is_zero() {
-            return Ok(false);
+            return Ok(None);
         }
         let (this, sink) = (Arc::clone(self), Arc::clone(sink));
-        let posted = task::on_thread(move || this.post_one(sink.as_ref()))
-            .await
-            .unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
+        let posted = task::on_thread(move || {
+            let _turn = turn;
+            this.post_one(sink.as_ref())
+        });
+        let posted = posted.await.unwrap_or(Err(Fault::Unreadable("the post was interrupted")));
         // What is given up is no answer.
-        if matches!(posted, Ok(true)) && !self.budget.is_used_up() && self.health.reached().reachable == Some(false) {
+        if matches!(posted, Ok(Some(_))) && !self.budget.is_used_up() && self.health.reached().reachable == Some(false)
+        {
             info!("connected to the control plane");
         }
         if let Err(fault) = &posted {
@@ -147,13 +163,13 @@ impl Reports {
         posted
     }
 
-    fn post_one(&self, sink: &dyn StatusSink) -> Result<bool, Fault> {
+    fn post_one(&self, sink: &dyn StatusSink) -> Result<Option<usize>, Fault> {
         let is_used_up = self.budget.is_used_up();
         if let Some(report) = self.outbox.first_report() {
             if is_used_up && matches!(report, Report::Status(..)) {
                 debug!("a status is given up: the monthly budget is used up");
                 self.outbox.drop_report();
-                return Ok(true);
+                return Ok(Some(1));
             }
             let posted = match &report {
                 Report::Result(id, result) => sink.result(id, result),
@@ -172,17 +188,18 @@ impl Reports {
                 Err(fault) => return Err(fault),
             }
             self.outbox.drop_report();
-            return Ok(true);
+            return Ok(Some(1));
         }
         if is_used_up {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some((mut events, _)) = self.outbox.first_events() else { return Ok(false) };
-        events.truncate(self.batch.load(Ordering::Relaxed).max(1));
+        let Some((mut events, _)) = self.outbox.first_events() else { return Ok(None) };
+        let rest = events.split_off(self.batch.load(Ordering::Relaxed).max(1).min(events.len()));
         match (sink.events(&events), events.as_slice()) {
             (Ok(()), _) => {
                 debug!(events = events.len(), "events were posted");
                 self.batch.store(limits::EVENT_BATCH, Ordering::Relaxed);
+                self.refusals.store(0, Ordering::Relaxed);
                 if let Some(last) = events.last() {
                     self.outbox.drop_events(&last.event_key);
                 }
@@ -190,12 +207,26 @@ impl Reports {
             (Err(fault @ Fault::Refused(..)), [event]) => {
                 error!(key = event.event_key, error = %fault, "an event was refused; it is given up, and counted as lost");
                 self.outbox.give_up_event(event);
+                // It is none of them, it is all: one post for each would be a flood.
+                if self.refusals.fetch_add(1, Ordering::Relaxed) >= limits::REFUSED_EVENTS {
+                    error!(
+                        events = rest.len(),
+                        "so are those behind it, for none was taken for long; they are counted as lost"
+                    );
+                    for event in &rest {
+                        self.outbox.give_up_event(event);
+                    }
+                    return Ok(Some(events.len() + rest.len()));
+                }
             }
             // Which of them it is nobody says.
-            (Err(Fault::Refused(..)), _) => self.batch.store(events.len() / 2, Ordering::Relaxed),
+            (Err(Fault::Refused(..)), _) => {
+                self.batch.store(events.len() / 2, Ordering::Relaxed);
+                return Ok(Some(0));
+            }
             (Err(fault), _) => return Err(fault),
         }
-        Ok(true)
+        Ok(Some(events.len()))
     }
 
     /// A result that comes again is not counted again.
@@ -230,13 +261,13 @@ pub async fn run(reports: Arc<Reports>, account: Arc<dyn Account>, drain: Stop) 
             }
         }
         let fault = match reports.post_next(&reports.sink, !drain.is_set()).await {
-            Ok(true) => {
+            Ok(Some(_)) => {
                 backoff.reset();
                 failures = 0;
                 continue;
             }
-            Ok(false) if drain.is_set() => return,
-            Ok(false) => continue,
+            Ok(None) if drain.is_set() => return,
+            Ok(None) => continue,
             Err(fault) => fault,
         };
         let fault = match settle(fault, &account).await {
@@ -352,6 +383,7 @@ mod tests {
     use crate::protocol::{ErrorBody, Event, EventKind, JobId, JobResult, OutcomeKind, StatusUpdate, Timestamp};
     use crate::shutdown::Stop;
     use http::StatusCode;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
@@ -364,6 +396,9 @@ mod tests {
         /// Of this one, any batch with it is refused.
         refused: Mutex<Option<String>>,
         keys: Mutex<Vec<String>>,
+        refuses_all: AtomicBool,
+        /// A result has no answer for as long.
+        is_held: AtomicBool,
     }
 
     impl Server {
@@ -384,6 +419,9 @@ mod tests {
         }
 
         fn result(&self, id: &JobId, _: &JobResult) -> Result<Posted, Fault> {
+            while self.is_held.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             self.take(1)?;
             self.results.lock().unwrap().push(id.clone());
             Ok(Posted::Taken)
@@ -391,7 +429,8 @@ mod tests {
 
         fn events(&self, events: &[Event]) -> Result<(), Fault> {
             let refused = self.refused.lock().unwrap();
-            if events.iter().any(|event| refused.as_ref() == Some(&event.event_key)) {
+            let is_refused = events.iter().any(|event| refused.as_ref() == Some(&event.event_key));
+            if is_refused || self.refuses_all.load(Ordering::Relaxed) {
                 self.take(events.len())?;
                 return Err(Fault::Refused(StatusCode::BAD_REQUEST, ErrorBody::default()));
             }
@@ -476,6 +515,37 @@ mod tests {
         let fill = outbox.fill();
         assert_eq!((fill.events, fill.lost, fill.told), (0, 1, false));
         assert!(server.posts.lock().unwrap().len() < 30, "{}", server.posts.lock().unwrap().len());
+    }
+
+    #[test]
+    fn a_server_that_refuses_all_events_is_not_asked_about_each() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        let reports = Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::default(), Budget::default()));
+        server.refuses_all.store(true, Ordering::Relaxed);
+        push_events(&outbox, 2 * limits::EVENT_BATCH);
+        block_on(reports.post_all()).unwrap();
+        assert_eq!((outbox.fill().events, outbox.fill().lost), (0, 2 * limits::EVENT_BATCH as u64));
+        let posts = server.posts.lock().unwrap().len();
+        assert!(posts < 20, "{posts}");
+    }
+
+    #[test]
+    fn a_post_whose_waiter_has_gone_takes_nothing_but_its_own_along() {
+        let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
+        let reports = Arc::new(Reports::new(server.clone(), Arc::clone(&outbox), Arc::default(), Budget::default()));
+        push_results(&outbox, 2);
+        server.is_held.store(true, Ordering::Relaxed);
+        block_on(async {
+            let first = tokio::time::timeout(Duration::from_millis(50), reports.post_all());
+            assert!(first.await.is_err(), "it is held up, and given up");
+            let second = tokio::time::timeout(Duration::from_millis(50), reports.post_all());
+            assert!(second.await.is_err(), "the first post is still under way");
+            server.is_held.store(false, Ordering::Relaxed);
+            reports.post_all().await.unwrap();
+        });
+        let ids: Vec<String> = server.results.lock().unwrap().iter().map(|id| id.as_str().to_owned()).collect();
+        assert_eq!(ids, ["j0", "j1"], "each once");
+        assert_eq!(outbox.fill().reports, 0);
     }
 
     #[test]

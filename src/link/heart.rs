@@ -23,6 +23,9 @@ use crate::journal::Outbox;
 use crate::protocol::{ClusterId, Condition};
 use crate::{clock, limits};
 
+/// How soon it is looked again whether the heartbeat before is gone that news wait for.
+const STALE_LOOK: Duration = Duration::from_secs(5);
+
 /// Whether jobs are verified, why, and what a person should know.
 pub type Trusting = Box<dyn Fn() -> (bool, &'static str, String) + Send + Sync>;
 
@@ -111,7 +114,9 @@ impl Heart {
                     self.beat(connection, due);
                 }
             }
-            let pause = Some(self.left_behind()).filter(|left| !left.is_zero()).unwrap_or(*interval);
+            let waits = self.has_a_say().is_some_and(|connection| self.is_news(connection));
+            let left_behind = if waits { STALE_LOOK } else { self.left_behind() };
+            let pause = Some(left_behind).filter(|left| !left.is_zero()).unwrap_or(*interval);
             let look = if budget.limit().is_some() { limits::BUDGET_LOOK } else { Duration::MAX };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
@@ -139,16 +144,21 @@ impl Heart {
 
     /// Makes the heartbeat that was due `on` this moment, unless one waits.
     fn beat(&self, connection: Connection, on: Instant) {
-        let mut state = self.lock();
-        let is_new = state.connection.replace(connection) != Some(connection);
-        state.due = on + self.parts.interval;
+        // What is news beside that comes when it has gone out.
         if self.parts.outbox.has_heartbeat() {
             return;
         }
+        let mut state = self.lock();
+        let is_new = state.connection.replace(connection) != Some(connection);
+        state.due = on + self.parts.interval;
         let mut now = self.conditions(connection);
         if is_new || Instant::now() >= state.whole_due || now.iter().any(is_loss) {
             state.told.retain(|condition| !is_staple(condition));
             state.whole_due = Instant::now() + limits::WHOLE_HEARTBEAT;
+        }
+        // What one said that nobody got is not told.
+        if now.iter().any(is_loss) || self.parts.outbox.take_refused_heartbeat() {
+            state.told.clear();
         }
         let sum = self.parts.budget.this_month().sum();
         if state.told(events::TRAFFIC).is_some() && (state.counted..=state.counted / 10 * 11).contains(&sum) {
@@ -211,8 +221,9 @@ impl State {
         let mut said: Vec<Condition> = now
             .into_iter()
             .filter(|condition| {
-                let is_known = self.told(&condition.kind).is_some();
-                is_wrong(condition) || !is_told(condition) && (is_known || is_staple(condition))
+                // Whether it was wrong before this start only the server knows.
+                let is_news = condition.kind != events::OVERFLOW || is_staple(condition);
+                is_wrong(condition) || !is_told(condition) && (is_news || self.told(&condition.kind).is_some())
             })
             .collect();
         said.sort_by_key(|condition| is_told(condition));

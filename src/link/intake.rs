@@ -240,7 +240,7 @@ impl Intake {
             let _ = self.reports.post_all().await;
         }
         // A server that trips over a report, or refuses it, may answer a poll all the same.
-        if (is_out || self.present.is_due(&self.reports))
+        if (is_out || self.reports.is_free() && self.present.is_due(&self.reports))
             && let Err(fault) = self.present.send_behind(&self.reports).await
             && (matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
         {

@@ -37,6 +37,7 @@ impl Outbox {
         if event.kind == EventKind::ClusterHeartbeat {
             // What it was to tell was not told.
             stage.telling = None;
+            stage.has_refused_heartbeat = true;
         } else {
             stage.lost = stage.lost.saturating_add(1);
             stage.present.forgive();
@@ -45,6 +46,12 @@ impl Outbox {
         }
         drop(stage);
         self.drop_events(&event.event_key);
+    }
+
+    /// Whether a heartbeat was refused since this was last asked.
+    #[must_use]
+    pub fn take_refused_heartbeat(&self) -> bool {
+        std::mem::take(&mut self.lock().has_refused_heartbeat)
     }
 
     /// Something was lost that nobody can count.

@@ -128,6 +128,17 @@ impl fmt::Display for Busy {
 
 impl std::error::Error for Busy {}
 
+impl Fault {
+    /// The same call may have another answer later.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Credential | Self::Net(_) => true,
+            Self::Refused(refusal) => matches!(refusal.code, 408 | 429 | 500..),
+            Self::TooLong(_) | Self::Unusable(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

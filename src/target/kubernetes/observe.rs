@@ -133,6 +133,10 @@ impl Follower {
                 },
                 Stop::Recalled => {}
                 Stop::Fault(fault) => {
+                    if !fault.is_passing() {
+                        // What it can say it has said.
+                        drop(self.room.inner.recall.take(self.number));
+                    }
                     self.trouble(&fault.to_string());
                     sleep(self.pause.next()).await;
                 }
