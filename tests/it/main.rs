@@ -60,6 +60,7 @@ mod secrecy;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;
+mod squid;
 mod status;
 mod stopping;
 #[path = "../testbed/mod.rs"]
