@@ -10,6 +10,7 @@ mod admission;
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod architectures;
 mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
@@ -68,4 +69,5 @@ mod testbed_itself;
 mod thousand;
 mod tls;
 mod wrong_clock;
+mod year_2038;
 mod year_offline;
