@@ -58,6 +58,7 @@ mod proxy;
 mod rights;
 mod scene;
 mod secrecy;
+mod shipped_configuration;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;

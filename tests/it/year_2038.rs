@@ -34,14 +34,14 @@ fn in_2040(test: &str, emulator: &[&str], target: &str) {
 
 /// Not the static qemu: faketime gets between a program and its C library.
 #[test]
-#[ignore = "needs the four static binaries: cross/build, then PULLET_DIST; faketime and qemu-user"]
+#[ignore = "needs faketime and qemu-user, and the four static binaries: cross/build, then PULLET_DIST"]
 fn the_binary_for_armv6_lives_in_2040() {
     let test = "year_2038::the_binary_for_armv6_lives_in_2040";
     in_2040(test, &["qemu-arm", "-cpu", "arm1176"], "arm-unknown-linux-musleabihf");
 }
 
 #[test]
-#[ignore = "needs the four static binaries: cross/build, then PULLET_DIST; faketime and qemu-user"]
+#[ignore = "needs faketime and qemu-user, and the four static binaries: cross/build, then PULLET_DIST"]
 fn the_binary_for_armv7_lives_in_2040() {
     let test = "year_2038::the_binary_for_armv7_lives_in_2040";
     in_2040(test, &["qemu-arm", "-cpu", "cortex-a7"], "armv7-unknown-linux-musleabihf");
