@@ -62,6 +62,7 @@ mod signed;
 mod signing;
 mod status;
 mod stopping;
+mod supervised;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;
