@@ -14,6 +14,7 @@ mod architectures;
 mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod booted;
 mod check;
 mod cluster_bounds;
 mod cluster_resource;
@@ -28,6 +29,7 @@ mod directory;
 mod drift;
 mod fake_api;
 mod faults;
+mod firstboot;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
@@ -64,6 +66,7 @@ mod signed;
 mod signing;
 mod status;
 mod stopping;
+mod supervised;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;
