@@ -102,16 +102,16 @@ put 755 "$here/uninstall.sh" "$root$prefix/share/pullet/uninstall.sh"
 [ -e "$root/etc/pullet/pullet.toml" ] || put 640 "$here/pullet.toml" "$root/etc/pullet/pullet.toml"
 
 if [ "$has_systemd" = yes ]; then
-    for unit in "$here"/systemd/*.service "$here"/systemd/*.path; do
-        [ -e "$unit" ] || continue
+    for unit in "$here"/systemd/*.service; do
         copy=$(mktemp)
         sed "s|/usr/local/bin/pullet|$prefix/bin/pullet|g" "$unit" >"$copy"
         put 644 "$copy" "$root/etc/systemd/system/${unit##*/}"
         rm "$copy"
     done
     for kind in sysusers tmpfiles; do
-        [ ! -e "$here/systemd/pullet.$kind" ] || put 644 "$here/systemd/pullet.$kind" "$root/usr/lib/$kind.d/pullet.conf"
+        put 644 "$here/systemd/pullet.$kind" "$root/usr/lib/$kind.d/pullet.conf"
     done
+    put 755 "$here/systemd/pullet-firstboot" "$root/usr/lib/pullet/pullet-firstboot"
 fi
 
 if [ -n "$root" ]; then

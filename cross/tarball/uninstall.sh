@@ -50,14 +50,15 @@ done
 [ -e "$root$prefix/bin/pullet" ] || fail "there is no $root$prefix/bin/pullet; --prefix names where it was installed"
 
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
-    systemctl disable --now pullet.service 2>/dev/null || true
+    systemctl disable --now pullet.service pullet-firstboot.service 2>/dev/null || true
 fi
-for unit in "$root"/etc/systemd/system/pullet*.service "$root"/etc/systemd/system/pullet*.path; do
+for unit in "$root"/etc/systemd/system/pullet*.service; do
     [ ! -f "$unit" ] || rm "$unit"
 done
 for link in "$root"/etc/systemd/system/*.wants/pullet*; do
     [ ! -L "$link" ] || rm "$link"
 done
+rm -rf "$root/usr/lib/pullet"
 rm -f "$root/usr/lib/sysusers.d/pullet.conf" "$root/usr/lib/tmpfiles.d/pullet.conf" "$root$prefix/bin/pullet"
 share=$root$prefix/share
 rm -rf "$share/pullet" "$share/doc/pullet"
