@@ -4,7 +4,11 @@
 //! one job within [`JOB_NODES`], and one body of the API server within [`API_BODY_BYTES`] must fit on
 //! top of it and stay below 8 MiB.
 
+mod installation;
+
 use std::time::Duration;
+
+pub use installation::*;
 
 /// Text of the jobs of one answer that is held in memory at once. What follows the complete jobs that
 /// fit is left un-acked and comes again.
@@ -557,11 +561,6 @@ pub const HOLDER_BODY_BYTES: usize = 64 * 1024;
 /// A name in the record of who acts: Kubernetes has none that is longer.
 pub const HOLDER_TEXT_BYTES: usize = 253;
 
-/// YAML values in a kubeconfig: twenty clusters have 600.
-pub const KUBECONFIG_NODES: usize = 8_192;
-
-/// Nesting in a kubeconfig: `exec` has six levels.
-pub const KUBECONFIG_DEPTH: usize = 16;
 /// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
 pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
 

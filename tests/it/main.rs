@@ -58,6 +58,7 @@ mod proxy;
 mod rights;
 mod scene;
 mod secrecy;
+mod setup;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;
