@@ -7,6 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::limits;
 
+/// Reads a line without showing it. The shell is asked because it also shows again what is typed when somebody ends us here.
+const UNSEEN: &str = "trap 'stty echo; exit 1' INT TERM; stty -echo; IFS= read -r line; stty echo; printf %s \"$line\"";
+
 /// One line; nothing where nobody sits there or nothing was typed. What is secret is not shown.
 pub(super) fn ask(question: &str, is_secret: bool) -> Option<Zeroizing<String>> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -14,17 +17,14 @@ pub(super) fn ask(question: &str, is_secret: bool) -> Option<Zeroizing<String>> 
     }
     let _ = write!(io::stdout(), "{question}");
     let _ = io::stdout().flush();
-    // The terminal is the program's that knows how; where it does not, the token is seen, and used up in a moment.
-    let show = |how: &str| Command::new("stty").arg(how).stderr(Stdio::null()).status();
-    if is_secret {
-        let _ = show("-echo");
-    }
     let mut line = Zeroizing::new(String::with_capacity(256));
-    let read = io::stdin().lock().take(limits::TYPED_BYTES).read_line(&mut line);
     if is_secret {
-        let _ = show("echo");
+        let read = Command::new("sh").args(["-c", UNSEEN]).stdin(Stdio::inherit()).stderr(Stdio::null()).output();
+        line.push_str(std::str::from_utf8(&Zeroizing::new(read.ok()?.stdout)).ok()?);
         let _ = writeln!(io::stdout());
+    } else {
+        io::stdin().lock().take(limits::TYPED_BYTES).read_line(&mut line).ok()?;
     }
     let text = Zeroizing::new(line.trim().to_owned());
-    Some(text).filter(|text| read.is_ok() && !text.is_empty())
+    Some(text).filter(|text| !text.is_empty())
 }

@@ -31,6 +31,10 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
         let why = "a pod sees no files of the node: use the unit, or k3s/ with a volume of your own";
         return Err(SetupError::Impossible(why));
     }
+    if site.has_credential() {
+        let why = "the agent of this node is a unit: leave --in-cluster out, or take it away first (pullet uninstall)";
+        return Err(SetupError::Impossible(why));
+    }
     let Some(admin) = site.admin()? else {
         return Err(SetupError::Impossible("--in-cluster needs k3s, and it has to run: start it first"));
     };

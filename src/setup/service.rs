@@ -5,7 +5,10 @@ use std::fs;
 use super::error::SetupError;
 use super::host::{Deed, Host, Owner};
 use super::site::{Node, Site, open_admin};
-use super::{CREDENTIALS, KUBECONFIG, PACKAGED_UNITS, SETTINGS, STATE, STATUS, SYSTEMD, SYSUSERS, TOKEN, UNIT, wait};
+use super::{
+    CREDENTIALS, KUBECONFIG, MANIFESTS, PACKAGED_UNITS, SETTINGS, STATE, STATUS, SYSTEMD, SYSUSERS, TOKEN, UNIT, pod,
+    wait,
+};
 use crate::net::PlainHttp;
 use crate::status::{ConnectionState, Status};
 use crate::target::kubernetes::Admin;
@@ -29,6 +32,11 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
             }
             Node::K3sAgent | Node::Plain => "no systemd runs here: --no-start leaves the start to you",
         }));
+    }
+    if host.has(&[MANIFESTS, "/", pod::FILES[4]].concat()) {
+        const POD: &str =
+            "the agent of this node is a pod: stay with --in-cluster, or take it away first (pullet uninstall)";
+        return Err(SetupError::Impossible(POD));
     }
     let admin = site.admin()?;
     make_user(host)?;
@@ -90,10 +98,7 @@ fn make_user(host: &Host) -> Result<(), SetupError> {
     }
     host.put(SYSUSERS, 0o644, Owner::Root, USER_TEXT.as_bytes())?;
     let root = host.root_flag();
-    let file = host.path(SYSUSERS).to_string_lossy().into_owned();
-    // Below another root the file is named as it is called there.
-    let file = if root.is_some() { SYSUSERS.to_owned() } else { file };
-    let arguments: Vec<&str> = root.as_deref().into_iter().chain([file.as_str()]).collect();
+    let arguments: Vec<&str> = root.as_deref().into_iter().chain(["pullet.conf"]).collect();
     host.run("systemd-sysusers", &arguments)
 }
 

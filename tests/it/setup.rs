@@ -99,6 +99,9 @@ fn a_k3s_server_gets_an_agent_that_polls_and_a_second_run_changes_nothing() {
     assert_eq!(testbed.requests_of(Call::Register).len(), 1);
     assert_eq!(machine.read("systemctl.log").matches("restart pullet").count(), 2);
 
+    let pod: Vec<&str> = setup.iter().copied().chain(["--in-cluster"]).collect();
+    says(&machine.run(&pod), 2, &["the agent of this node is a unit"]);
+
     // And away: first what would go.
     let before = machine.listing();
     says(
@@ -278,6 +281,9 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     says(&machine.run(&words(&again)), 0, &["pullet-5-agent.yaml is as it should be", "it works"]);
     assert_eq!(fs::read_to_string(&file).unwrap(), edited);
 
+    let unit: Vec<&str> = ["setup"].into_iter().chain(words(&flags)).collect();
+    says(&machine.run(&unit), 2, &["the agent of this node is a pod"]);
+
     // The pod goes with its Deployment.
     agent.kill().unwrap();
     agent.wait().unwrap();
@@ -315,6 +321,7 @@ fn resources_go_only_when_that_is_asked_for_and_confirmed() {
     let server = Empty::new();
     let machine = Machine::k3s(&server.0);
     server.0.create_definitions();
+    server.0.define("elsewhere.example", "v1", "Thing", "Cluster");
     wait_until("they are served", || server.is_there(CLUSTERS));
     let space = format!("shop-{}", unique());
     server.0.create_namespace(&space, &json!({"managed-by": "vworkspace"}));
@@ -343,7 +350,8 @@ fn resources_go_only_when_that_is_asked_for_and_confirmed() {
         &[&format!("removed {}", names[0]), &format!("removed {}", names[1])],
     );
     assert!(!server.is_there(&names[1]) && server.is_there(&format!("{maps}/theirs")));
-    wait_until("the definitions are gone", || server.definitions() == 0);
+    wait_until("our definitions are gone", || server.definitions() == 1);
+    assert!(server.is_there("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.elsewhere.example"));
 }
 
 #[test]
@@ -395,7 +403,7 @@ fn what_does_not_go_here_is_refused_before_anything_is_changed() {
     let endpoint = "https://control.example.org";
     for (machine, line, words) in [
         (&machine, "setup".to_owned(), "say where the control plane is: --endpoint"),
-        (&machine, "setup --endpoint control.example.org".to_owned(), "https://control.example.org"),
+        (&machine, "setup --endpoint control.example.org".to_owned(), "not a URL such as https://control.example"),
         (&machine, format!("setup --endpoint {endpoint}"), "give the one-time token by --token-file FILE"),
         (&machine, format!("setup --endpoint {endpoint} --token-file {token}"), "no systemd runs here"),
         (&machine, format!("setup --endpoint {endpoint} --in-cluster"), "run it on the k3s server"),

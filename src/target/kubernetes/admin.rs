@@ -50,8 +50,7 @@ impl From<Fault> for AdminError {
     }
 }
 
-/// One document of a manifest of ours, as far as its place goes. Ours are written in one way: two spaces, the name before
-/// all that is deeper.
+/// One document of a manifest of ours, as far as its place goes. Ours are written in block style.
 #[derive(Clone, Copy, Debug)]
 pub struct Document<'a> {
     /// All of it.
@@ -69,12 +68,20 @@ impl<'a> Document<'a> {
     pub fn all(text: &'a str) -> impl Iterator<Item = Self> {
         text.split("\n---\n").map(|text| {
             let member = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            // As deep as the first line of it: what is deeper is labels, and what is not as deep is over.
+            let mut metadata = text.lines().skip_while(|line| *line != "metadata:").skip(1).peekable();
+            let depth = metadata.peek().map_or(0, |line| line.len() - line.trim_start().len());
+            let metadata: Vec<&str> = metadata.take_while(|line| line.starts_with(' ')).collect();
+            let named = |name: &str| {
+                let lines = metadata.iter().filter_map(|line| line.get(depth..)?.strip_prefix(name));
+                lines.into_iter().next().unwrap_or_default()
+            };
             Self {
                 text,
                 kind: member("kind: "),
-                name: member("  name: "),
+                name: named("name: "),
                 version: member("apiVersion: "),
-                namespace: member("  namespace: "),
+                namespace: named("namespace: "),
             }
         })
     }
@@ -189,6 +196,10 @@ impl Admin {
     /// # Errors
     /// When the API server does not do it.
     pub fn remove(&self, path: &str) -> Result<bool, AdminError> {
+        // Without a name it would be everything of a kind.
+        if path.ends_with('/') || path.contains('?') {
+            return Err(AdminError { is_absent: false, text: "no object has this path".to_owned() });
+        }
         match self.own.call(
             &Method::DELETE,
             path,
@@ -327,6 +338,15 @@ impl Admin {
 #[cfg(test)]
 mod tests {
     use super::Document;
+
+    #[test]
+    fn a_name_is_that_of_the_metadata_and_of_nothing_deeper_or_behind() {
+        let of = |text: &'static str| Document::all(text).next().unwrap();
+        let labels = of("kind: A\nmetadata:\n labels:\n   name: x\n name: a\n namespace: b\nspec:\n name: y\n");
+        assert_eq!((labels.name, labels.describe().as_str()), ("a", "A b/a"));
+        let none = of("apiVersion: v1\nkind: A\nmetadata:\n  labels: {}\nspec:\n  name: y\n  namespace: z\n");
+        assert_eq!((none.name, none.path().as_str()), ("", "/api/v1/as/"));
+    }
 
     #[test]
     fn each_document_of_k3s_says_where_it_belongs() {
