@@ -13,6 +13,7 @@ mod apiserver;
 mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod booted;
 mod check;
 mod cluster_bounds;
 mod cluster_resource;
@@ -27,6 +28,7 @@ mod directory;
 mod drift;
 mod fake_api;
 mod faults;
+mod firstboot;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
@@ -64,6 +66,7 @@ mod signed;
 mod signing;
 mod status;
 mod stopping;
+mod supervised;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;

@@ -41,8 +41,7 @@ restart)
     # k3s's own files are closed to it, and what it runs is the program that the unit names.
     CREDENTIALS_DIRECTORY=$root/run/credentials setsid setpriv --reuid="$user" --regid="$group" --clear-groups \
         "$root/usr/bin/pullet" run --config "$root/etc/pullet/pullet.toml" --state-dir "$root/var/lib/pullet" \
-        --status-file "$root/run/pullet/status.json" \
-        --kubeconfig "$root/run/credentials/pullet.kubeconfig" >>"$root/agent.log" 2>&1 </dev/null &
+        --status-file "$root/run/pullet/status.json" >>"$root/agent.log" 2>&1 </dev/null &
     echo $! >"$root/agent.pid"
     ;;
 disable) end ;;
