@@ -62,9 +62,8 @@ impl Machine {
         for directory in ["etc", "usr/bin", "proc/sys/kernel", "bin"] {
             fs::create_dir_all(this.path(directory)).unwrap();
         }
-        for file in ["passwd", "group"] {
-            fs::write(this.path("etc").join(file), "root:x:0:0::/root:/bin/sh\n").unwrap();
-        }
+        fs::write(this.path("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+        fs::write(this.path("etc/group"), "root:x:0:\n").unwrap();
         fs::write(this.path("proc/sys/kernel/hostname"), "Clinic-7\n").unwrap();
         fs::copy(env!("CARGO_BIN_EXE_pullet"), this.path("usr/bin/pullet")).unwrap();
         let script = this.path("bin/systemctl");
