@@ -13,6 +13,9 @@ use crate::limits;
 /// The user and the group that the unit runs as.
 const USER: &str = "pullet";
 
+/// Where our own program may lie so that a unit sees it: by a package, by hand.
+const PROGRAMS: [&str; 2] = ["/usr/bin/pullet", "/usr/local/bin/pullet"];
+
 /// Where a change is rehearsed or made.
 pub(super) struct Host {
     root: PathBuf,
@@ -244,16 +247,16 @@ impl Host {
 
     /// Where our own program is, as the unit will find it; it is put there where a unit could not see it.
     pub(super) fn program(&self) -> Result<String, SetupError> {
-        for path in ["/usr/bin/pullet", "/usr/local/bin/pullet"] {
+        for path in PROGRAMS {
             if self.has(path) {
                 return Ok(path.to_owned());
             }
         }
-        const PLACE: &str = "/usr/local/bin/pullet";
         let own = Path::new("/proc/self/exe");
         let bytes = fs::read(own).map_err(|error| SetupError::File(own.to_owned(), error))?;
-        self.put(PLACE, 0o755, Owner::Root, &bytes)?;
-        Ok(PLACE.to_owned())
+        let [_, place] = PROGRAMS;
+        self.put(place, 0o755, Owner::Root, &bytes)?;
+        Ok(place.to_owned())
     }
 }
 

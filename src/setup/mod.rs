@@ -38,8 +38,11 @@ pub struct Means<'a> {
     /// The rights that an agent of these settings needs.
     pub rights: &'a dyn Fn(&Config) -> String,
     /// Exchanges the one-time token.
-    pub register: &'a dyn Fn(&Config) -> Result<(), Box<dyn std::error::Error>>,
+    pub register: &'a Exchange,
 }
+
+/// What exchanges the one-time token that a configuration names.
+pub type Exchange = dyn Fn(&Config) -> Result<(), Box<dyn std::error::Error>>;
 
 const SETTINGS: &str = crate::config::DEFAULT_FILE;
 const STATE: &str = crate::config::DEFAULT_STATE;

@@ -6,6 +6,7 @@ use crate::config::Settings;
 
 /// The arguments of both commands.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Options {
     /// The settings that were given as flags.
     pub settings: Settings,

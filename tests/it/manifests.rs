@@ -104,13 +104,11 @@ fn the_agent_s_manifests_are_taken_as_they_stand_and_hold_the_promised_numbers()
 fn the_settings_in_the_config_map_are_taken_and_so_are_those_that_are_commented_out() {
     let config = documents("agent").into_iter().find(|text| member(text, "  name: ") == "pullet-config").unwrap();
     let (_, toml) = config.split_once("  pullet.toml: |\n").unwrap();
-    let toml: String = toml.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap())).collect();
+    let lines: Vec<&str> = toml.lines().map(|line| line.strip_prefix("    ").unwrap()).collect();
+    let toml = lines.join("\n");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pullet.toml");
-    let opened: String = toml
-        .lines()
-        .map(|line| format!("{}\n", line.strip_prefix("#a").map_or(line.to_owned(), |rest| format!("a{rest}"))))
-        .collect();
+    let opened = toml.replace("\n#a", "\na");
     assert_eq!(opened.matches("\nallow_").count(), 2);
     for text in [&toml, &opened] {
         fs::write(&file, text).unwrap();

@@ -102,7 +102,12 @@ fn a_k3s_server_gets_an_agent_that_polls_and_a_second_run_changes_nothing() {
     let pod: Vec<&str> = setup.iter().copied().chain(["--in-cluster"]).collect();
     says(&machine.run(&pod), 2, &["the agent of this node is a unit"]);
 
-    // And away: first what would go.
+    goes_away(&server, &machine, &testbed);
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
+
+fn goes_away(server: &Empty, machine: &Machine, testbed: &Testbed) {
+    // First what would go.
     let before = machine.listing();
     says(
         &machine.run(&["uninstall", "--dry-run"]),
@@ -138,7 +143,6 @@ fn a_k3s_server_gets_an_agent_that_polls_and_a_second_run_changes_nothing() {
     // Where nothing is there is nothing to say.
     let output = machine.run(&["uninstall"]);
     assert!(output.status.success() && !said(&output).1.contains("removed /"), "{}", said(&output).1);
-    assert_eq!(testbed.violations(), Vec::<String>::new());
 }
 
 #[test]
@@ -219,36 +223,7 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/hostname": "clinic-7"}));
 
-    // What the kubelet does with the Deployment: the account's token and CA, and the settings, in a world of its own.
-    let settings = server.0.get(&format!("{SYSTEM}/configmaps/pullet-config"))["data"]["pullet.toml"].clone();
-    fs::create_dir(machine.path("pod")).unwrap();
-    for (file, text) in [
-        ("token", server.account_token()),
-        ("ca.crt", server.0.authority_pem()),
-        ("namespace", "vworkspace-system".to_owned()),
-        ("pullet.toml", settings.as_str().unwrap().to_owned()),
-    ] {
-        fs::write(machine.path("pod").join(file), text).unwrap();
-    }
-    let mut kubelet = Command::new("unshare");
-    kubelet.args(["--mount", "--propagation", "private", "setpriv", "--pdeathsig", "KILL", "sh", "-ec", r#"
-        mount -t tmpfs tmpfs /run
-        mkdir -p /run/secrets/kubernetes.io/serviceaccount /run/state /run/pullet
-        chmod 777 /run/state /run/pullet
-        cp pod/token pod/ca.crt pod/namespace /run/secrets/kubernetes.io/serviceaccount
-        exec setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs --bounding-set=-all \
-            usr/bin/pullet run --config pod/pullet.toml --state-dir /run/state/pullet --status-file /run/pullet/status.json
-    "#]);
-    kubelet.current_dir(machine.root()).env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
-    kubelet.env("KUBERNETES_SERVICE_PORT", server.0.port().to_string());
-    kubelet
-        .env("POD_NAMESPACE", "vworkspace-system")
-        .env("POD_NAME", "pullet-0")
-        .env("POD_UID", "u")
-        .env_remove("KUBECONFIG");
-    let log = fs::File::create(machine.path("agent.log")).unwrap();
-    let mut agent = kubelet.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-
+    let mut agent = start_pod(&server, &machine);
     let ended = wait_for_end(&mut setup);
     let output = setup.wait_with_output().unwrap();
     let text = said(&output).1;
@@ -301,6 +276,38 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     {
         assert!(!server.is_there(&format!("{SYSTEM}/{gone}")), "{gone}");
     }
+}
+
+/// What the kubelet does with the Deployment: the account's token and CA, and the settings, in a world of its own.
+fn start_pod(server: &Empty, machine: &Machine) -> std::process::Child {
+    let settings = server.0.get(&format!("{SYSTEM}/configmaps/pullet-config"))["data"]["pullet.toml"].clone();
+    fs::create_dir(machine.path("pod")).unwrap();
+    for (file, text) in [
+        ("token", server.account_token()),
+        ("ca.crt", server.0.authority_pem()),
+        ("namespace", "vworkspace-system".to_owned()),
+        ("pullet.toml", settings.as_str().unwrap().to_owned()),
+    ] {
+        fs::write(machine.path("pod").join(file), text).unwrap();
+    }
+    let mut kubelet = Command::new("unshare");
+    kubelet.args(["--mount", "--propagation", "private", "setpriv", "--pdeathsig", "KILL", "sh", "-ec", r"
+        mount -t tmpfs tmpfs /run
+        mkdir -p /run/secrets/kubernetes.io/serviceaccount /run/state /run/pullet
+        chmod 777 /run/state /run/pullet
+        cp pod/token pod/ca.crt pod/namespace /run/secrets/kubernetes.io/serviceaccount
+        exec setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs --bounding-set=-all \
+            usr/bin/pullet run --config pod/pullet.toml --state-dir /run/state/pullet --status-file /run/pullet/status.json
+    "]);
+    kubelet.current_dir(machine.root()).env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
+    kubelet.env("KUBERNETES_SERVICE_PORT", server.0.port().to_string());
+    kubelet
+        .env("POD_NAMESPACE", "vworkspace-system")
+        .env("POD_NAME", "pullet-0")
+        .env("POD_UID", "u")
+        .env_remove("KUBECONFIG");
+    let log = fs::File::create(machine.path("agent.log")).unwrap();
+    kubelet.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 fn wait_for_end(child: &mut std::process::Child) -> bool {
