@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
 //! | [`agent`] | all parts; it wires them and decides nothing. `agent::cluster` goes by a `Cluster`, and its `step` decides |
+//! | [`setup`] | how an agent comes onto a node, and goes; no agent that runs uses it |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |
@@ -60,6 +61,7 @@ pub mod net;
 pub mod protocol;
 pub mod resources;
 pub mod secret;
+pub mod setup;
 pub mod shutdown;
 pub mod status;
 pub mod supervisor;

@@ -5,10 +5,12 @@
 //! top of it and stay below 8 MiB.
 
 mod device;
+mod installation;
 
 use std::time::Duration;
 
 pub use device::*;
+pub use installation::*;
 
 /// Text of the jobs of one answer that is held in memory at once. What follows the complete jobs that
 /// fit is left un-acked and comes again.
@@ -561,11 +563,6 @@ pub const HOLDER_BODY_BYTES: usize = 64 * 1024;
 /// A name in the record of who acts: Kubernetes has none that is longer.
 pub const HOLDER_TEXT_BYTES: usize = 253;
 
-/// YAML values in a kubeconfig: twenty clusters have 600.
-pub const KUBECONFIG_NODES: usize = 8_192;
-
-/// Nesting in a kubeconfig: `exec` has six levels.
-pub const KUBECONFIG_DEPTH: usize = 16;
 /// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
 pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
 

@@ -10,6 +10,7 @@ mod journal;
 mod rbac;
 mod register;
 mod run;
+mod setup;
 #[cfg(feature = "sign")]
 mod sign;
 mod status;
@@ -76,7 +77,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }),
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),
+        Command::Setup(options) => setup::setup(*options),
         Command::Status(settings, is_json) => status::status(settings, is_json),
+        Command::Uninstall(options) => setup::uninstall(*options),
     };
     end(ended)
 }

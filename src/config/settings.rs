@@ -20,7 +20,7 @@ pub const DEFAULT_STATUS: &str = "/run/pullet/status.json";
 
 /// Every setting once: a key of the file (`state_dir`) and a flag (`--state-dir`). A flag wins over the
 /// file; a list of flags takes the place of the file's list.
-#[derive(Debug, Default, FromArgs, Serialize)]
+#[derive(Clone, Debug, Default, FromArgs, Serialize)]
 #[argh(help_triggers("--help"))]
 /// Settings
 pub struct Settings {
@@ -230,7 +230,29 @@ impl Settings {
         Ok(self.over(file))
     }
 
-    pub(super) fn over(self, file: Self) -> Self {
+    /// The text of the file `path` with what is set here set there too, and the rest as it was.
+    ///
+    /// # Errors
+    /// When the text that comes of it does not say that: a value over several lines has to be changed by hand.
+    pub fn written_into(&self, text: &str, path: &Path) -> Result<String, ConfigError> {
+        let assignments = super::file::assignments(&mut self.clone());
+        let present = super::file::assignments(&mut super::file::read(path, text)?);
+        let missing: Vec<_> = assignments.iter().filter(|wanted| !present.contains(wanted)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(text.to_owned());
+        }
+        let changed = super::file::set(text, &missing);
+        let mut found = super::file::read(path, &changed)?;
+        let found = super::file::assignments(&mut found);
+        match missing.into_iter().find(|wanted| !found.contains(wanted)) {
+            None => Ok(changed),
+            Some((key, value)) => Err(ConfigError::Value(key, value, format!("set it in {} by hand", path.display()))),
+        }
+    }
+
+    /// These settings where they are given, else those of a file.
+    #[must_use]
+    pub fn over(self, file: Self) -> Self {
         let list = |flags: Vec<String>, file: Vec<String>| if flags.is_empty() { file } else { flags };
         Self {
             config: self.config,

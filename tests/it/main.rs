@@ -44,6 +44,7 @@ mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
 mod lost_disk;
+mod manifests;
 mod memory;
 mod memory_cgroup;
 mod memory_image;
@@ -61,6 +62,7 @@ mod rights;
 mod scene;
 mod secrecy;
 mod shipped_configuration;
+mod setup;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;

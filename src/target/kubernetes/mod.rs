@@ -9,6 +9,7 @@
 //! [`limits::WATCHES`](crate::limits::WATCHES) kinds and of who acts, bodies and lines as `limits` has them, and no tree of
 //! what the API server sends.
 
+mod admin;
 mod api;
 mod apply;
 mod baseline;
@@ -46,6 +47,7 @@ use super::{Applied, Deleted, GroupKind, Holder, NamespaceRule, Observation, Pen
 use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
+pub use self::admin::{AccountToken, Admin, AdminError, Document};
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
 pub use self::clusters::{ClusterWatch, Clusters, Notice};
 pub use self::own::{Own, OwnError, SecretObject, push_encoded, push_text, secret_patch};
