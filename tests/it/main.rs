@@ -10,6 +10,7 @@ mod admission;
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod architectures;
 mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
@@ -61,9 +62,11 @@ mod rights;
 mod scene;
 mod secrecy;
 mod setup;
+mod shipped_configuration;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;
+mod squid;
 mod status;
 mod stopping;
 mod supervised;
@@ -73,4 +76,5 @@ mod testbed_itself;
 mod thousand;
 mod tls;
 mod wrong_clock;
+mod year_2038;
 mod year_offline;
