@@ -124,7 +124,7 @@ fn configure(settings: Settings) -> Result<Config, Failure> {
 }
 
 fn read_config(settings: Settings) -> Result<Config, ConfigError> {
-    Config::new(settings.with_file()?, |name| std::env::var(name).ok())
+    settings.with_file()?.here()
 }
 
 /// A line for the person or script that called us. Nobody reading any more is no error.

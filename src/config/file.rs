@@ -209,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn what_the_file_of_a_package_shows_is_opened_in_its_place() {
+        let shipped = include_str!("../../cross/pullet.toml");
+        let mut wanted =
+            read(Path::new("/x"), "endpoint = \"https://a\"\nwait = 7\nallow_chart = [\"https://c\"]").unwrap();
+        let wanted = super::assignments(&mut wanted);
+        let set = super::set(shipped, &wanted);
+        assert_eq!(set.lines().count(), shipped.lines().count());
+        assert_eq!(set.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).count(), 3);
+        assert_eq!(super::assignments(&mut read(Path::new("/x"), &set).unwrap()), wanted);
+    }
+
+    #[test]
     fn what_is_written_of_settings_is_read_as_the_same() {
         let text = "allow_kind = [\"/A\", \"b\\\"\\\\/C\"]\ndisplay_name = \"ä\\n\"\nstate_dir = \"/s\"\nmtls = false\nwait = 5\n";
         let mut settings = read(Path::new("/x"), text).unwrap();

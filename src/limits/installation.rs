@@ -22,8 +22,5 @@ pub const SETUP_LOOK: Duration = Duration::from_millis(500);
 /// Objects of one kind that `pullet uninstall --purge-resources` lists and removes at once. It says when there are more.
 pub const PURGED_OBJECTS: usize = 500;
 
-/// What a program that was run says when it fails: its last line is enough for a person.
-pub const PROGRAM_TEXT_BYTES: usize = 512;
-
 /// A line that a person types.
 pub const TYPED_BYTES: u64 = 4 * 1024;

@@ -7,9 +7,6 @@ use zeroize::Zeroizing;
 
 use crate::limits;
 
-/// Reads a line without showing it. The shell is asked because it also shows again what is typed when somebody ends us here.
-const UNSEEN: &str = "trap 'stty echo; exit 1' INT TERM; stty -echo; IFS= read -r line; stty echo; printf %s \"$line\"";
-
 /// One line; nothing where nobody sits there or nothing was typed. What is secret is not shown.
 pub(super) fn ask(question: &str, is_secret: bool) -> Option<Zeroizing<String>> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -17,14 +14,18 @@ pub(super) fn ask(question: &str, is_secret: bool) -> Option<Zeroizing<String>> 
     }
     let _ = write!(io::stdout(), "{question}");
     let _ = io::stdout().flush();
-    let mut line = Zeroizing::new(String::with_capacity(256));
+    // Where the terminal's own program is not there the token is seen, and used up in a moment. Who wants to end us here
+    // (Ctrl-C) is understood behind the line: ended at once, we would leave a terminal that shows nothing.
+    let show = |how: [&str; 2]| Command::new("stty").args(how).stdin(Stdio::inherit()).stderr(Stdio::null()).status();
     if is_secret {
-        let read = Command::new("sh").args(["-c", UNSEEN]).stdin(Stdio::inherit()).stderr(Stdio::null()).output();
-        line.push_str(std::str::from_utf8(&Zeroizing::new(read.ok()?.stdout)).ok()?);
+        let _ = show(["-echo", "-isig"]);
+    }
+    let mut line = Zeroizing::new(String::with_capacity(256));
+    let read = io::stdin().lock().take(limits::TYPED_BYTES).read_line(&mut line);
+    if is_secret {
+        let _ = show(["echo", "isig"]);
         let _ = writeln!(io::stdout());
-    } else {
-        io::stdin().lock().take(limits::TYPED_BYTES).read_line(&mut line).ok()?;
     }
     let text = Zeroizing::new(line.trim().to_owned());
-    Some(text).filter(|text| !text.is_empty())
+    Some(text).filter(|text| read.is_ok() && !text.is_empty() && !text.contains('\u{3}'))
 }

@@ -22,8 +22,8 @@ pub enum SetupError {
     Impossible(&'static str),
     /// Something that says by itself what it is: the registration, a secret, an object of the agent's own.
     Other(Box<dyn std::error::Error>),
-    /// A program ended with an error; what it said.
-    Program(String, String),
+    /// A program ended with an error, which it has said, or could not be run.
+    Program(String, Option<io::Error>),
     /// All is in its place, but the agent has no answer yet; what is known of it.
     Unconnected(String),
 }
@@ -44,7 +44,7 @@ impl fmt::Display for SetupError {
             Self::Config(error) => error.fmt(f),
             Self::File(path, _) => path.display().fmt(f),
             Self::Impossible(why) => f.write_str(why),
-            Self::Program(line, said) => write!(f, "{line} failed: {said}"),
+            Self::Program(line, _) => write!(f, "{line} failed"),
             Self::Other(error) => error.fmt(f),
             Self::Unconnected(known) => {
                 write!(f, "all is in its place, but the agent has no answer from the control plane yet: {known}")
@@ -58,9 +58,9 @@ impl std::error::Error for SetupError {
         match self {
             Self::Access(error) => Some(error),
             Self::Api(_, error) => Some(error),
-            Self::File(_, error) => Some(error),
+            Self::File(_, error) | Self::Program(_, Some(error)) => Some(error),
             Self::Other(error) => error.source(),
-            Self::Config(_) | Self::Impossible(_) | Self::Program(..) | Self::Unconnected(_) => None,
+            Self::Config(_) | Self::Impossible(_) | Self::Program(_, None) | Self::Unconnected(_) => None,
         }
     }
 }

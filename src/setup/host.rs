@@ -229,15 +229,12 @@ impl Host {
         if self.is_dry {
             return Ok(());
         }
-        let ended = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-        let failed = |said: &str| SetupError::Program(line.clone(), said.to_owned());
-        let output = ended.map_err(|error| failed(&error.to_string()))?;
-        if output.status.success() {
-            return Ok(());
+        // What it has to say of itself it says to the person.
+        match Command::new(program).args(arguments).stdin(Stdio::null()).status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(_) => Err(SetupError::Program(line, None)),
+            Err(error) => Err(SetupError::Program(line, Some(error))),
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().lines().next_back().unwrap_or("it said nothing");
-        Err(failed(said.get(..said.floor_char_boundary(limits::PROGRAM_TEXT_BYTES)).unwrap_or_default()))
     }
 
     /// The flag that names another root to a program of systemd.

@@ -98,7 +98,7 @@ fn settings(host: &Host, flags: Settings) -> Result<Config, SetupError> {
         true => Settings { config: Some(host.path(SETTINGS)), ..Settings::default() }.with_file().unwrap_or_default(),
         false => Settings::default(),
     };
-    Ok(Config::new(flags.over(saved), |_| None)?)
+    Ok(flags.over(saved).here()?)
 }
 
 fn remove_objects(host: &Host, admin: &Admin, config: &Config, means: &Means<'_>) -> Result<(), SetupError> {

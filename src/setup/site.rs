@@ -119,16 +119,14 @@ impl<'a> Site<'a> {
         };
         let merged = flags.clone().over(saved);
         let beside = |path: &str, is_given: bool| (is_given || host.has(path)).then(|| host.path(path));
-        let config = Config::new(
-            Settings {
-                state_dir: Some(host.path(STATE)),
-                token_file: Some(host.path(TOKEN)),
-                ca_file: beside(AUTHORITY, authority.is_some()).or_else(|| merged.ca_file.clone()),
-                keyring: beside(KEYRING, keyring.is_some()).or_else(|| merged.keyring.clone()),
-                ..merged
-            },
-            |name| std::env::var(name).ok(),
-        )?;
+        let config = Settings {
+            state_dir: Some(host.path(STATE)),
+            token_file: Some(host.path(TOKEN)),
+            ca_file: beside(AUTHORITY, authority.is_some()).or_else(|| merged.ca_file.clone()),
+            keyring: beside(KEYRING, keyring.is_some()).or_else(|| merged.keyring.clone()),
+            ..merged
+        }
+        .here()?;
         let mut site = Self {
             host,
             node,

@@ -61,8 +61,8 @@ mod proxy;
 mod rights;
 mod scene;
 mod secrecy;
-mod shipped_configuration;
 mod setup;
+mod shipped_configuration;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;

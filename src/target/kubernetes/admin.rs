@@ -5,12 +5,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::api::{Fault, JSON, segment};
 use super::cluster::{Access, AccessError, read_bytes};
-use super::decode::{Items, Text};
+use super::decode::{Items, member, text_at};
 use super::kubeconfig::Source;
 use super::own::Own;
 use crate::json;
@@ -42,6 +42,12 @@ impl std::fmt::Display for AdminError {
 }
 
 impl std::error::Error for AdminError {}
+
+impl AdminError {
+    fn unusable() -> Self {
+        Self { is_absent: false, text: "the API server's answer is not what was asked for".to_owned() }
+    }
+}
 
 impl From<Fault> for AdminError {
     fn from(fault: Fault) -> Self {
@@ -141,13 +147,8 @@ impl Admin {
     /// # Errors
     /// When there is no answer.
     pub fn minor(&self) -> Result<u32, AdminError> {
-        #[derive(Deserialize)]
-        struct Version<'a> {
-            #[serde(borrow, default)]
-            minor: Text<'a>,
-        }
-        let text = self.own.call(&Method::GET, "/version", "", "", limits::API_ERROR_BYTES)?;
-        let minor = json::read::<Version<'_>>(&text).map(|version| version.minor.cut(8)).unwrap_or_default();
+        let answer = self.ask(&Method::GET, "/version", limits::API_ERROR_BYTES)?;
+        let minor = text_at(&answer, &["minor"]);
         Ok(minor.trim_end_matches('+').parse().unwrap_or(0))
     }
 
@@ -219,25 +220,19 @@ impl Admin {
     /// # Errors
     /// When there is no answer.
     pub fn preferred(&self, group: &str) -> Result<Option<String>, AdminError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Group<'a> {
-            #[serde(borrow)]
-            preferred_version: Preferred<'a>,
+        match self.ask(&Method::GET, &["/apis/", group].concat(), limits::METADATA_BODY_BYTES) {
+            Ok(answer) => Ok(Some(text_at(&answer, &["preferredVersion", "groupVersion"]).into_owned())),
+            Err(error) if error.is_absent => Ok(None),
+            Err(error) => Err(error),
         }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Preferred<'a> {
-            #[serde(borrow)]
-            group_version: Text<'a>,
-        }
+    }
 
-        match self.own.call(&Method::GET, &["/apis/", group].concat(), "", "", limits::METADATA_BODY_BYTES) {
-            Ok(text) => Ok(json::read::<Group<'_>>(&text)
-                .ok()
-                .map(|group| group.preferred_version.group_version.0.into_owned())),
-            Err(Fault::Refused(refusal)) if refusal.code == 404 => Ok(None),
-            Err(fault) => Err(fault.into()),
+    /// Asks for JSON.
+    fn ask(&self, method: &Method, path: &str, limit: u64) -> Result<Box<RawValue>, AdminError> {
+        let text = self.own.call(method, path, "", "", limit)?;
+        match json::read::<&RawValue>(&text) {
+            Ok(answer) => Ok(answer.to_owned()),
+            Err(_) => Err(AdminError::unusable()),
         }
     }
 
@@ -247,39 +242,20 @@ impl Admin {
     /// # Errors
     /// When there is no answer, or none that is a list.
     pub fn list(&self, collection: &str, query: &str, most: usize) -> Result<Vec<String>, AdminError> {
-        #[derive(Deserialize)]
-        struct List<'a> {
-            #[serde(borrow)]
-            items: Items<'a>,
-        }
-        #[derive(Deserialize)]
-        struct Item<'a> {
-            #[serde(borrow)]
-            metadata: Metadata<'a>,
-        }
-        #[derive(Deserialize)]
-        struct Metadata<'a> {
-            #[serde(borrow)]
-            name: Text<'a>,
-            #[serde(borrow, default)]
-            namespace: Text<'a>,
-        }
-
         let path = format!("{collection}?limit={most}{query}");
-        let text = match self.own.call(&Method::GET, &path, "", "", limits::API_BODY_BYTES) {
-            Err(Fault::Refused(refusal)) if refusal.code == 404 => return Ok(Vec::new()),
+        let answer = match self.ask(&Method::GET, &path, limits::API_BODY_BYTES) {
+            Err(error) if error.is_absent => return Ok(Vec::new()),
             answer => answer?,
         };
-        let none = || AdminError { is_absent: false, text: "the API server's answer is no list".to_owned() };
-        let list: List<'_> = json::read(&text).map_err(|_| none())?;
+        let Some(items) = member(&answer, &["items"]) else { return Err(AdminError::unusable()) };
         let (base, plural) = collection.rsplit_once('/').unwrap_or_default();
-        let place = |item: Item<'_>| {
-            let name = segment(&item.metadata.name.0).ok()?;
-            let namespace = segment(&item.metadata.namespace.0).ok();
+        let place = |item: &RawValue| {
+            let name = segment(&text_at(item, &["metadata", "name"])).ok()?;
+            let namespace = segment(&text_at(item, &["metadata", "namespace"])).ok();
             let space = namespace.map(|namespace| ["/namespaces/", &namespace].concat()).unwrap_or_default();
             Some([base, &space, "/", plural, "/", &name].concat())
         };
-        Ok(list.items.first::<Item<'_>>(most).into_iter().filter_map(place).collect())
+        Ok(Items(items).first::<&RawValue>(most).into_iter().filter_map(place).collect())
     }
 
     /// A token for the agent's account. Blocks.
@@ -287,25 +263,19 @@ impl Admin {
     /// # Errors
     /// When the API server gives none.
     pub fn account_token(&self) -> Result<AccountToken, AdminError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            status: Given,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Given {
-            token: String,
-            expiration_timestamp: String,
-        }
         let path = ["/api/v1/namespaces/", OWN_NAMESPACE, "/serviceaccounts/pullet/token"].concat();
         let request = format!(
             r#"{{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{{"expirationSeconds":{}}}}}"#,
             limits::ACCOUNT_TOKEN.as_secs()
         );
-        let text = self.own.call(&Method::POST, &path, JSON, &request, limits::METADATA_BODY_BYTES)?;
-        let none = |_| AdminError { is_absent: false, text: "the API server's answer is no token".to_owned() };
-        let Answer { status } = json::read(&text).map_err(none)?;
-        Ok(AccountToken { token: Secret::new("account token", status.token), ends: status.expiration_timestamp })
+        let answer = self.own.call(&Method::POST, &path, JSON, &request, limits::METADATA_BODY_BYTES)?;
+        let answer: &RawValue = json::read(&answer).map_err(|_| AdminError::unusable())?;
+        let [token, ends] =
+            ["token", "expirationTimestamp"].map(|name| text_at(answer, &["status", name]).into_owned());
+        if token.is_empty() {
+            return Err(AdminError::unusable());
+        }
+        Ok(AccountToken { token: Secret::new("account token", token), ends })
     }
 
     /// A kubeconfig for this API server with a token.
