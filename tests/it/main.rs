@@ -64,6 +64,7 @@ mod shipped_configuration;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;
+mod squid;
 mod status;
 mod stopping;
 mod supervised;
