@@ -38,13 +38,14 @@ use crate::link::{
     Wanted, authorities, events, traffic,
 };
 use crate::metrics::Meter;
+use crate::monitor::{self, Monitor};
 use crate::net::renewal::TlsFiles;
 use crate::net::tls::TlsFileError;
 use crate::net::{Profile, Tls};
 use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
-use crate::status::{Board, Sources};
+use crate::status::{Board, Sources, View};
 use crate::target::Target;
 use crate::task;
 
@@ -63,6 +64,8 @@ pub struct Agent {
     wanted: Option<Wanted>,
     /// Whoever says how it is.
     known: Option<Arc<cluster::Known>>,
+    /// What machines are told.
+    monitor: Arc<Monitor>,
 }
 
 /// What signals ask for.
@@ -155,7 +158,17 @@ impl Agent {
             _ => None,
         };
         let wanted = wanted(&config).map_err(AgentError::Store)?;
-        Ok(Self { config, state: Arc::clone(&store), store, credential, token, profile, wanted, known: None })
+        Ok(Self {
+            config,
+            state: Arc::clone(&store),
+            store,
+            credential,
+            token,
+            profile,
+            wanted,
+            known: None,
+            monitor: Arc::default(),
+        })
     }
 
     /// Runs until a signal, or until another agent takes over.
@@ -185,6 +198,9 @@ impl Agent {
         shutdown::listen(stop.clone()).map_err(AgentError::Runtime)?;
         shutdown::listen_for_wakes(wake.clone(), rotate.clone()).map_err(AgentError::Runtime)?;
         let signals = Signals { stop: stop.clone(), wake: wake.clone(), rotate };
+        if let Some(address) = self.config.metrics.take() {
+            task::spawn(monitor::serve(address, Arc::clone(&self.monitor)));
+        }
         if self.config.cluster_resource.is_some() {
             return Box::pin(cluster::run(self, signals)).await;
         }
@@ -367,7 +383,7 @@ impl Agent {
         gate: Gate,
         Signals { stop, wake, rotate }: Signals,
     ) {
-        let Self { config, state, store, profile, known, .. } = self;
+        let Self { config, state, store, profile, known, monitor, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = credential.current.clone();
         let endpoint_text = endpoint.to_string();
@@ -435,27 +451,23 @@ impl Agent {
         }));
         let beating = task::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
         let delivery = task::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
-        let board = task::spawn(
-            Board::new(
-                config.status_file,
-                Sources {
-                    cluster: cluster_id.to_string(),
-                    endpoint: endpoint_text,
-                    target: target.describe(),
-                    health: Arc::clone(&health),
-                    hold: Arc::clone(&hold),
-                    outbox: Arc::clone(&outbox),
-                    reports: Arc::clone(&reports),
-                    runner: Arc::clone(&runner),
-                    gate: Arc::clone(&gate),
-                    keeper,
-                    observed: Arc::clone(&target),
-                    cluster_meter: target.meter(),
-                    journal_fault,
-                },
-            )
-            .keep(),
-        );
+        let view = Arc::new(View::new(Sources {
+            cluster: cluster_id.to_string(),
+            endpoint: endpoint_text,
+            target: target.describe(),
+            health: Arc::clone(&health),
+            hold: Arc::clone(&hold),
+            outbox: Arc::clone(&outbox),
+            reports: Arc::clone(&reports),
+            runner: Arc::clone(&runner),
+            gate: Arc::clone(&gate),
+            keeper,
+            observed: Arc::clone(&target),
+            cluster_meter: target.meter(),
+            journal_fault,
+        }));
+        monitor.show(Some(Arc::clone(&view)));
+        let board = task::spawn(Board::new(config.status_file, view).keep());
         let intake = Intake {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
@@ -495,6 +507,7 @@ impl Agent {
         beating.abort();
         silence.abort();
         board.abort();
+        monitor.show(None);
     }
 }
 

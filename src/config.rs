@@ -17,6 +17,7 @@ use crate::link::hold::Hold;
 use crate::link::longpoll::PROBE_WAIT;
 use crate::link::{Endpoint, Provided};
 use crate::logging::Format;
+use crate::monitor::Address;
 use crate::net::{PlainHttp, ProxySetting};
 use crate::protocol::{ClusterId, GroupKind};
 use crate::trust::Signatures;
@@ -55,6 +56,8 @@ pub struct Config {
     pub monthly_budget: Option<u64>,
     /// Where the status of the running agent is written.
     pub status_file: Option<PathBuf>,
+    /// Where metrics and probes are answered; none = nowhere.
+    pub metrics: Option<Address>,
     /// Where jobs take effect.
     pub target: TargetChoice,
     /// Whether `http://` is possible.
@@ -200,6 +203,7 @@ impl Config {
             poll_interval,
             monthly_budget: read_budget(is_metered, settings.monthly_budget)?,
             status_file: status_file(settings.status_file),
+            metrics: read("metrics", settings.metrics.filter(|text| text != "none"), Address::parse)?,
             target,
             plain_http,
             policy,

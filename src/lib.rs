@@ -17,6 +17,7 @@
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
 //! | [`agent`] | all parts; it wires them and decides nothing. `agent::cluster` goes by a `Cluster`, and its `step` decides |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
+//! | [`monitor`] | the same for machines: `/metrics`, `/healthz` and `/readyz` on loopback |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |
 //! | [`journal`] | what waits to be posted |
@@ -56,6 +57,7 @@ pub mod limits;
 pub mod link;
 pub mod logging;
 pub mod metrics;
+pub mod monitor;
 pub mod net;
 pub mod protocol;
 pub mod resources;

@@ -83,6 +83,18 @@ struct Contact {
     has_unused_certificates: bool,
     /// From when to when the client's certificate is valid.
     certificate_life: Option<Life>,
+    /// When the poll that is under way ends at the latest; none = there is none.
+    poll_ends: Option<Instant>,
+    polls: Polls,
+}
+
+/// Polls since the start, as far as they have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polls {
+    /// With an answer of the control plane.
+    pub answered: u32,
+    /// Without one.
+    pub failed: u32,
 }
 
 /// How long may pass without a round trip before the agent counts as disconnected.
@@ -115,6 +127,8 @@ impl Default for Health {
             credential_ends: None,
             has_unused_certificates: false,
             certificate_life: None,
+            poll_ends: None,
+            polls: Polls::default(),
         };
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
@@ -259,6 +273,36 @@ impl Health {
     #[must_use]
     pub fn is_long_outage(&self) -> bool {
         self.contact().is_long_outage
+    }
+
+    /// A poll begins, which is to be held as long as `hold`.
+    pub fn poll_begins(&self, hold: Duration) {
+        self.contact().poll_ends = Instant::now().checked_add(hold.saturating_add(limits::POLL_BESIDE_HOLD));
+    }
+
+    /// It has ended, with an answer or without; none = somebody wanted another one.
+    pub fn poll_ended(&self, is_answered: Option<bool>) {
+        let mut contact = self.contact();
+        contact.poll_ends = None;
+        let count = match is_answered {
+            Some(true) => &mut contact.polls.answered,
+            Some(false) => &mut contact.polls.failed,
+            None => return,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    /// How long ago the poll that is under way should have ended; none where all is well.
+    #[must_use]
+    pub fn poll_hangs(&self) -> Option<Duration> {
+        let late = self.contact().poll_ends?.elapsed();
+        (!late.is_zero()).then_some(late)
+    }
+
+    /// The polls that have ended.
+    #[must_use]
+    pub fn polls(&self) -> Polls {
+        self.contact().polls
     }
 
     fn answered(&self) {

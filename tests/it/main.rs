@@ -44,6 +44,7 @@ mod lost_disk;
 mod memory;
 mod memory_cgroup;
 mod memory_image;
+mod metrics;
 mod mtls;
 mod never_lose;
 mod never_lose_cluster;
