@@ -341,8 +341,8 @@ fn clock_now() -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, Health, Standing, patience, standing};
-    use std::time::Duration;
+    use super::{Access, Health, Polls, Standing, patience, standing};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_network_error_never_touches_access() {
@@ -375,6 +375,26 @@ mod tests {
         assert_eq!(standing(None, seconds(0), seconds(30)), Standing::Starting);
         assert_eq!(standing(Some(false), seconds(299), seconds(30)), Standing::Unreachable);
         assert_eq!(standing(Some(true), seconds(539), seconds(240)), Standing::Connected);
+    }
+
+    #[test]
+    fn a_poll_hangs_when_its_hold_and_all_its_bounds_are_over() {
+        let health = Health::default();
+        assert_eq!(health.poll_hangs(), None);
+        health.poll_begins(Duration::from_secs(240));
+        let ends = health.contact().poll_ends.unwrap();
+        assert!(ends > Instant::now() + Duration::from_secs(240 + 480));
+        assert_eq!(health.poll_hangs(), None);
+        health.contact().poll_ends = Instant::now().checked_sub(Duration::from_secs(7));
+        assert_eq!(health.poll_hangs().map(|late| late.as_secs()), Some(7));
+        health.poll_ended(None);
+        assert_eq!((health.poll_hangs(), health.polls()), (None, Polls::default()));
+        for is_answered in [true, false, true] {
+            health.poll_ended(Some(is_answered));
+        }
+        assert_eq!(health.polls(), Polls { answered: 2, failed: 1 });
+        health.poll_begins(Duration::MAX);
+        assert_eq!(health.poll_hangs(), None);
     }
 
     #[test]

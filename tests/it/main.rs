@@ -41,6 +41,7 @@ mod kubernetes_faults;
 mod kubernetes_observe;
 mod layers;
 mod lost_disk;
+mod manual;
 mod memory;
 mod memory_cgroup;
 mod memory_image;

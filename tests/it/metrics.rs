@@ -152,9 +152,6 @@ fn a_scrape_tells_what_was_done_and_the_probes_that_all_is_well() {
         assert!(found.get(name).is_some_and(|value| *value > 0.0), "{name}: {found:?}");
     }
     assert!((0.0..120.0).contains(&found["vworkspace_operator_credential_age_seconds"]), "{found:?}");
-    // What status says is the same.
-    let status: Value = serde_json::from_slice(&fs::read(scene.agent.status_file()).unwrap()).unwrap();
-    assert_eq!(status["connection"]["state"], "connected");
 }
 
 #[test]
