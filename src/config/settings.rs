@@ -128,7 +128,7 @@ pub struct Settings {
     #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// a type of operations that jobs may request: Backup, Migration, Restore, RunCommand, Runbook or Upgrade
     /// (repeat for more; default: all)
-    #[argh(option, arg_name = "type")]
+    #[argh(option, arg_name = "Backup|Migration|Restore|RunCommand|Runbook|Upgrade")]
     pub allow_operation: Vec<String>,
 
     /// take a Secret only in an encrypted payload (default false)
@@ -176,7 +176,7 @@ pub struct Settings {
     pub journal_size: Option<u64>,
 
     /// error, warn, info (default), debug or trace
-    #[argh(option, arg_name = "level")]
+    #[argh(option, arg_name = "error|warn|info|debug|trace")]
     pub log_level: Option<String>,
 
     /// text or json (default: text on a terminal, json otherwise)

@@ -26,10 +26,21 @@ fn text(plain: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Each sentence on a line of its own, as mandoc wants it.
+/// Each sentence begins a line, and none is longer than 80 bytes, as mandoc wants it.
 fn sentences(plain: &str) -> String {
-    let joined = plain.split_whitespace().collect::<Vec<_>>().join(" ");
-    text(&joined.replace(". ", ".\n"))
+    let mut lines = vec![String::new()];
+    for word in plain.split_whitespace().map(text) {
+        let Some(line) = lines.last_mut() else { continue };
+        if line.is_empty() {
+            line.push_str(&word);
+        } else if line.ends_with('.') || line.len() + word.len() > 76 {
+            lines.push(word);
+        } else {
+            line.push(' ');
+            line.push_str(&word);
+        }
+    }
+    lines.join("\n")
 }
 
 /// The whole page.
@@ -50,8 +61,11 @@ pub(super) fn page(commands: &[Subcommand], settings: &[Setting]) -> String {
     );
     page.push_str(".SH COMMANDS\n");
     for command in commands {
-        let file = if command.takes_file { " file" } else { "" };
-        let _ = write!(page, ".TP\n.BI {}{file}\n{}.\n", command.name, sentences(&command.what));
+        let name = match command.takes_file {
+            true => format!(".BI {} \" file\"", command.name),
+            false => format!(".B {}", command.name),
+        };
+        let _ = write!(page, ".TP\n{name}\n{}\n", sentences(&format!("{}.", command.what)));
         if !command.purpose.is_empty() {
             let _ = write!(page, ".IP\n{}\n", sentences(&command.purpose));
         }
@@ -66,18 +80,12 @@ pub(super) fn page(commands: &[Subcommand], settings: &[Setting]) -> String {
         )
     );
     for setting in settings {
-        let value = if setting.is_switch() { "[=true|false]".to_owned() } else { format!(" {}", setting.value) };
-        let macros = if setting.is_switch() { ".B" } else { ".BI" };
-        let _ = match value.strip_prefix(' ') {
-            Some(value) => write!(
-                page,
-                ".TP\n{macros} {} \" {}\"\n{}.\n",
-                text(&setting.flag),
-                text(value),
-                sentences(&setting.what)
-            ),
-            None => write!(page, ".TP\n{macros} {}\n{}.\n", text(&setting.flag), sentences(&setting.what)),
+        let flag = text(&setting.flag);
+        let flag = match setting.is_switch() {
+            true => format!(".BR {flag} [=true|false]"),
+            false => format!(".BI {flag} \" {}\"", text(&setting.value)),
         };
+        let _ = write!(page, ".TP\n{flag}\n{}\n", sentences(&format!("{}.", setting.what)));
     }
     for (title, entries) in [
         (
@@ -123,7 +131,7 @@ pub(super) fn page(commands: &[Subcommand], settings: &[Setting]) -> String {
     ] {
         let _ = writeln!(page, ".SH {}", if title.contains(' ') { format!("\"{title}\"") } else { title.to_owned() });
         for (name, what) in entries {
-            let _ = write!(page, ".TP\n.B {}\n{}.\n", text(name), sentences(what));
+            let _ = write!(page, ".TP\n.B {}\n{}\n", text(name), sentences(&format!("{what}.")));
         }
     }
     page.push_str(".SH SEE ALSO\n.BR kubectl (1),\n.BR systemctl (1)\n");
