@@ -35,6 +35,10 @@ _pullet() {
             mapfile -t COMPREPLY < <(compgen -W 'require warn off' -- "$current")
             return
             ;;
+        --allow-operation)
+            mapfile -t COMPREPLY < <(compgen -W 'Backup Migration Restore RunCommand Runbook Upgrade' -- "$current")
+            return
+            ;;
         --succeed-on)
             mapfile -t COMPREPLY < <(compgen -W 'ready applied' -- "$current")
             return
@@ -43,11 +47,15 @@ _pullet() {
             mapfile -t COMPREPLY < <(compgen -W 'standard metered' -- "$current")
             return
             ;;
+        --log-level)
+            mapfile -t COMPREPLY < <(compgen -W 'error warn info debug trace' -- "$current")
+            return
+            ;;
         --log-format)
             mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$current")
             return
             ;;
-        --endpoint | --cluster-id | --cluster-resource | --display-name | --proxy | --wait | --context | --allow-kind | --allow-namespace | --allow-chart | --allow-operation | --poll-interval | --monthly-budget | --metrics | --ready-timeout | --heartbeat-interval | --journal-size | --log-level) return ;;
+        --endpoint | --cluster-id | --cluster-resource | --display-name | --proxy | --wait | --context | --allow-kind | --allow-namespace | --allow-chart | --poll-interval | --monthly-budget | --metrics | --ready-timeout | --heartbeat-interval | --journal-size) return ;;
     esac
     case ${COMP_WORDS[1]} in
         run) words='--config --state-dir --endpoint --token-file --cluster-id --cluster-resource --display-name --ca-file --client-cert --client-key --mtls --proxy --wait --target --directory --kubeconfig --context --allow-plain-http-loopback --allow-kind --keyring --signatures --allow-namespace --allow-chart --allow-operation --require-encrypted-secrets --succeed-on --profile --poll-interval --monthly-budget --status-file --metrics --ready-timeout --heartbeat-interval --journal-size --log-level --log-format --help' ;;
