@@ -235,18 +235,7 @@ impl Config {
                 limits::HEARTBEAT_MAX,
             )?,
             journal_size: journal_size(settings.journal_size)?,
-            log_level: choose(
-                "log_level",
-                settings.log_level,
-                &[
-                    ("error", Level::ERROR),
-                    ("warn", Level::WARN),
-                    ("info", Level::INFO),
-                    ("debug", Level::DEBUG),
-                    ("trace", Level::TRACE),
-                ],
-            )?
-            .unwrap_or(Level::INFO),
+            log_level: read_log_level(settings.log_level)?,
             log_format: choose("log_format", settings.log_format, &[("text", Format::Text), ("json", Format::Json)])?
                 .unwrap_or_else(Format::for_stderr),
         })
@@ -357,6 +346,17 @@ pub fn status_file(configured: Option<PathBuf>) -> Option<PathBuf> {
             has_room.then_some(path)
         }
     }
+}
+
+fn read_log_level(level: Option<String>) -> Result<Level, ConfigError> {
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    Ok(choose("log_level", level, &levels)?.unwrap_or(Level::INFO))
 }
 
 fn journal_size(bytes: Option<u64>) -> Result<u64, ConfigError> {

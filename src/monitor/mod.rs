@@ -59,8 +59,8 @@ impl Monitor {
     fn unready(&self) -> Option<String> {
         let Some(view) = self.view() else {
             return Some(
-                "no line to the control plane yet: this node is not registered, waits for its Cluster object or for \
-                 another agent to end"
+                "no line to the control plane yet: this node is not registered, or waits for its Cluster object, for the \
+                 API server or for another agent to end; the log says which"
                     .to_owned(),
             );
         };

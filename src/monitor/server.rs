@@ -28,7 +28,7 @@ pub async fn serve(address: Address, monitor: Arc<Monitor>) {
         match Listener::open(&address).await {
             Ok(listener) => {
                 info!(address = listener.describe(), "metrics and probes are answered: /metrics, /healthz, /readyz");
-                accept(&listener, &monitor).await
+                accept(&listener, &monitor).await;
             }
             Err(error) if has_failed => debug!(%error, "the address of the metrics still cannot be used"),
             Err(error) => {

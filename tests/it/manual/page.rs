@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use pullet::clock;
+use pullet::protocol::Timestamp;
+
 use super::{Setting, Subcommand};
 
 /// Text as roff takes it: no backslash, no dot or quote that begins a line, no character that has another shape.
@@ -49,10 +52,12 @@ pub(super) fn page(commands: &[Subcommand], settings: &[Setting]) -> String {
         String::from(".\\\" Made from src/args.rs and src/config/settings.rs by a test (tests/it/manual).\n");
     let _ = write!(
         page,
-        ".TH PULLET 1 \"\" \"Pullet {}\" \"User Commands\"\n\
+        ".TH PULLET 1 {} \"Pullet {}\" \"User Commands\"\n\
          .SH NAME\npullet \\- agent on a k3s node that nobody can reach from outside\n\
          .SH SYNOPSIS\n.B pullet\n.I command\n.RI [ \\-\\-flag\\~value \" | \" \\-\\-flag=value ]...\n\
          .SH DESCRIPTION\n{}\n",
+        // Moved with each release.
+        Timestamp::from_unix_seconds(clock::floor()).to_string().get(..10).unwrap(),
         env!("CARGO_PKG_VERSION"),
         sentences(
             "Pullet runs on a node that nobody can reach from outside, fetches jobs from its control plane over one outgoing \
