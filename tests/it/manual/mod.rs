@@ -152,7 +152,16 @@ fn commands_and_their_own_flags_are_found() {
 /// What a shell says, which has to end well.
 fn shell(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
-    command.args(arguments).env("HOME", "/nonexistent").env("LC_ALL", "C.UTF-8").current_dir(root(""));
+    // What a shell notes of itself goes there, and away.
+    let home = tempfile::tempdir().unwrap();
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", home.path())
+        .env("TERM", "xterm")
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir(root(""));
     let Output { status, stdout, stderr } = command.output().unwrap();
     let said = String::from_utf8_lossy(&stderr);
     assert!(status.success() && said.is_empty(), "{program}: {status}: {said}");
