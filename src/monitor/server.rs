@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use super::{Address, Monitor};
 use crate::limits;
@@ -30,7 +30,7 @@ pub async fn serve(address: Address, monitor: Arc<Monitor>) {
                 info!(address = listener.describe(), "metrics and probes are answered: /metrics, /healthz, /readyz");
                 accept(&listener, &monitor).await;
             }
-            Err(error) if has_failed => debug!(%error, "the address of the metrics still cannot be used"),
+            Err(_) if has_failed => {}
             Err(error) => {
                 has_failed = true;
                 let address = address.to_string();
@@ -148,14 +148,10 @@ fn remove_left_behind(path: &Path) -> io::Result<()> {
 async fn accept(listener: &Listener, monitor: &Arc<Monitor>) -> ! {
     let mut open: VecDeque<(Instant, JoinHandle<()>)> = VecDeque::new();
     loop {
-        let connection = match listener.accept().await {
-            Ok(connection) => connection,
-            // It is gone already, or no more files can be open.
-            Err(error) => {
-                debug!(%error, "a connection for metrics could not be taken");
-                sleep(limits::METRICS_GRACE).await;
-                continue;
-            }
+        // One that cannot be taken is gone already, or no more files can be open.
+        let Ok(connection) = listener.accept().await else {
+            sleep(limits::METRICS_GRACE).await;
+            continue;
         };
         open.retain(|(_, answering)| !answering.is_finished());
         if open.len() >= limits::METRICS_CONNECTIONS
@@ -175,11 +171,8 @@ async fn answer(connection: Connection, monitor: Arc<Monitor>) {
         let answer = respond(read_head(&connection, &mut head).await?, &monitor);
         connection.write_all(answer.as_bytes()).await
     };
-    match timeout(limits::METRICS_PATIENCE, answering).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a request for metrics got no answer"),
-        Err(_) => debug!("a request for metrics took too long"),
-    }
+    // Whoever went away or took too long has no answer, and nobody else needs to know.
+    let _ = timeout(limits::METRICS_PATIENCE, answering).await;
 }
 
 /// Reads up to the empty line that ends a head; none = it is not within the buffer.
