@@ -4,8 +4,8 @@
 //! when something changed; it is removed at a clean stop.
 
 mod error;
-mod fault;
 mod flash;
+mod line;
 mod trust;
 mod view;
 
@@ -22,10 +22,12 @@ pub use self::error::StatusError;
 pub use self::flash::FlashStatus;
 pub use self::trust::{CredentialStatus, TrustStatus, describe_clock};
 pub use self::view::{Sources, View};
+use crate::clock;
 use crate::json;
 use crate::limits;
 use crate::metrics::{Bytes, Memory};
 use crate::protocol::Timestamp;
+use crate::supervisor::Supervisor;
 
 /// Another version is not read.
 const VERSION: u32 = 1;
@@ -249,16 +251,17 @@ fn process_began(pid: u32) -> Option<u64> {
 /// Writes the status while the agent runs.
 pub struct Board {
     path: Option<PathBuf>,
+    supervisor: Supervisor,
     view: Arc<View>,
     written: Option<Status>,
     has_failed: bool,
 }
 
 impl Board {
-    /// Writes to `path`; without one only the bytes are counted.
+    /// Writes to `path`, and a line of it to whoever supervises the agent; without a path only the bytes are counted.
     #[must_use]
-    pub fn new(path: Option<PathBuf>, view: Arc<View>) -> Self {
-        Self { path, view, written: None, has_failed: false }
+    pub fn new(path: Option<PathBuf>, supervisor: Supervisor, view: Arc<View>) -> Self {
+        Self { path, supervisor, view, written: None, has_failed: false }
     }
 
     /// Looks what changed, once a second while something does and ever more rarely while nothing does: each look
@@ -269,6 +272,7 @@ impl Board {
         let mut pause = limits::STATUS_INTERVAL;
         loop {
             let status = self.view.gather();
+            self.supervisor.status(|| status.line(clock::unix_seconds()));
             if self.written.as_ref().is_none_or(|written| written.differs(&status)) {
                 self.write(status);
                 pause = limits::STATUS_INTERVAL;

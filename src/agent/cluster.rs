@@ -94,7 +94,10 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
     // Whoever does not act says nothing of the Cluster either. No object is applied through this one.
     let acting: Arc<dyn Target> =
         Arc::new(Kubernetes::open(&access, "unregistered", Vec::new()).map_err(AgentError::Access)?);
-    let Some(holding) = holding::begin(&acting, &base.state, &signals.stop).await else { return Ok(()) };
+    let Some(holding) = holding::begin(&acting, &base.state, &signals.stop, &base.supervisor).await else {
+        return Ok(());
+    };
+    base.supervisor.ready("waiting for a Cluster");
     let known = Arc::new(Known::default());
     let (seen, watching) = watch::channel(Arc::new(Seen::Unknown));
     let watcher = task::spawn(look(own.clone(), base.config.cluster_resource.clone(), seen));
@@ -225,6 +228,7 @@ impl Controller {
         self.known.hears(cluster.metadata.generation);
         if self.known.enter(Stage::Refused(reason, text.clone())) {
             warn!(cluster = cluster.metadata.name, reason, "the Cluster is not served: {text}");
+            self.base.supervisor.status(|| format!("the Cluster is not served: {text}").into());
         }
         self.pause(cluster, limits::STATUS_PAUSE_MAX).await;
     }
@@ -295,6 +299,7 @@ impl Controller {
             wanted: self.base.wanted.clone(),
             known: Some(Arc::clone(&self.known)),
             monitor: Arc::clone(&self.base.monitor),
+            supervisor: self.base.supervisor.clone(),
         })
     }
 

@@ -143,10 +143,6 @@ mod tests {
     use crate::status::tests::status;
     use crate::status::{ConnectionState, ConnectionStatus, PollStatus, Status, TrafficStatus};
 
-    fn fault(status: &Status, now: u64) -> Option<String> {
-        status.fault(now)
-    }
-
     fn with(state: ConnectionState, fault: &str) -> Status {
         let connection = ConnectionStatus { state, fault: fault.to_owned(), ..status().connection };
         Status { connection, ..status() }
@@ -179,6 +175,10 @@ mod tests {
         assert_eq!(print(&forged, 0).lines().count(), text.lines().count());
         let poll = PollStatus { hold_seconds: 30, hold_state: "fixed".into(), hold_failed_seconds: None };
         assert!(print(&Status { poll, ..status() }, 0).contains("held for 30 s, as configured"));
+    }
+
+    fn fault(status: &Status, now: u64) -> Option<String> {
+        status.fault(now)
     }
 
     #[test]

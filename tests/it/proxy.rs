@@ -1,12 +1,8 @@
 //! The way out through a forward proxy.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use std::time::Duration;
 
 use crate::agent::Setup;
 use crate::scene::{SOON, Scene, apply, goes_on, hit, quick, said, says, succeeds};
@@ -21,7 +17,7 @@ fn with_password(proxy: &Proxy) -> String {
 }
 
 /// The server as a proxy and `NO_PROXY` name it.
-fn server(testbed: &Testbed) -> String {
+pub(crate) fn server(testbed: &Testbed) -> String {
     testbed.endpoint().replace("https://", "")
 }
 
@@ -173,74 +169,4 @@ fn plain_http_to_this_machine_passes_by_every_proxy() {
     let setup = quick(&testbed).switch("--allow-plain-http-loopback").env("HTTPS_PROXY", proxy.url());
     goes_straight(&testbed, &proxy, &setup.clone().env("HTTP_PROXY", proxy.url()));
     goes_straight(&testbed, &proxy, &setup.flag("--proxy", proxy.url()));
-}
-
-/// Squid on a port of the loopback, ended when dropped.
-struct Squid {
-    child: Child,
-    port: u16,
-    home: TempDir,
-}
-
-impl Squid {
-    fn start(testbed: &Testbed) -> Self {
-        let home = TempDir::new().unwrap();
-        // Squid drops its rights when root starts it, and has to write here all the same.
-        fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let place = home.path().display();
-        let server_port = server(testbed).rsplit(':').next().unwrap().to_owned();
-        let config = format!(
-            "http_port 127.0.0.1:{port}\npid_filename {place}/pid\naccess_log stdio:{place}/access\n\
-             cache_log {place}/cache\ncache deny all\nmax_filedescriptors 1024\ncoredump_dir {place}\nshutdown_lifetime 0 seconds\n\
-             acl ours port {server_port}\nacl CONNECT method CONNECT\n\
-             http_access allow CONNECT ours\nhttp_access deny all\n"
-        );
-        fs::write(home.path().join("squid.conf"), config).unwrap();
-        let child = Command::new("squid")
-            .args(["-N", "-f"])
-            .arg(home.path().join("squid.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("squid is installed");
-        let squid = Self { child, port, home };
-        let deadline = Instant::now() + SOON;
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "{}", squid.log("cache"));
-            thread::sleep(Duration::from_millis(50));
-        }
-        squid
-    }
-
-    fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.home.path().join(name)).unwrap_or_default()
-    }
-}
-
-impl Drop for Squid {
-    fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
-    }
-}
-
-#[test]
-#[ignore = "needs squid: apt-get install squid"]
-fn a_real_squid_lets_the_agent_through_and_its_refusal_is_said() {
-    let testbed = Testbed::start();
-    let squid = Squid::start(&testbed);
-    let setup = quick(&testbed).flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
-    let mut agent = setup.spawn();
-    goes_on(&testbed);
-    assert!(agent.stop().status.success());
-    let access = squid.log("access");
-    let tunnel = format!("CONNECT {}", server(&testbed));
-    assert!(access.contains(&tunnel) && access.contains("TCP_TUNNEL/200"), "{access}");
-    // A port that its rules do not allow.
-    let elsewhere = Testbed::start();
-    let refused = quick(&elsewhere).flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
-    says(&refused.run_to_end("register"), 1, &["the proxy did not let us through", "403"]);
-    assert_eq!(elsewhere.counts().connections, 0);
 }

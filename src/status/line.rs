@@ -1,7 +1,8 @@
-//! What is wrong with a running agent, in one line.
+//! The status in one line: what `pullet status` ends with, and what a supervisor shows.
+
+use std::borrow::Cow;
 
 use super::{ConnectionState, Status};
-use crate::protocol::Timestamp;
 
 impl Status {
     /// What is wrong, what the agent does about it, what the person can do.
@@ -16,12 +17,12 @@ impl Status {
             );
         }
         let why = if connection.fault.is_empty() { "no answer came" } else { &connection.fault };
-        let has_ended = |end: Timestamp| u64::try_from(end.unix_seconds()).unwrap_or(0) <= now;
+        let has_ended = |end: i64| u64::try_from(end).unwrap_or(0) <= now;
         match connection.state {
             ConnectionState::Connected => self.trust.fault().map(str::to_owned),
-            _ if connection.certificate_ends.is_some_and(has_ended) => Some(format!(
-                "the client certificate has ended: {why}; another one is asked for by itself where mtls is on, otherwise \
-                 renew the files of client_cert and client_key"
+            _ if connection.certificate_ends.is_some_and(|end| has_ended(end.unix_seconds())) => Some(format!(
+                "the client certificate has ended: {why}; another one is asked for by itself where mtls is on, otherwise renew the \
+                 files of client_cert and client_key"
             )),
             ConnectionState::Starting => Some("not connected yet: there was no answer since the start".to_owned()),
             ConnectionState::Disconnected | ConnectionState::Unreachable => Some(format!(
@@ -29,8 +30,8 @@ impl Status {
                 connection.since, self.pid
             )),
             ConnectionState::Forbidden => Some(
-                "no jobs: the control plane does not let this agent act for this cluster (403); restore its access there, \
-                 or register it anew (pullet register)"
+                "no jobs: the control plane does not let this agent act for this cluster (403); restore its access there, or \
+                 register it anew (pullet register)"
                     .to_owned(),
             ),
             ConnectionState::Refused => Some(
@@ -39,5 +40,26 @@ impl Status {
                     .to_owned(),
             ),
         }
+    }
+
+    /// What is wrong, or that nothing is.
+    #[must_use]
+    pub fn line(&self, now: u64) -> Cow<'static, str> {
+        self.fault(now).map_or(Cow::Borrowed("connected, waiting for jobs"), Cow::Owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::status::tests::status;
+    use crate::status::{ConnectionState, ConnectionStatus, Status};
+
+    #[test]
+    fn a_line_is_there_whatever_the_state() {
+        assert_eq!(status().line(0), "connected, waiting for jobs");
+        let connection =
+            ConnectionStatus { state: ConnectionState::Unreachable, fault: "x".into(), ..status().connection };
+        let line = Status { connection, ..status() }.line(0).into_owned();
+        assert!(line.starts_with("not connected since 2027-01-15T08:00:00Z: x; "), "{line}");
     }
 }
