@@ -51,8 +51,8 @@ pub enum Command {
     Status(Settings, bool),
     /// Take the agent away.
     Uninstall(Box<Options>),
-    /// Name and version.
-    Version,
+    /// Name and version, or as JSON all that was settled when it was built.
+    Version(bool),
 }
 
 /// What `doctor` is to set right.
@@ -112,7 +112,7 @@ const COMMANDS: [(&str, &str); 13] = [
     ("doctor", "set right what the agent must not by itself: --reset-clock, --reset-ledger"),
     ("uninstall", "take the agent away; what it applied stays (--dry-run, --purge-resources)"),
     ("help", "show this, or the flags of a command: pullet help run"),
-    ("version", "show the version"),
+    ("version", "show the version (--json)"),
 ];
 
 /// Reads the arguments behind the program's name.
@@ -132,7 +132,10 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
             Some(other) => Err(unknown_command(other)),
         },
         "crds" => alone(Command::Crds, rest),
-        "version" | "--version" | "-V" => alone(Command::Version, rest),
+        "version" | "--version" | "-V" => {
+            let (is_json, rest) = without(JSON, rest);
+            alone(Command::Version(is_json), &rest)
+        }
         "rbac" => settings("rbac", rest).map(|settings| settings.map_or_else(Command::Help, Command::Rbac)),
         "run" => settings("run", rest).map(|settings| settings.map_or_else(Command::Help, Command::Run)),
         "register" => {
@@ -548,7 +551,8 @@ mod tests {
     #[test]
     fn the_version_is_asked_for_in_every_way() {
         for text in ["version", "--version", "-V"] {
-            assert!(matches!(parse(&words(text)), Ok(Command::Version)));
+            assert!(matches!(parse(&words(text)), Ok(Command::Version(false))));
+            assert!(matches!(parse(&words(&format!("{text} --json"))), Ok(Command::Version(true))));
         }
     }
 }

@@ -14,6 +14,7 @@ mod setup;
 #[cfg(feature = "sign")]
 mod sign;
 mod status;
+mod version;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -54,8 +55,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             }
             Ok(())
         }
-        Command::Version => {
-            say(concat!("pullet ", env!("CARGO_PKG_VERSION")));
+        Command::Version(is_json) => {
+            say(&version::text(is_json));
             Ok(())
         }
         Command::Admission(settings, is_json) => {

@@ -53,6 +53,7 @@ fn place<'a>(settings: &'a mut Settings, key: &str) -> Option<Place<'a>> {
         "kubeconfig" => Place::File(&mut settings.kubeconfig),
         "log_format" => Place::Text(&mut settings.log_format),
         "log_level" => Place::Text(&mut settings.log_level),
+        "metrics" => Place::Text(&mut settings.metrics),
         "monthly_budget" => Place::Number(&mut settings.monthly_budget),
         "mtls" => Place::Switch(&mut settings.mtls),
         "poll_interval" => Place::Number(&mut settings.poll_interval),

@@ -128,7 +128,7 @@ pub struct Settings {
     #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// a type of operations that jobs may request: Backup, Migration, Restore, RunCommand, Runbook or Upgrade
     /// (repeat for more; default: all)
-    #[argh(option, arg_name = "type")]
+    #[argh(option, arg_name = "Backup|Migration|Restore|RunCommand|Runbook|Upgrade")]
     pub allow_operation: Vec<String>,
 
     /// take a Secret only in an encrypted payload (default false)
@@ -157,6 +157,12 @@ pub struct Settings {
     #[argh(option, arg_name = "file")]
     pub status_file: Option<PathBuf>,
 
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
+    /// where /metrics, /healthz and /readyz are answered: 127.0.0.1:9464, [::1]:9464 or unix:/run/pullet/metrics.sock
+    /// (default none)
+    #[argh(option, arg_name = "address")]
+    pub metrics: Option<String>,
+
     /// seconds that an object may take to be ready (default 600)
     #[argh(option, arg_name = "seconds")]
     pub ready_timeout: Option<u64>,
@@ -170,7 +176,7 @@ pub struct Settings {
     pub journal_size: Option<u64>,
 
     /// error, warn, info (default), debug or trace
-    #[argh(option, arg_name = "level")]
+    #[argh(option, arg_name = "error|warn|info|debug|trace")]
     pub log_level: Option<String>,
 
     /// text or json (default: text on a terminal, json otherwise)
@@ -179,7 +185,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 34] = [
+pub const KEYS: [&str; 35] = [
     "allow_chart",
     "allow_kind",
     "allow_namespace",
@@ -200,6 +206,7 @@ pub const KEYS: [&str; 34] = [
     "kubeconfig",
     "log_format",
     "log_level",
+    "metrics",
     "monthly_budget",
     "mtls",
     "poll_interval",
@@ -294,6 +301,7 @@ impl Settings {
             poll_interval: self.poll_interval.or(file.poll_interval),
             monthly_budget: self.monthly_budget.or(file.monthly_budget),
             status_file: self.status_file.or(file.status_file),
+            metrics: self.metrics.or(file.metrics),
             ready_timeout: self.ready_timeout.or(file.ready_timeout),
             heartbeat_interval: self.heartbeat_interval.or(file.heartbeat_interval),
             journal_size: self.journal_size.or(file.journal_size),

@@ -33,7 +33,7 @@ mod resources;
 mod stamp;
 mod yaml;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
@@ -68,6 +68,8 @@ struct Inner {
     recall: Recall,
     /// Sightings of objects beyond those that are compared.
     unreported: AtomicU64,
+    /// Kinds that are not reported on for now.
+    troubled: AtomicUsize,
 }
 
 impl Kubernetes {
@@ -90,6 +92,7 @@ impl Kubernetes {
             cluster_id: cluster_id.to_owned(),
             recall: Recall::new(kinds.len()),
             unreported: AtomicU64::new(0),
+            troubled: AtomicUsize::new(0),
             kinds,
             resources: Resources::new(),
             looks: Looks::default(),
@@ -124,6 +127,10 @@ impl Target for Kubernetes {
 
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
         Box::pin(observe::run(Arc::clone(&self.0), sink))
+    }
+
+    fn kinds(&self) -> (usize, usize) {
+        (self.0.kinds.len(), self.0.troubled.load(Ordering::Relaxed))
     }
 
     fn unreported(&self) -> u64 {
