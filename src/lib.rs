@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
 //! | [`agent`] | all parts; it wires them and decides nothing. `agent::cluster` goes by a `Cluster`, and its `step` decides |
+//! | [`doctor`] | what is wrong with a node: it asks and looks, and changes nothing; the agent itself never comes here |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |
@@ -49,6 +50,7 @@ pub mod args;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod job;
 pub mod journal;
 pub mod json;

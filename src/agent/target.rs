@@ -28,7 +28,11 @@ pub(super) fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc
     }
 }
 
-pub(super) fn find_access(config: &Config) -> Result<Access, AgentError> {
+/// How the API server of the target is reached.
+///
+/// # Errors
+/// [`AgentError::Access`].
+pub fn find_access(config: &Config) -> Result<Access, AgentError> {
     let (kubeconfig, context) = match &config.target {
         TargetChoice::Kubernetes { kubeconfig, context } => (kubeconfig.clone(), context.clone()),
         TargetChoice::Directory(_) => (None, None),

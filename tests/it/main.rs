@@ -24,6 +24,8 @@ mod custom_resources;
 #[cfg(feature = "crds")]
 mod definitions;
 mod directory;
+mod doctor;
+mod doctor_cluster;
 mod drift;
 mod fake_api;
 mod faults;
