@@ -22,6 +22,9 @@ use crate::net::tls::TlsFileError;
 use crate::net::{Body, Line, NetError, Patience, Profile};
 use crate::protocol::{ErrorBody, MEDIA_TYPE};
 
+/// The shortest answer of a proxy that opens a tunnel: `HTTP/1.1 200 OK` and two ends of a line.
+const TUNNEL: u64 = 19;
+
 /// What lies behind the first hop, in its order.
 const BEHIND: [Check; 5] = [Check::Proxy, Check::Tcp, Check::Tls, Check::Certificate, Check::Protocol];
 
@@ -242,12 +245,12 @@ impl Way<'_> {
             NetError::Timeout(_) if sent == 0 => {
                 Fault(first, format!("{place} does not take a connection, and does not refuse it either"), unreachable)
             }
-            NetError::Timeout(_) if received == 0 && self.hop.is_proxy => Fault(
+            NetError::Timeout(_) if received < TUNNEL && self.hop.is_proxy => Fault(
                 Check::Proxy,
                 format!("{place} takes the connection and does not answer CONNECT"),
                 "is this the port of an HTTP proxy? restart the proxy, or go straight: proxy = \"none\"",
             ),
-            NetError::Http(_) if self.hop.is_proxy => Fault(
+            _ if received < TUNNEL && self.hop.is_proxy => Fault(
                 Check::Proxy,
                 format!("{place} does not answer as a proxy: {text}"),
                 "is this the port of an HTTP proxy?",
