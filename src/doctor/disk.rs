@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, StatVfs, StatVfsMountFlags, access, statvfs};
 
-use super::{Check, Desk, Patient, Verdict, chain, medium, span};
+use super::{Check, Desk, Patient, Verdict, chain, medium, span, within};
 use crate::agent::{self, CA_BUNDLE};
 use crate::clock;
 use crate::config::{Config, TargetChoice};
@@ -28,13 +28,15 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
     }
 }
 
+const SECRET: &str = "the Secret vworkspace-system/vworkspace-agent-credentials";
+
 /// The stored credential, wherever it is kept. It is read, and not locked.
 pub(super) fn credential(config: &Config) -> Result<Option<Credential>, StoreError> {
     if config.cluster_resource.is_some() {
-        let access = agent::find_access(config).map_err(|error| {
-            StoreError::Io("the Secret vworkspace-system/vworkspace-agent-credentials".into(), std::io::Error::other(chain(&error)))
-        })?;
-        return agent::credential_in_cluster(Own::new(&access));
+        let unread = |why: String| StoreError::Io(SECRET.into(), std::io::Error::other(why));
+        let access = agent::find_access(config).map_err(|error| unread(chain(&error)))?;
+        let read = within(limits::doctor::SECRET_TIME, move || agent::credential_in_cluster(Own::new(&access)));
+        return read.unwrap_or_else(|| Err(unread("the API server does not answer".to_owned())));
     }
     let seal = Provided::find().map(|provided| provided.seal()).transpose()?.flatten();
     StateDirectory::look(&config.state_dir, seal).map(|(_, credential)| credential)
@@ -43,8 +45,9 @@ pub(super) fn credential(config: &Config) -> Result<Option<Credential>, StoreErr
 /// Where the only Cluster, or the one that is named, says the control plane is.
 pub(super) fn clusters_endpoint(config: &Config) -> Option<String> {
     let name = config.cluster_resource.as_deref()?;
-    let own = Own::new(&agent::find_access(config).ok()?);
-    let mut found = own.clusters(Some(name).filter(|name| *name != "*")).ok()?.clusters;
+    let (name, own) = (name.to_owned(), Own::new(&agent::find_access(config).ok()?));
+    let list = move || own.clusters(Some(name.as_str()).filter(|name| *name != "*"));
+    let mut found = within(limits::doctor::SECRET_TIME, list)?.ok()?.clusters;
     let spec = found.pop().filter(|_| found.is_empty())?.spec.ok()?;
     spec.control_plane_endpoint.or(spec.control_plane_base_url)
 }
@@ -85,6 +88,7 @@ fn examine_credential(config: &Config, desk: &Desk) {
                 StoreError::Unsafe(..) => "close it: chown it to the agent's user, chmod 0600 (the directory: 0700)",
                 StoreError::Sealed(_) => "run this with the CREDENTIALS_DIRECTORY of the unit, whose pullet.key it was sealed with",
                 StoreError::Malformed(_) => ANEW,
+                _ if config.cluster_resource.is_some() => "see api-server and rights below; pullet rbac --cluster-resource '*' prints the rights",
                 _ => "run this as root or as the agent's user, and see whether the place can be read",
             };
             return say(Verdict::Failed, chain(&error), mend);

@@ -53,7 +53,7 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
         desk.skip_because(&BEHIND, Check::Dns);
         return judge_clock(patient, desk, None);
     };
-    let way = Way { patient, desk, profile, hop };
+    let way = Way { patient, desk, profile, hop, is_registered: credential.is_some() };
     let date = way.ask(&endpoint, credential.as_ref());
     judge_clock(patient, desk, date);
 }
@@ -78,6 +78,11 @@ fn endpoint(patient: &Patient, desk: &Desk, credential: Option<&Credential>) -> 
         }
     };
     let Some((endpoint, source)) = found else {
+        if config.cluster_resource.is_some() {
+            let seen = "no Cluster says where the control plane is, or the API server does not tell";
+            desk.say(Check::Endpoint, Verdict::Failed, seen, "kubectl get clusters shows which there are (docs/cluster.md); see api-server below");
+            return None;
+        }
         let mend = "set endpoint in /etc/pullet/pullet.toml (doctor --config names another file), or give --endpoint https://…";
         desk.say(Check::Endpoint, Verdict::Failed, "nothing says where the control plane is", mend);
         return None;
@@ -190,6 +195,7 @@ struct Way<'a> {
     desk: &'a Desk,
     profile: Profile,
     hop: Hop,
+    is_registered: bool,
 }
 
 impl Way<'_> {
@@ -235,7 +241,7 @@ impl Way<'_> {
             NetError::Proxy(reason) => proxy_fault(&place, reason),
             NetError::Tls(rustls::Error::AlertReceived(_)) if is_verified => self.certificate_refused(&text),
             NetError::Tls(error) => self.tls_fault(error, &text),
-            NetError::Connect(_) => Fault(first, format!("no connection to {place}: {text}"), unreachable),
+            NetError::Connect(cause) => Fault(first, format!("no connection to {place}: {cause}"), unreachable),
             NetError::NameNotFound(_) => Fault(first, text, unreachable),
             _ if is_verified => Fault(
                 Check::Protocol,
@@ -390,9 +396,7 @@ impl Way<'_> {
                     let age = status.connection.last_answer.map_or(0, |at| since(at.unix_seconds()));
                     desk.ok(step, ["the agent API answers; the running agent was let in ", &span(age), " ago"].concat());
                 }
-                None if disk::credential(&patient.config).is_ok_and(|found| found.is_some()) => {
-                    desk.ok(step, "the agent API answers and accepts the credential");
-                }
+                None if self.is_registered => desk.ok(step, "the agent API answers and accepts the credential"),
                 None => desk.ok(step, "the agent API answers; there is no credential to show yet"),
             },
         }

@@ -186,7 +186,7 @@ fn a_name_without_an_address_is_seen() {
 
 /// With another /etc/resolv.conf, in a space of mounts of its own.
 #[test]
-#[ignore = "needs root and unshare"]
+#[ignore = "needs root, and mounts of its own"]
 fn a_resolver_that_names_nobody_and_one_that_never_answers_are_told_apart() {
     let (_testbed, setup) = at_rest();
     let state = setup.home().join("new");
@@ -583,7 +583,7 @@ fn a_state_directory_that_is_open_or_a_link_is_seen() {
 }
 
 #[test]
-#[ignore = "needs root and unshare"]
+#[ignore = "needs root, and mounts of its own"]
 fn a_disk_that_is_full_read_only_or_none_is_seen() {
     let (_testbed, setup) = at_rest();
     let (state, copy) = (setup.state_dir(), setup.home().join("copy"));
@@ -617,7 +617,7 @@ fn a_disk_that_is_full_read_only_or_none_is_seen() {
 
 /// Root looks as the agent's user: what that one may not do is seen.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root, to be somebody else"]
 fn root_looks_as_the_owner_of_the_state_directory() {
     let (_testbed, setup) = at_rest();
     let nobody = 65_534;
@@ -692,7 +692,7 @@ fn an_agent_that_is_not_connected_or_tells_nothing_is_seen() {
 
 /// The limit is the agent's own: that of its group.
 #[test]
-#[ignore = "needs root and a memory cgroup of version 1"]
+#[ignore = "needs the memory cgroup of version 1"]
 fn a_memory_limit_that_is_too_small_is_seen() {
     let (testbed, setup, agent) = well();
     let group = Path::new("/sys/fs/cgroup/memory").join(format!("pullet-doctor-{}", std::process::id()));
@@ -716,7 +716,6 @@ fn a_memory_limit_that_is_too_small_is_seen() {
 }
 
 #[test]
-#[ignore = "needs setarch (util-linux)"]
 fn a_kernel_that_is_too_old_is_seen() {
     let (_testbed, setup) = at_rest();
     let inner = setup.clone().switch("--json").prepare("doctor");

@@ -49,6 +49,7 @@ fn what_is_broken_in_a_cluster_is_seen_and_nothing_else() {
     definitions(&api, &bare, &setup);
     holder(&api, &setup);
     runs(&testbed, &setup);
+    by_a_cluster(&api, &setup);
     unreachable(&api, &bare, &setup);
 }
 
@@ -149,6 +150,36 @@ fn runs(testbed: &Testbed, setup: &Setup) {
     seen.tells("one-agent", "ok", &["this agent is the one that acts"]);
     seen.nothing_beside(&["k3s"]);
     agent.stop();
+}
+
+/// Endpoint, token and authority come from the Cluster, and the credential lies in its Secret.
+fn by_a_cluster(api: &ApiServer, setup: &Setup) {
+    let testbed = Testbed::start();
+    api.apply_manifest("k3s/cluster.yaml");
+    let by = setup.clone().without("--endpoint").without("--ca-file").without("--token-file").without("--state-dir");
+    let by = by.flag("--cluster-resource", "*").flag("--state-dir", setup.home().join("by-cluster"));
+    let seen = doctor(&by);
+    seen.tells("endpoint", "failed", &["no Cluster says where", "kubectl get clusters"]);
+    seen.tells("credential", "failed", &["the Secret holds none"]).tells("rights", "ok", &["all 26"]);
+    let token = json!({"stringData": {"registrationToken": testbed.issue_token(Some("by-cluster"))}});
+    let secret = "/api/v1/namespaces/vworkspace-system/secrets/vworkspace-registration-token";
+    assert_eq!(api.request(Method::PATCH, secret, Some(&token)).0, 200);
+    let spec = json!({
+        "clusterId": "by-cluster", "controlPlaneEndpoint": testbed.endpoint(), "caBundle": testbed.ca_pem(),
+        "registrationTokenSecretRef": {"name": "vworkspace-registration-token"},
+    });
+    let object = json!({
+        "apiVersion": "ops.vworkspace.io/v1alpha1", "kind": "Cluster", "metadata": {"name": "by-cluster"}, "spec": spec,
+    });
+    api.create("/apis/ops.vworkspace.io/v1alpha1/clusters", &object);
+    let mut agent = by.spawn();
+    testbed.held_poll(SOON);
+    wait_until("its status is written", || doctor(&by).find("agent")[1] == "ok");
+    let seen = doctor(&by);
+    seen.tells("credential", "ok", &["of by-cluster, in its Secret"]).tells("tls", "ok", &["Testbed authority"]);
+    seen.nothing_beside(&["k3s"]);
+    agent.stop();
+    beside(&doctor(&by), &[]);
 }
 
 fn unreachable(api: &ApiServer, bare: &Setup, setup: &Setup) {

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::agent::Setup;
+use crate::doctor::doctor;
 use crate::scene::{SOON, Scene, apply, goes_on, hit, quick, said, says, succeeds};
 use crate::testbed::{Call, Fault, Options, Proxy, Testbed};
 
@@ -238,9 +239,12 @@ fn a_real_squid_lets_the_agent_through_and_its_refusal_is_said() {
     let access = squid.log("access");
     let tunnel = format!("CONNECT {}", server(&testbed));
     assert!(access.contains(&tunnel) && access.contains("TCP_TUNNEL/200"), "{access}");
+    let seen = doctor(&setup);
+    seen.tells("proxy", "ok", &["lets us through"]).tells("protocol", "ok", &["accepts the credential"]);
     // A port that its rules do not allow.
     let elsewhere = Testbed::start();
     let refused = quick(&elsewhere).flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
     says(&refused.run_to_end("register"), 1, &["the proxy did not let us through", "403"]);
+    doctor(&refused).tells("proxy", "failed", &["refuses the tunnel (403)", "allow CONNECT"]);
     assert_eq!(elsewhere.counts().connections, 0);
 }
