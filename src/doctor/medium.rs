@@ -14,32 +14,28 @@ const REMOTE: [&str; 10] =
 const MEMORY: [&str; 2] = ["ramfs", "tmpfs"];
 
 pub(super) fn examine(path: &Path, desk: &Desk) {
+    const KEEP: &str = "put state_dir on a disk, a card or a volume of this node that stays";
+    let check = Check::Medium;
     let Some(device) = fs::metadata(path).ok().map(|found| found.dev()) else {
-        return desk.skip(Check::Medium, "there is no state directory");
+        return desk.skip_because(&[check], Check::State);
     };
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let number = format!("{major}:{minor}");
+    let number = [&rustix::fs::major(device).to_string(), ":", &rustix::fs::minor(device).to_string()].concat();
     let table = read("/proc/self/mountinfo").unwrap_or_default();
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let Some((kind, source)) = mounted(&table, &number, &path) else {
-        return desk.skip(Check::Medium, "the kernel does not tell what it lies on");
+        return desk.skip(check, &["the kernel does not tell what it lies on"]);
     };
-    if MEMORY.contains(&kind) {
-        let seen = ["it lies in memory (", kind, "): the credential and what waits are gone with the next boot"].concat();
-        return desk.say(Check::Medium, Verdict::Warning, seen, "put state_dir on a disk, a card or a volume that stays");
-    }
-    if kind == "overlay" {
-        let seen = "it lies on an overlay: in a container it is gone with the container, on a read-only system with the next boot";
-        return desk.say(Check::Medium, Verdict::Warning, seen, "put state_dir on a volume, a host path or a partition of its own");
-    }
-    if REMOTE.contains(&kind) {
-        let seen = ["it lies on another machine (", kind, " of ", source, ")"].concat();
-        let mend = "put state_dir on this node: without the network nothing can be kept, and a lock may not hold";
-        return desk.say(Check::Medium, Verdict::Warning, seen, mend);
-    }
-    let block = fs::canonicalize(["/sys/dev/block/", &number].concat()).unwrap_or_default();
-    let (name, verdict, mend) = describe(&block);
-    desk.say(Check::Medium, verdict, [name, " (", kind, " on ", source, ")"].concat(), mend);
+    let risk = match kind {
+        _ if MEMORY.contains(&kind) => "in memory: gone with the next boot",
+        "overlay" => "on an overlay: gone with the container, or with the next boot",
+        _ if REMOTE.contains(&kind) => "on another machine: nothing is kept without the network",
+        _ => {
+            let block = fs::canonicalize(["/sys/dev/block/", &number].concat()).unwrap_or_default();
+            let (name, verdict, mend) = describe(&block);
+            return desk.say(check, verdict, &[name, " (", kind, " on ", source, ")"], mend);
+        }
+    };
+    desk.warn(check, &[risk, " (", kind, ")"], KEEP);
 }
 
 /// Kind and source of the file system that holds a path: of those on its device the one that is mounted nearest to it.
@@ -65,20 +61,18 @@ fn mounted<'a>(table: &'a str, device: &str, path: &Path) -> Option<(&'a str, &'
 /// What a block device is, by where it hangs in `/sys`.
 fn describe(block: &Path) -> (&'static str, Verdict, &'static str) {
     let Some(disk) = block.ancestors().find(|place| place.join("queue").exists()) else {
-        return ("a file system without a disk of its own", Verdict::Ok, "");
+        return ("no disk of its own", Verdict::Ok, "");
     };
     let text = |name: &str| disk.join(name).to_str().and_then(read).unwrap_or_default();
     let kind = text("device/type");
     // JEDEC 84-B50, PRE_EOL_INFO: 1 is normal, 2 and 3 are not.
     if ["0x02", "0x03"].contains(&text("device/pre_eol_info").trim()) {
-        return ("an eMMC that says that it is worn out", Verdict::Warning, "replace it before it turns read-only");
+        return ("an eMMC that is worn out", Verdict::Warning, "replace it before it turns read-only");
     }
     match kind.trim() {
-        "SD" => ("an SD card, which is written once a day while nothing happens", Verdict::Ok, ""),
-        "MMC" => ("an eMMC, which is written once a day while nothing happens", Verdict::Ok, ""),
-        _ if text("removable").trim() == "1" => {
-            ("a disk that can be taken out", Verdict::Note, "see that it stays in: without it the agent does nothing")
-        }
+        "SD" => ("an SD card", Verdict::Ok, ""),
+        "MMC" => ("an eMMC", Verdict::Ok, ""),
+        _ if text("removable").trim() == "1" => ("a disk that can be taken out", Verdict::Note, "see that it stays in"),
         _ => ("a disk", Verdict::Ok, ""),
     }
 }
@@ -123,10 +117,10 @@ mod tests {
         set("removable", "1\n");
         assert_eq!(describe(&partition).1, Verdict::Note);
         set("device/type", "SD\n");
-        assert!(describe(&partition).0.starts_with("an SD card"));
+        assert!(describe(&partition).0 == "an SD card");
         set("device/type", "MMC\n");
         set("device/pre_eol_info", "0x01\n");
-        assert!(describe(&partition).0.starts_with("an eMMC, which"));
+        assert!(describe(&partition).0 == "an eMMC");
         set("device/pre_eol_info", "0x02\n");
         assert_eq!(describe(&partition).1, Verdict::Warning);
         assert_eq!(describe(Path::new("/nonexistent/sda1")).1, Verdict::Ok);

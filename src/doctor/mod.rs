@@ -181,23 +181,32 @@ struct Desk {
 }
 
 impl Desk {
-    fn say(&self, check: Check, verdict: Verdict, seen: impl Into<String>, mend: &'static str) {
-        self.lock().push(Finding { check, verdict, seen: seen.into(), mend });
+    /// What was seen comes in parts: to put them together in one place keeps this program small.
+    fn say(&self, check: Check, verdict: Verdict, seen: &[&str], mend: &'static str) {
+        self.lock().push(Finding { check, verdict, seen: seen.concat(), mend });
         self.changed.notify_all();
     }
 
-    fn ok(&self, check: Check, seen: impl Into<String>) {
+    fn ok(&self, check: Check, seen: &[&str]) {
         self.say(check, Verdict::Ok, seen, "");
     }
 
-    fn skip(&self, check: Check, why: &str) {
+    fn fail(&self, check: Check, seen: &[&str], mend: &'static str) {
+        self.say(check, Verdict::Failed, seen, mend);
+    }
+
+    fn warn(&self, check: Check, seen: &[&str], mend: &'static str) {
+        self.say(check, Verdict::Warning, seen, mend);
+    }
+
+    fn skip(&self, check: Check, why: &[&str]) {
         self.say(check, Verdict::Skipped, why, "");
     }
 
     /// For what rests on a check that failed.
     fn skip_because(&self, checks: &[Check], cause: Check) {
         for check in checks {
-            self.skip(*check, &["because of ", cause.name()].concat());
+            self.skip(*check, &["because of ", cause.name()]);
         }
     }
 
@@ -268,16 +277,28 @@ fn begin(work: Box<dyn FnOnce() + Send>) {
 
 /// What becomes of some work within a time; none when it takes longer, and then it goes on by itself.
 fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let slot = Arc::new((Mutex::new(None), Condvar::new()));
-    let place = Arc::clone(&slot);
+    let done = Arc::new(Mutex::new(None));
+    let place = Arc::clone(&done);
+    wait_for(
+        time,
+        Box::new(move || {
+            let found = work();
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        }),
+    );
+    done.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn wait_for(time: Duration, work: Box<dyn FnOnce() + Send>) {
+    let end = Arc::new((Mutex::new(false), Condvar::new()));
+    let told = Arc::clone(&end);
     begin(Box::new(move || {
-        let done = work();
-        *place.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
-        place.1.notify_all();
+        work();
+        *told.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        told.1.notify_all();
     }));
-    let done = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut done = slot.1.wait_timeout_while(done, time, |done| done.is_none()).unwrap_or_else(PoisonError::into_inner);
-    done.0.take()
+    let over = end.0.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(end.1.wait_timeout_while(over, time, |over| !*over));
 }
 
 /// A span for people.

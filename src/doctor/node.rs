@@ -11,29 +11,28 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
     examine_agent(patient, desk);
     examine_memory(patient, desk);
     let kernel = rustix::system::uname();
-    let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
-    let built = Built::OURS;
-    let (verdict, seen, mend) = judge_machine(built, &text(kernel.machine()), &text(kernel.release()));
-    desk.say(Check::Machine, verdict, seen, mend);
+    let (machine, release) = (kernel.machine().to_string_lossy(), kernel.release().to_string_lossy());
+    let (verdict, mend) = judge_machine(Built::OURS, &machine, &release);
+    let seen = ["Linux ", &release, " on ", &machine, ", by the ", Built::OURS.name, " build"];
+    desk.say(Check::Machine, verdict, &seen, mend);
 }
 
 fn examine_agent(patient: &Patient, desk: &Desk) {
-    const START: &str = "systemctl start pullet; if it does not stay: journalctl -u pullet (in a cluster: kubectl -n vworkspace-system \
-                         logs deployment/pullet)";
+    let check = Check::Agent;
     match &patient.agent {
         Ok(status) => match cli::status_fault(status, clock::unix_seconds()) {
             None => {
-                let rss = status.memory.rss_kb;
-                desk.ok(Check::Agent, format!("process {}, pullet {}, connected; {rss} kB of memory", status.pid, status.agent));
+                let pid = status.pid.to_string();
+                desk.ok(check, &["process ", &pid, ", pullet ", &status.agent, ", is connected"]);
             }
-            Some(fault) => desk.say(Check::Agent, Verdict::Warning, fault, "see the checks above; pullet status shows the rest"),
+            Some(fault) => desk.warn(check, &[&fault], "see the checks above, and pullet status"),
         },
         Err(why) => match holder_of_lock(&patient.config.state_dir) {
             Some(pid) => {
-                let seen = format!("process {pid} uses the state directory and writes no status that can be read here ({why})");
-                desk.say(Check::Agent, Verdict::Note, seen, "give its --status-file, or the --config it runs with");
+                let seen = ["process ", &pid.to_string(), " uses the state directory, but ", why];
+                desk.say(check, Verdict::Note, &seen, "give its --status-file, or the --config it runs with");
             }
-            None => desk.say(Check::Agent, Verdict::Warning, why.as_str(), START),
+            None => desk.warn(check, &[why], "systemctl start pullet; if it does not stay: journalctl -u pullet"),
         },
     }
 }
@@ -57,22 +56,22 @@ fn examine_memory(patient: &Patient, desk: &Desk) {
     let free = read("/proc/meminfo").as_deref().and_then(available);
     let wanted = limits::doctor::MEMORY_BYTES;
     let whose = if pid == "self" { "this command" } else { "the agent" };
-    let group = limit.map_or_else(|| format!("no limit on {whose}"), |limit| format!("{} kB for {whose}", limit / 1024));
-    let room = free.map_or_else(String::new, |free| format!("; {} kB free", free / 1024));
-    let seen = [group, room].concat();
+    let kilobytes = |bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| (bytes / 1024).to_string());
+    let (group, room) = (kilobytes(limit), kilobytes(free));
+    let bound = if limit.is_some() { " kB for " } else { "no limit on " };
+    let seen = [&group, bound, whose, "; ", &room, " kB free"];
     if limit.is_some_and(|limit| limit < wanted) {
-        let mend = "give it 16 MiB: MemoryMax= of the unit, or resources.limits.memory of the pod";
-        desk.say(Check::Memory, Verdict::Warning, seen, mend);
+        desk.warn(Check::Memory, &seen, "give it 16 MiB: MemoryMax= of the unit, or the limit of the pod");
     } else if free.is_some_and(|free| free < wanted) {
-        desk.say(Check::Memory, Verdict::Warning, seen, "see what takes it: ps aux --sort -rss");
+        desk.warn(Check::Memory, &seen, "see what takes it: ps aux --sort -rss");
     } else {
-        desk.ok(Check::Memory, seen);
+        desk.ok(Check::Memory, &seen);
     }
 }
 
 /// The smallest limit on the way from a group up, in version 1 or 2 of control groups.
 fn memory_limit(groups: &str, root: &Path) -> Option<u64> {
-    let mut limits = Vec::new();
+    let mut least: Option<u64> = None;
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
@@ -87,10 +86,11 @@ fn memory_limit(groups: &str, root: &Path) -> Option<u64> {
         for group in place.ancestors().take_while(|group| group.starts_with(&base)) {
             let text = group.join(file).to_str().and_then(read).unwrap_or_default();
             // "max", or in version 1 nearly 2^63, is none.
-            limits.extend(text.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 60));
+            let limit = text.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 60);
+            least = least.into_iter().chain(limit).min();
         }
     }
-    limits.into_iter().min()
+    least
 }
 
 /// What the kernel could give, in bytes.
@@ -124,24 +124,26 @@ const WIDE: [&str; 4] = ["aarch64", "riscv64", "s390x", "x86_64"];
 /// The kernel on which k3s and the binary's own calls are known to work; and the first one with times beyond 2038 on 32 bits.
 const KERNEL: [(u32, u32); 2] = [(4, 15), (5, 1)];
 
-fn judge_machine(built: Built, machine: &str, release: &str) -> (Verdict, String, &'static str) {
+fn judge_machine(built: Built, machine: &str, release: &str) -> (Verdict, &'static str) {
     let Built { name, is_narrow } = built;
-    let seen = format!("Linux {release} on {machine}, by the {name} build");
     let version = version(release);
     if version.is_some_and(|version| version < KERNEL[0]) {
-        return (Verdict::Warning, seen, "update the system: this kernel is older than any that this was tried on (4.15)");
+        return (Verdict::Warning, "update the system: no kernel before 4.15 was ever tried");
     }
     if is_narrow && version.is_some_and(|version| version < KERNEL[1]) {
-        return (Verdict::Note, seen, "with 32 bits this kernel ends in January 2038; one from 5.1 on does not");
+        return (Verdict::Note, "with 32 bits this kernel ends in January 2038; one from 5.1 on does not");
     }
     if is_narrow && WIDE.contains(&machine) {
-        return (Verdict::Note, seen, "this machine has 64 bits: the build for it is the better one where the system is 64-bit too");
+        return (
+            Verdict::Note,
+            "this machine has 64 bits: its own build is the better one where the system is 64-bit too",
+        );
     }
     // Not by /proc/cpuinfo: an ARMv6 calls itself 7 there.
     if name == "armv6" && (machine.starts_with("armv7") || machine.starts_with("armv8")) {
-        return (Verdict::Note, seen, "it works; for k3s on this machine the armv7 build is there as well");
+        return (Verdict::Note, "it works; there is an armv7 build as well");
     }
-    (Verdict::Ok, seen, "")
+    (Verdict::Ok, "")
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {
@@ -201,9 +203,9 @@ mod tests {
             (arm("armv7"), "armv7l", "4.19.66-v7+", Verdict::Note),
             (arm("armv7"), "aarch64", "6.1.21-v8+", Verdict::Note),
         ] {
-            let (verdict, seen, mend) = judge_machine(built, machine, release);
-            assert_eq!(verdict, expected, "{seen}");
-            assert_eq!(mend.is_empty(), verdict == Verdict::Ok, "{seen}");
+            let (verdict, mend) = judge_machine(built, machine, release);
+            assert_eq!(verdict, expected, "{machine} {release}");
+            assert_eq!(mend.is_empty(), verdict == Verdict::Ok, "{machine} {release}");
         }
     }
 }

@@ -128,7 +128,10 @@ mod tests {
         assert!(text.contains("FAILED   dns          no \u{fffd}[31mname\n"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&as_json(&all)).unwrap();
         assert_eq!(json["verdict"], "failed");
-        assert_eq!(json["checks"][1], serde_json::json!({"check": "dns", "verdict": "failed", "seen": "no \u{1b}[31mname", "mend": "spell it"}));
+        assert_eq!(
+            json["checks"][1],
+            serde_json::json!({"check": "dns", "verdict": "failed", "seen": "no \u{1b}[31mname", "mend": "spell it"})
+        );
     }
 
     #[test]
@@ -142,7 +145,8 @@ mod tests {
     /// Of each area the first check that was not told is what it hangs at.
     #[test]
     fn what_was_not_told_in_time_is_told() {
-        let found = complete(vec![finding(Check::State, Verdict::Ok, "", ""), finding(Check::Credential, Verdict::Ok, "", "")]);
+        let found =
+            complete(vec![finding(Check::State, Verdict::Ok, "", ""), finding(Check::Credential, Verdict::Ok, "", "")]);
         let names: Vec<Check> = found.iter().map(|finding| finding.check).collect();
         assert_eq!(names, CHECKS.map(|(check, ..)| check));
         let of = |check: Check| found.iter().find(|finding| finding.check == check).unwrap();

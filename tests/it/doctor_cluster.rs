@@ -56,12 +56,20 @@ fn what_is_broken_in_a_cluster_is_seen_and_nothing_else() {
 fn well(api: &ApiServer, bare: &Setup, setup: &Setup) {
     let seen = doctor(setup);
     beside(&seen, &[]);
-    seen.tells("api-server", "ok", &["https://127.0.0.1:", "answers"]).tells("rights", "ok", &["all 18 that the settings need"]);
-    seen.tells("k3s", "note", &["no k3s, but Kubernetes v1.20", "1.30"]).tells("admission", "skipped", &["has none"]);
+    seen.tells("api-server", "ok", &["https://127.0.0.1:", "answers"]).tells(
+        "rights",
+        "ok",
+        &["all 18 that the settings need"],
+    );
+    seen.tells("k3s", "note", &["Kubernetes v1.20", "1.30"]).tells("admission", "skipped", &["has none"]);
     seen.tells("definitions", "ok", &["served as v1alpha1"]).tells("one-agent", "ok", &["nobody acts"]);
     let admin = doctor(&bare.clone().flag("--kubeconfig", api.kubeconfig()));
     beside(&admin, &["rights"]);
-    admin.tells("rights", "note", &["may do anything", "pullet rbac"]).tells("definitions", "ok", &["those of this program"]);
+    admin.tells("rights", "note", &["may do anything", "pullet rbac"]).tells(
+        "definitions",
+        "ok",
+        &["those of this program"],
+    );
     let more = doctor(&setup.clone().flag("--allow-kind", "networking.k8s.io/Ingress"));
     beside(&more, &["rights"]);
     more.tells("rights", "failed", &["6 of 24 are missing: may not get ingresses.networking.k8s.io"]);
@@ -97,7 +105,7 @@ fn definitions(api: &ApiServer, bare: &Setup, setup: &Setup) {
     assert_eq!(api.request(Method::PATCH, &path, Some(&json!({"spec": {"versions": versions}}))).0, 200);
     let admin = bare.clone().flag("--kubeconfig", api.kubeconfig());
     let seen = doctor(&admin);
-    seen.tells("definitions", "warning", &["of another version than this program's: Operation", "pullet crds | kubectl apply"]);
+    seen.tells("definitions", "warning", &["of another version: Operation", "pullet crds | kubectl apply"]);
     beside(&seen, &["definitions", "rights"]);
     assert_eq!(api.request(Method::DELETE, &path, None).0, 200);
     for setup in [setup, &admin] {
@@ -111,7 +119,9 @@ fn definitions(api: &ApiServer, bare: &Setup, setup: &Setup) {
     }
     let text = fs::read_to_string("k3s/crds.yaml").unwrap();
     let document = text.split("\n---\n").find(|document| document.contains("operations.ops.vworkspace.io")).unwrap();
-    wait_until("it is back", || api.request_as(Method::POST, DEFINITIONS, "application/yaml", document.into()).0 == 201);
+    wait_until("it is back", || {
+        api.request_as(Method::POST, DEFINITIONS, "application/yaml", document.into()).0 == 201
+    });
     wait_until("it is served", || doctor(setup).find("definitions")[1] == "ok");
 }
 
@@ -160,7 +170,11 @@ fn by_a_cluster(api: &ApiServer, setup: &Setup) {
     let by = by.flag("--cluster-resource", "*").flag("--state-dir", setup.home().join("by-cluster"));
     let seen = doctor(&by);
     seen.tells("endpoint", "failed", &["no Cluster says where", "kubectl get clusters"]);
-    seen.tells("credential", "failed", &["the Secret holds none"]).tells("rights", "ok", &["all 26"]);
+    seen.tells("credential", "failed", &["not registered", "the Secret that the Cluster names"]).tells(
+        "rights",
+        "ok",
+        &["all 26"],
+    );
     let token = json!({"stringData": {"registrationToken": testbed.issue_token(Some("by-cluster"))}});
     let secret = "/api/v1/namespaces/vworkspace-system/secrets/vworkspace-registration-token";
     assert_eq!(api.request(Method::PATCH, secret, Some(&token)).0, 200);
@@ -189,7 +203,7 @@ fn unreachable(api: &ApiServer, bare: &Setup, setup: &Setup) {
     seen.tells("rights", "skipped", &["because of api-server"]);
     beside(&seen, &["api-server"]);
     let seen = with("/nonexistent/kubeconfig".into());
-    seen.tells("api-server", "failed", &["/nonexistent/kubeconfig cannot be read", "docs/quickstart.md"]);
+    seen.tells("api-server", "failed", &["/nonexistent/kubeconfig cannot be read", "account pullet"]);
     beside(&seen, &["api-server"]);
     api.stop();
     let seen = doctor(setup);
@@ -205,7 +219,7 @@ fn admission_policies_are_compared_with_those_of_the_settings() {
     let printed = Agent::run_to_end(["admission", "--json"]);
     let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
     for (change, verdict, words) in [
-        ("none", "ok", "held to the policy"),
+        ("none", "ok", "held to these settings as well"),
         ("spec", "warning", "for other settings"),
         ("absent", "note", "not there"),
         ("forbidden", "skipped", "this account may not see it"),
@@ -230,7 +244,11 @@ fn admission_policies_are_compared_with_those_of_the_settings() {
             }
             if path.starts_with("/apis/admissionregistration") {
                 let name = path.rsplit('/').next().unwrap();
-                let collection = if path.contains("bindings/") { "ValidatingAdmissionPolicyBinding" } else { "ValidatingAdmissionPolicy" };
+                let collection = if path.contains("bindings/") {
+                    "ValidatingAdmissionPolicyBinding"
+                } else {
+                    "ValidatingAdmissionPolicy"
+                };
                 let mut items = printed["items"].as_array().unwrap().iter();
                 let found = items.find(|item| item["metadata"]["name"] == name && item["kind"] == collection);
                 let mut found = found.unwrap().clone();
@@ -275,6 +293,9 @@ fn admission_policies_are_compared_with_those_of_the_settings() {
         seen.tells("rights", "ok", &["all 18"]).tells("definitions", "ok", &["served as v1alpha1"]);
         seen.tells("one-agent", "failed", &["the agent in pod vworkspace-system/other acts on this cluster"]);
         seen.nothing_beside(&["admission", "one-agent", "agent"]);
-        assert!(server.asked().iter().all(|asked| asked.method == "GET" || asked.path.ends_with("reviews")), "it only asks");
+        assert!(
+            server.asked().iter().all(|asked| asked.method == "GET" || asked.path.ends_with("reviews")),
+            "it only asks"
+        );
     }
 }

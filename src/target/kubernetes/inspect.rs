@@ -3,20 +3,17 @@
 //! A call here blocks, on one line that is kept for all of them. Nothing is written.
 
 use std::fmt;
-use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, StatusCode, header};
-use serde_json::json;
+use http::Method;
+use zeroize::Zeroizing;
 
-use super::api::{Fault, JSON, Refusal, segment};
-use super::client::join;
+use super::api::{Fault, JSON, segment};
 use super::cluster::Access;
-use super::credentials::Credentials;
 use super::holder;
-use super::own::OwnError;
+use super::own::{Own, OwnError};
 use super::yaml::{self, Node, YamlError};
 use crate::limits;
-use crate::net::{Line, Patience};
+use crate::net::Line;
 use crate::protocol::GroupKind;
 use crate::target::holder::Holder;
 
@@ -28,7 +25,7 @@ const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
 
 /// Who looks.
 pub struct Inspector {
-    credentials: Arc<Credentials>,
+    own: Own,
     line: Line,
 }
 
@@ -138,15 +135,14 @@ impl Inspector {
     /// Connects to nothing yet.
     #[must_use]
     pub fn new(access: &Access) -> Self {
-        let credentials = Arc::clone(&access.credentials);
-        let line = Line::new(credentials.current().profile);
-        Self { credentials, line }
+        let line = Line::new(access.credentials.current().profile);
+        Self { own: Own::new(access), line }
     }
 
     /// The API server.
     #[must_use]
     pub fn server(&self) -> String {
-        self.credentials.server().to_string()
+        self.own.credentials.server().to_string()
     }
 
     /// What version it says it is: `v1.33.1+k3s1`.
@@ -165,17 +161,26 @@ impl Inspector {
     /// As [`OwnError`] lists them.
     pub fn may(&self, right: &Right) -> Result<bool, OwnError> {
         let (resource, part) = right.resource.split_once('/').unwrap_or((&right.resource, ""));
-        let attributes = json!({
-            "namespace": right.namespace, "verb": right.verb, "group": right.group, "resource": resource,
-            "subresource": part, "name": right.name,
-        });
-        let review = json!({
-            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        });
+        // All of them are names of Kubernetes, which need no escapes.
+        let review = [
+            r#"{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":""#,
+            &right.verb,
+            r#"","group":""#,
+            &right.group,
+            r#"","resource":""#,
+            resource,
+            r#"","subresource":""#,
+            part,
+            r#"","name":""#,
+            &right.name,
+            r#"","namespace":""#,
+            &right.namespace,
+            r#""}}}"#,
+        ];
         let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        let answer = self.call(Method::POST, path, review.to_string(), limits::API_ERROR_BYTES)?;
-        let status = answer.member("status").ok_or(OwnError::Unusable("it does not answer what this account may do"))?;
+        let answer = self.call(&Method::POST, path, &review.concat(), limits::API_ERROR_BYTES)?;
+        let status =
+            answer.member("status").ok_or(OwnError::Unusable("it does not answer what this account may do"))?;
         Ok(status.text("allowed") == Some("true"))
     }
 
@@ -246,7 +251,7 @@ impl Inspector {
     /// # Errors
     /// As [`OwnError`] lists them; [`OwnError::Absent`] where there is no record.
     pub fn record(&self) -> Result<Record, OwnError> {
-        let text = self.text(Method::GET, &holder::path(), String::new(), limits::HOLDER_BODY_BYTES as u64)?;
+        let text = self.text(&Method::GET, &holder::path(), "", limits::HOLDER_BODY_BYTES as u64)?;
         let Some(holder) = holder::Record::read(&text)?.holder else { return Ok(Record::Nobody) };
         let Holder::Pod { namespace, name, uid } = &holder else { return Ok(Record::Named(holder, None)) };
         let place = segment(namespace).ok().zip(segment(name).ok());
@@ -273,36 +278,19 @@ impl Inspector {
     }
 
     fn get(&self, path: &str, limit: u64) -> Result<Node, OwnError> {
-        self.call(Method::GET, path, String::new(), limit)
+        self.call(&Method::GET, path, "", limit)
     }
 
-    fn call(&self, method: Method, path: &str, body: String, limit: u64) -> Result<Node, OwnError> {
+    fn call(&self, method: &Method, path: &str, body: &str, limit: u64) -> Result<Node, OwnError> {
         let text = self.text(method, path, body, limit)?;
-        std::str::from_utf8(&text).ok().and_then(|text| read(text).ok()).ok_or(OwnError::Unusable("its answer is no JSON"))
+        std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| read(text).ok())
+            .ok_or(OwnError::Unusable("its answer is no JSON"))
     }
 
-    fn text(&self, method: Method, path: &str, body: String, limit: u64) -> Result<Vec<u8>, Fault> {
-        let unusable = || Fault::Unusable("a name that no path can hold".to_owned());
-        let uri = join(self.credentials.server(), &path.parse().map_err(|_| unusable())?)?;
-        let mut request = Request::new(body.into_bytes());
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        let headers = request.headers_mut();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(JSON));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
-        if let Some(authorization) = self.credentials.current().authorization {
-            headers.insert(header::AUTHORIZATION, authorization);
-        }
-        let answer = self.line.run(request, Patience::Answer(limits::RESPONSE_TIMEOUT))?;
-        let status = answer.status();
-        if status == StatusCode::UNAUTHORIZED {
-            return Err(Fault::Credential);
-        }
-        if status.is_success() {
-            return Ok(answer.into_body().with_limit(limit).read_all()?);
-        }
-        let text = answer.into_body().with_limit(limits::API_ERROR_BYTES).read_all().unwrap_or_default();
-        Err(Fault::Refused(Refusal::read(status.as_u16(), &text)))
+    fn text(&self, method: &Method, path: &str, body: &str, limit: u64) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.own.call_on(Some(&self.line), method, path, JSON, body, limit)
     }
 }
 
