@@ -130,7 +130,7 @@ fn holder(api: &ApiServer, setup: &Setup) {
     let machine = json!({"agent": "another", "boot": "b", "namespace": null, "pod": null, "uid": null});
     name(&machine);
     let seen = doctor(setup);
-    seen.tells("one-agent", "note", &["the agent another, outside of a pod acts", "none has ever acted from here"]);
+    seen.tells("one-agent", "note", &["the agent another, outside of a pod acts", "none has acted from here"]);
     beside(&seen, &["one-agent"]);
     let id = setup.state_dir().join("holder");
     fs::write(&id, "0123456789abcdef0123456789abcdef").unwrap();
