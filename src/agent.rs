@@ -5,6 +5,7 @@ mod error;
 mod holding;
 mod target;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,7 @@ use crate::link::heart::{self, Heart};
 use crate::link::intake::Intake;
 use crate::link::keeper::Rotated;
 use crate::link::present::Present;
+use crate::link::provided;
 use crate::link::rotation;
 use crate::link::secret_file::{observed_token, read_one_time_token};
 use crate::link::store::AUTHORITIES;
@@ -47,6 +49,7 @@ use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
 use crate::status::{Board, Sources};
+use crate::supervisor::Supervisor;
 use crate::target::Target;
 use crate::task;
 
@@ -65,6 +68,8 @@ pub struct Agent {
     wanted: Option<Wanted>,
     /// Whoever says how it is.
     known: Option<Arc<cluster::Known>>,
+    /// Whoever started the agent.
+    supervisor: Supervisor,
 }
 
 /// What signals ask for.
@@ -157,7 +162,18 @@ impl Agent {
             _ => None,
         };
         let wanted = wanted(&config).map_err(AgentError::Store)?;
-        Ok(Self { config, state: Arc::clone(&store), store, credential, token, profile, wanted, known: None })
+        let supervisor = Supervisor::find(|name| std::env::var_os(name));
+        Ok(Self {
+            config,
+            state: Arc::clone(&store),
+            store,
+            credential,
+            token,
+            profile,
+            wanted,
+            known: None,
+            supervisor,
+        })
     }
 
     /// Runs until a signal, or until another agent takes over.
@@ -186,6 +202,7 @@ impl Agent {
         let (stop, wake, rotate) = (Stop::default(), Wake::default(), Wake::default());
         shutdown::listen(stop.clone()).map_err(AgentError::Runtime)?;
         shutdown::listen_for_wakes(wake.clone(), rotate.clone()).map_err(AgentError::Runtime)?;
+        task::spawn(self.supervisor.clone().keep(stop.clone()));
         let signals = Signals { stop: stop.clone(), wake: wake.clone(), rotate };
         if self.config.cluster_resource.is_some() {
             return Box::pin(cluster::run(self, signals)).await;
@@ -199,7 +216,9 @@ impl Agent {
         };
         let endpoint = self.endpoint_of(&credential)?;
         let target = target::open_target(&self.config, &credential.cluster_id)?;
-        let Some(holding) = holding::begin(&target, &self.state, &stop).await else { return Ok(()) };
+        let Some(holding) = holding::begin(&target, &self.state, &stop, &self.supervisor).await else {
+            return Ok(());
+        };
         self.session(credential, endpoint, target, signals).await?;
         holding::end(holding).await
     }
@@ -221,6 +240,7 @@ impl Agent {
             target = target.describe(),
             "ready"
         );
+        self.supervisor.ready("not connected yet");
         boot_spread(&signals.stop, &signals.wake).await;
         Box::pin(self.serve(credential, endpoint, target, opened, gate, signals)).await;
         Ok(())
@@ -276,6 +296,8 @@ impl Agent {
             return Ok(None);
         };
         self.store.rehearse().map_err(AgentError::Store)?;
+        // A line that is down for long is no reason to count as not started.
+        self.supervisor.ready("not registered yet: the one-time token is being exchanged");
         let mut refused = None;
         let mut backoff = Backoff::default();
         while !stop.is_set() {
@@ -297,16 +319,16 @@ impl Agent {
                         pause = fault.retry_after().unwrap_or_default().max(backoff.next(draw()));
                         let (cause, detail) = fault.causes();
                         warn!(error = %fault, cause, detail, next_s = pause.as_secs(), "not registered yet; it is tried again");
+                        self.supervisor.status(|| format!("not registered yet, it is tried again: {fault}").into());
                     }
                     // Nothing gives standard input twice.
                     Err(fault) if token_file == Path::new("-") => {
                         return Err(AgentError::Registration(RegistrationError::Fault(fault)));
                     }
                     Err(fault) => {
-                        error!(
-                            error = %fault,
-                            "the one-time token was refused: put a new one into its file, and it is tried by itself"
-                        );
+                        let remedy = provided::remedy(&token_file);
+                        error!(error = %fault, "{remedy}");
+                        self.supervisor.status(|| Cow::Borrowed(remedy));
                         refused = Some(observed_token(token));
                         self.token = None;
                     }
@@ -369,7 +391,7 @@ impl Agent {
         gate: Gate,
         Signals { stop, wake, rotate }: Signals,
     ) {
-        let Self { config, state, store, profile, known, .. } = self;
+        let Self { config, state, store, profile, known, supervisor, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = credential.current.clone();
         let endpoint_text = endpoint.to_string();
@@ -440,6 +462,7 @@ impl Agent {
         let board = task::spawn(
             Board::new(
                 config.status_file,
+                supervisor,
                 Sources {
                     cluster: cluster_id.to_string(),
                     endpoint: endpoint_text,

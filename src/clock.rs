@@ -99,10 +99,18 @@ fn ours() -> MutexGuard<'static, Ours> {
 
 fn reading() -> Reading {
     Reading {
-        system: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        system: system().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         monotonic: uptime(),
         is_synchronised: is_synchronised(),
     }
+}
+
+/// What the system clock says, in whole seconds. Not `SystemTime::now`: on 32-bit musl its seconds have 32 bits, and from
+/// January 2038 on it panics. The kernel's own call has 64 everywhere.
+#[must_use]
+pub fn system() -> SystemTime {
+    let seconds = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 /// The flag that systemd-timesyncd sets, and chrony with `chrony-wait` does not: the kernel's own (`adjtimex`) cannot

@@ -26,7 +26,7 @@
 //! | [`net`] | ureq, rustls, sockets |
 //! | [`protocol`] | the types of the wire, and nothing else |
 //! | [`resources`] | the custom resources: what the owner of the cluster writes, and what is written there |
-//! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`] | one noun each |
+//! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`], [`supervisor`] | one noun each |
 //!
 //! What it defends against, and where:
 //!
@@ -64,6 +64,7 @@ pub mod resources;
 pub mod secret;
 pub mod shutdown;
 pub mod status;
+pub mod supervisor;
 pub mod target;
 pub mod task;
 pub mod trust;

@@ -4,9 +4,12 @@
 //! one job within [`JOB_NODES`], and one body of the API server within [`API_BODY_BYTES`] must fit on
 //! top of it and stay below 8 MiB.
 
+mod device;
 pub mod doctor;
 
 use std::time::Duration;
+
+pub use device::*;
 
 /// Text of the jobs of one answer that is held in memory at once. What follows the complete jobs that
 /// fit is left un-acked and comes again.

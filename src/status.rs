@@ -5,6 +5,7 @@
 
 mod error;
 mod flash;
+mod line;
 mod trust;
 
 use std::fs::{self, File, Permissions};
@@ -33,6 +34,7 @@ use crate::link::hold::{Hold, Stage};
 use crate::link::{Health, Keeper};
 use crate::metrics::{Bytes, Memory, Meter, Traffic};
 use crate::protocol::Timestamp;
+use crate::supervisor::Supervisor;
 use crate::target::Target;
 
 /// Another version is not read.
@@ -287,6 +289,7 @@ pub struct Sources {
 /// Writes the status while the agent runs.
 pub struct Board {
     path: Option<PathBuf>,
+    supervisor: Supervisor,
     sources: Sources,
     cluster_traffic: Traffic,
     started_at: Timestamp,
@@ -298,9 +301,9 @@ pub struct Board {
 }
 
 impl Board {
-    /// Writes to `path`; without one only the bytes are counted.
+    /// Writes to `path`, and a line of it to whoever supervises the agent; without a path only the bytes are counted.
     #[must_use]
-    pub fn new(path: Option<PathBuf>, sources: Sources) -> Self {
+    pub fn new(path: Option<PathBuf>, supervisor: Supervisor, sources: Sources) -> Self {
         let started_at = Timestamp::from_unix_seconds(clock::unix_seconds());
         let process_began = process_began(std::process::id()).unwrap_or(0);
         let cluster_traffic = Traffic::default();
@@ -308,6 +311,7 @@ impl Board {
         let life = CredentialStatus::default();
         Self {
             path,
+            supervisor,
             sources,
             cluster_traffic,
             started_at,
@@ -327,6 +331,7 @@ impl Board {
         let mut pause = limits::STATUS_INTERVAL;
         loop {
             let status = self.gather();
+            self.supervisor.status(|| status.line(clock::unix_seconds()));
             if self.written.as_ref().is_none_or(|written| written.differs(&status)) {
                 self.write(status);
                 pause = limits::STATUS_INTERVAL;

@@ -102,7 +102,10 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
     // Whoever does not act says nothing of the Cluster either. No object is applied through this one.
     let acting: Arc<dyn Target> =
         Arc::new(Kubernetes::open(&access, "unregistered", Vec::new()).map_err(AgentError::Access)?);
-    let Some(holding) = holding::begin(&acting, &base.state, &signals.stop).await else { return Ok(()) };
+    let Some(holding) = holding::begin(&acting, &base.state, &signals.stop, &base.supervisor).await else {
+        return Ok(());
+    };
+    base.supervisor.ready("waiting for a Cluster");
     let known = Arc::new(Known::default());
     let (seen, watching) = watch::channel(Arc::new(Seen::Unknown));
     let watcher = task::spawn(look(own.clone(), base.config.cluster_resource.clone(), seen));
@@ -233,6 +236,7 @@ impl Controller {
         self.known.hears(cluster.metadata.generation);
         if self.known.enter(Stage::Refused(reason, text.clone())) {
             warn!(cluster = cluster.metadata.name, reason, "the Cluster is not served: {text}");
+            self.base.supervisor.status(|| format!("the Cluster is not served: {text}").into());
         }
         self.pause(cluster, limits::STATUS_PAUSE_MAX).await;
     }
@@ -302,6 +306,7 @@ impl Controller {
             profile,
             wanted: self.base.wanted.clone(),
             known: Some(Arc::clone(&self.known)),
+            supervisor: self.base.supervisor.clone(),
         })
     }
 

@@ -8,8 +8,10 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use super::AgentError;
+use crate::limits;
 use crate::link::StateDirectory;
 use crate::shutdown::Stop;
+use crate::supervisor::Supervisor;
 use crate::target::kubernetes::Surroundings;
 use crate::target::{Holder, Target};
 
@@ -17,7 +19,12 @@ use crate::target::{Holder, Target};
 pub(super) type Holding = JoinHandle<Option<Holder>>;
 
 /// Waits until this agent may act, and has it stop when another one does; none when it is told to stop before.
-pub(super) async fn begin(target: &Arc<dyn Target>, store: &StateDirectory, stop: &Stop) -> Option<Holding> {
+pub(super) async fn begin(
+    target: &Arc<dyn Target>,
+    store: &StateDirectory,
+    stop: &Stop,
+    supervisor: &Supervisor,
+) -> Option<Holding> {
     let (held, is_held) = oneshot::channel();
     let (target, ending) = (Arc::clone(target), stop.clone());
     let agent = store.agent_id().unwrap_or_else(|error| {
@@ -35,10 +42,17 @@ pub(super) async fn begin(target: &Arc<dyn Target>, store: &StateDirectory, stop
         ending.set();
         Some(other)
     });
+    let waiting = async {
+        tokio::time::sleep(limits::HOLDER_LOOK).await;
+        supervisor
+            .ready("waiting until it may act on this cluster: another agent acts, or the API server does not answer");
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         // Without an answer the target is one that never says.
         _ = is_held => Some(holding),
         () = stop.wait() => None,
+        () = waiting => None,
     }
 }
 

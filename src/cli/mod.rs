@@ -24,8 +24,6 @@ use crate::args::{self, Command, UsageError};
 use crate::config::{Config, ConfigError, Settings};
 use crate::logging;
 
-pub(crate) use self::status::fault as status_fault;
-
 /// Something went wrong.
 const FAILED: u8 = 1;
 

@@ -19,7 +19,7 @@ pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
     } else {
         say(print(&status, clock::unix_seconds()).trim_end());
     }
-    match fault(&status, clock::unix_seconds()) {
+    match status.fault(clock::unix_seconds()) {
         None => Ok(()),
         Some(fault) => Err(Failure::failed(fault)),
     }
@@ -34,41 +34,6 @@ pub(super) fn read(configured: Option<PathBuf>) -> Result<Status, Box<dyn std::e
         (false, None) => return Err("status_file is none: the agent writes no status to be read".into()),
     };
     Ok(Status::read(&path)?)
-}
-
-/// What is wrong, what the agent does about it, what the person can do.
-pub(crate) fn fault(status: &Status, now: u64) -> Option<String> {
-    let (connection, traffic) = (&status.connection, &status.traffic);
-    if traffic.monthly_budget.is_some_and(|budget| traffic.this_month.sum() >= budget) {
-        return Some(
-            "no polls and no events until the next month: the monthly budget is used up; results still go out (raise \
-             monthly_budget to change that)"
-                .to_owned(),
-        );
-    }
-    let why = if connection.fault.is_empty() { "no answer came" } else { &connection.fault };
-    match connection.state {
-        ConnectionState::Connected => status.trust.fault().map(str::to_owned),
-        _ if connection.certificate_ends.is_some_and(|end| left(now, end) == "0 s") => Some(format!(
-            "the client certificate has ended: {why}; another one is asked for by itself where mtls is on, otherwise renew the \
-             files of client_cert and client_key"
-        )),
-        ConnectionState::Starting => Some("not connected yet: there was no answer since the start".to_owned()),
-        ConnectionState::Disconnected | ConnectionState::Unreachable => Some(format!(
-            "not connected since {}: {why}; it is tried again by itself, and at once after kill -HUP {}",
-            connection.since, status.pid
-        )),
-        ConnectionState::Forbidden => Some(
-            "no jobs: the control plane does not let this agent act for this cluster (403); restore its access there, or \
-             register it anew (pullet register)"
-                .to_owned(),
-        ),
-        ConnectionState::Refused => Some(
-            "no jobs: the control plane does not accept the credential (401); register this node anew with a one-time \
-             token (pullet register)"
-                .to_owned(),
-        ),
-    }
 }
 
 fn print(status: &Status, now: u64) -> String {
@@ -179,7 +144,7 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{age, fault, print, size};
+    use super::{age, print, size};
     use crate::protocol::Timestamp;
     use crate::status::tests::status;
     use crate::status::{ConnectionState, ConnectionStatus, PollStatus, Status, TrafficStatus};
@@ -216,6 +181,10 @@ mod tests {
         assert_eq!(print(&forged, 0).lines().count(), text.lines().count());
         let poll = PollStatus { hold_seconds: 30, hold_state: "fixed".into(), hold_failed_seconds: None };
         assert!(print(&Status { poll, ..status() }, 0).contains("held for 30 s, as configured"));
+    }
+
+    fn fault(status: &Status, now: u64) -> Option<String> {
+        status.fault(now)
     }
 
     #[test]

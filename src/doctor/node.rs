@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::{Check, Desk, Patient, Verdict, read};
-use crate::cli;
 use crate::clock;
 use crate::limits;
 
@@ -20,7 +19,7 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
 fn examine_agent(patient: &Patient, desk: &Desk) {
     let check = Check::Agent;
     match &patient.agent {
-        Ok(status) => match cli::status_fault(status, clock::unix_seconds()) {
+        Ok(status) => match status.fault(clock::unix_seconds()) {
             None => {
                 let pid = status.pid.to_string();
                 desk.ok(check, &["process ", &pid, ", pullet ", &status.agent, ", is connected"]);

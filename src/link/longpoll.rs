@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
@@ -465,7 +465,7 @@ fn call(line: &Line, request: Request<Vec<u8>>, patience: Patience) -> Result<Re
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| super::backoff::retry_after(value, SystemTime::now()));
+        .and_then(|value| super::backoff::retry_after(value, clock::system()));
     let body: Option<ErrorBody> = response.into_body().read_all().ok().and_then(|body| json::read(&body).ok());
     Err(match (status, body) {
         // 401 and 403 close the agent's eyes for hours: they count only from the control plane itself.

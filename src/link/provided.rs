@@ -1,5 +1,6 @@
 //! What systemd provides to the unit, in `$CREDENTIALS_DIRECTORY`: files that can be read and never written
-//! (systemd.exec(5), `LoadCredential=`).
+//! (systemd.exec(5), `LoadCredential=`). One of a byte at most is none: the unit gives an end of line where there is no file,
+//! because systemd takes no shorter default.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,24 @@ pub struct Provided(PathBuf);
 #[must_use]
 pub fn is_provided(path: &Path) -> bool {
     Provided::find().is_some_and(|provided| path.parent() == Some(provided.0.as_path()))
+}
+
+/// What a person does about a one-time token of this file that was refused: what systemd provides is a copy of the start.
+#[must_use]
+pub fn remedy(token: &Path) -> &'static str {
+    if is_provided(token) {
+        "the one-time token was refused: put a new one into its file (/etc/pullet/credentials/pullet.token, if the unit says \
+         nothing else), and restart the unit"
+    } else {
+        "the one-time token was refused: put a new one into its file, and it is tried by itself"
+    }
+}
+
+/// A variable of the environment, or the directory that is looked into where it names none.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    let assumed = || (name == DIRECTORY).then(|| ASSUMED.get()?.to_str().map(str::to_owned)).flatten();
+    std::env::var(name).ok().or_else(assumed)
 }
 
 impl Provided {
@@ -76,12 +95,8 @@ impl Provided {
     /// # Errors
     /// When the key is there and cannot be used.
     pub fn seal(&self) -> Result<Option<Seal>, StoreError> {
-        let path = self.0.join(KEY);
-        let file = match open(&path, Closed::BySystemd) {
-            Err(StoreError::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        let key = read_bytes(file, &path)?;
+        let Some(path) = self.file(KEY) else { return Ok(None) };
+        let key = read_bytes(open(&path, Closed::BySystemd)?, &path)?;
         match Seal::new(&key) {
             Some(seal) => Ok(Some(seal)),
             None => {
@@ -93,7 +108,11 @@ impl Provided {
     fn file(&self, name: &str) -> Option<PathBuf> {
         let path = self.0.join(name);
         // Opening it will say what is wrong with it, if anything is.
-        path.symlink_metadata().is_ok().then_some(path)
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() && metadata.len() <= 1 => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(_) | Err(_) => Some(path),
+        }
     }
 }
 
@@ -116,7 +135,23 @@ mod tests {
         assert!(provided.seal().unwrap().is_some());
         set_mode(0o604);
         assert!(matches!(provided.seal(), Err(StoreError::Unsafe(_, fault)) if fault.contains("chmod 600")));
-        std::fs::write(directory.path().join("pullet.token"), "t").unwrap();
+        std::fs::write(directory.path().join("pullet.token"), "tt").unwrap();
         assert_eq!(provided.token(), Some(directory.path().join("pullet.token")));
+    }
+
+    #[test]
+    fn a_file_without_content_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let provided = Provided(directory.path().to_owned());
+        for (content, is_there) in [("", false), ("\n", false), ("\n\n", true)] {
+            for name in ["pullet.ca", "pullet.key", "pullet.keyring", "pullet.token"] {
+                let path = directory.path().join(name);
+                std::fs::write(&path, content).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            }
+            let found = [provided.ca(), provided.keyring(), provided.token()];
+            assert!(found.iter().all(|found| found.is_some() == is_there), "{content:?}: {found:?}");
+            assert_eq!(provided.seal().is_err(), is_there, "{content:?}: too short, or none");
+        }
     }
 }

@@ -22,7 +22,8 @@ pub(crate) const CLUSTER: &str = "c1";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Environment that would change what the agent does.
-const FOREIGN: [&str; 9] = [
+const FOREIGN: [&str; 12] = [
+    "CREDENTIALS_DIRECTORY",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "ALL_PROXY",
@@ -32,6 +33,8 @@ const FOREIGN: [&str; 9] = [
     "KUBERNETES_SERVICE_PORT",
     "NOTIFY_SOCKET",
     "RUST_LOG",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
 ];
 
 /// How an agent is started. Each [`Setup::spawn`] uses the same directories, so that an agent can be

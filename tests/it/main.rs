@@ -10,9 +10,11 @@ mod admission;
 mod agent;
 mod agent_on_cluster;
 mod apiserver;
+mod architectures;
 mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
+mod booted;
 mod check;
 mod cluster_bounds;
 mod cluster_resource;
@@ -29,6 +31,7 @@ mod doctor_cluster;
 mod drift;
 mod fake_api;
 mod faults;
+mod firstboot;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;
@@ -59,15 +62,19 @@ mod proxy;
 mod rights;
 mod scene;
 mod secrecy;
+mod shipped_configuration;
 mod signed;
 #[cfg(feature = "sign")]
 mod signing;
+mod squid;
 mod status;
 mod stopping;
+mod supervised;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 mod testbed_itself;
 mod thousand;
 mod tls;
 mod wrong_clock;
+mod year_2038;
 mod year_offline;

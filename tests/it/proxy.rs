@@ -1,15 +1,10 @@
 //! The way out through a forward proxy.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use std::time::Duration;
 
 use crate::agent::Setup;
-use crate::doctor::doctor;
 use crate::scene::{SOON, Scene, apply, goes_on, hit, quick, said, says, succeeds};
 use crate::testbed::{Call, Fault, Options, Proxy, Testbed};
 
@@ -22,7 +17,7 @@ fn with_password(proxy: &Proxy) -> String {
 }
 
 /// The server as a proxy and `NO_PROXY` name it.
-fn server(testbed: &Testbed) -> String {
+pub(crate) fn server(testbed: &Testbed) -> String {
     testbed.endpoint().replace("https://", "")
 }
 
@@ -174,106 +169,4 @@ fn plain_http_to_this_machine_passes_by_every_proxy() {
     let setup = quick(&testbed).switch("--allow-plain-http-loopback").env("HTTPS_PROXY", proxy.url());
     goes_straight(&testbed, &proxy, &setup.clone().env("HTTP_PROXY", proxy.url()));
     goes_straight(&testbed, &proxy, &setup.flag("--proxy", proxy.url()));
-}
-
-/// Squid on a port of the loopback, ended when dropped.
-struct Squid {
-    child: Child,
-    port: u16,
-    home: TempDir,
-}
-
-impl Squid {
-    /// Lets through what `rules` say, beside its defaults; `PLACE` is its own directory, `PORT` that of the control plane.
-    fn start(testbed: &Testbed, rules: &str, password_file: &str) -> Self {
-        let home = TempDir::new().unwrap();
-        // Squid drops its rights when root starts it, and has to write here all the same.
-        fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let place = home.path().display();
-        let server_port = server(testbed).rsplit(':').next().unwrap().to_owned();
-        let config = format!(
-            "http_port 127.0.0.1:{port}\npid_filename {place}/pid\naccess_log stdio:{place}/access\n\
-             cache_log {place}/cache\ncache deny all\nmax_filedescriptors 1024\ncoredump_dir {place}\nshutdown_lifetime 0 seconds\n\
-             {}\nhttp_access deny all\n",
-            rules.replace("PLACE", &place.to_string()).replace("PORT", &server_port)
-        );
-        fs::write(home.path().join("passwords"), password_file).unwrap();
-        fs::write(home.path().join("squid.conf"), config).unwrap();
-        let child = Command::new("squid")
-            .args(["-N", "-f"])
-            .arg(home.path().join("squid.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("squid is installed");
-        let squid = Self { child, port, home };
-        let deadline = Instant::now() + SOON;
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "{}", squid.log("cache"));
-            thread::sleep(Duration::from_millis(50));
-        }
-        squid
-    }
-
-    fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.home.path().join(name)).unwrap_or_default()
-    }
-}
-
-impl Drop for Squid {
-    fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
-    }
-}
-
-#[test]
-#[ignore = "needs squid: apt-get install squid"]
-fn a_real_squid_lets_the_agent_through_and_its_refusal_is_said() {
-    let testbed = Testbed::start();
-    let squid = Squid::start(&testbed, "acl ours port PORT\nhttp_access allow CONNECT ours", "");
-    let setup = quick(&testbed).flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
-    let mut agent = setup.spawn();
-    goes_on(&testbed);
-    assert!(agent.stop().status.success());
-    let access = squid.log("access");
-    let tunnel = format!("CONNECT {}", server(&testbed));
-    assert!(access.contains(&tunnel) && access.contains("TCP_TUNNEL/200"), "{access}");
-    let seen = doctor(&setup);
-    seen.tells("proxy", "ok", &["lets us through"]).tells("protocol", "ok", &["accepts the credential"]);
-    // A port that its rules do not allow.
-    let elsewhere = Testbed::start();
-    let refused = quick(&elsewhere).flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
-    says(&refused.run_to_end("register"), 1, &["the proxy did not let us through", "403"]);
-    doctor(&refused).tells("proxy", "failed", &["refuses the tunnel: 403", "allow CONNECT"]);
-    assert_eq!(elsewhere.counts().connections, 0);
-}
-
-/// The rules of docs/install/proxy.md, with the names and the port of here.
-#[test]
-#[ignore = "needs squid: apt-get install squid"]
-fn squid_with_the_rules_of_the_documentation_lets_the_agent_through_with_and_without_a_password() {
-    let page = fs::read_to_string("docs/install/proxy.md").unwrap();
-    let rules = page.split("```").find(|block| block.trim_start().starts_with("acl control_plane")).unwrap();
-    let rules = rules.replace("control.example.org", "localhost").replace("443", "PORT");
-    let testbed = Testbed::start();
-    let setup = quick(&testbed).flag("--endpoint", testbed.endpoint_by_name());
-    let open = Squid::start(&testbed, &rules, "");
-    let through = setup.clone().flag("--proxy", format!("http://127.0.0.1:{}", open.port));
-    says(&through.run_to_end("register"), 0, &["registered as c1"]);
-    doctor(&through).tells("proxy", "ok", &["lets us through"]).tells("protocol", "ok", &["accepts the credential"]);
-    let by_address = through.without("--endpoint").flag("--endpoint", testbed.endpoint());
-    doctor(&by_address).tells("proxy", "failed", &["refuses the tunnel: 403", "allow CONNECT"]);
-    let helper =
-        "auth_param basic program /usr/lib/squid/basic_ncsa_auth PLACE/passwords\nacl known proxy_auth REQUIRED";
-    let rules = format!("{helper}\n{}", rules.replace("CONNECT control_plane", "CONNECT known control_plane"));
-    // htpasswd, of the password that is used here.
-    let closed = Squid::start(&testbed, &rules, "user:$apr1$yFZyVRmI$48y8bcf6aZ8nGkB/h.jRj/\n");
-    let with = |who: &str| doctor(&setup.clone().flag("--proxy", format!("http://{who}127.0.0.1:{}", closed.port)));
-    with("user:geheim42@").tells("protocol", "ok", &["accepts the credential"]);
-    for who in ["", "user:geheim43@"] {
-        with(who).tells("proxy", "failed", &["wants a user and a password: 407", "user:password@"]);
-    }
 }

@@ -91,7 +91,7 @@ impl Post<'_> {
             is_plain.then(|| text.parse::<u64>().ok()).flatten().ok_or_else(|| wrong(format!("{text} is no number")))
         };
         let (seconds, counter) = (number(&at)?, number(&n)?);
-        if pullet::clock::unix_seconds().abs_diff(seconds) > SKEW {
+        if super::job::now().abs_diff(seconds) > SKEW {
             return Err(wrong(format!("at={at} is too far from now")));
         }
         let path = self.head.uri.path_and_query().map_or("", |path| path.as_str());
@@ -138,10 +138,7 @@ pub(crate) fn check_proof(post: &Post<'_>, identity: Option<&str>, once: &mut On
             return Err(refuse(&format!("{name} is {:?} and not {expected:?}", text(name))));
         }
     }
-    let is_now = payload
-        .get("iat")
-        .and_then(Value::as_u64)
-        .is_some_and(|iat| pullet::clock::unix_seconds().abs_diff(iat) <= SKEW);
+    let is_now = payload.get("iat").and_then(Value::as_u64).is_some_and(|iat| super::job::now().abs_diff(iat) <= SKEW);
     if payload.len() != 6 || !is_now {
         return Err(refuse("iat is too far from now, or there are other members"));
     }

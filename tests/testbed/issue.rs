@@ -55,7 +55,7 @@ pub(crate) fn issue(
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, cluster);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let now = pullet::clock::unix_seconds().cast_signed();
+    let now = super::job::now().cast_signed();
     let at = |offset: i64| {
         let since = u64::try_from(now + offset).expect("a time after 1970");
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since)

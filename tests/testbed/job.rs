@@ -122,12 +122,17 @@ pub(crate) fn operation(namespace: &str, name: &str) -> Value {
     })
 }
 
-/// RFC 3339, this many seconds from now by the agent's clock, which has a floor that a job's times must
-/// not be earlier than.
+/// RFC 3339, this many seconds from [`now`].
 pub(crate) fn timestamp(seconds_from_now: i64) -> String {
-    let now = pullet::clock::unix_seconds().cast_signed();
+    let now = now().cast_signed();
     let moment = jiff::Timestamp::from_second(now.saturating_add(seconds_from_now)).unwrap_or(jiff::Timestamp::MAX);
     moment.to_string()
+}
+
+/// Seconds since 1970 by the clock of the machine, asked in another way than the agent asks, but never before the agent's floor.
+pub(crate) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().max(pullet::clock::floor())
 }
 
 /// The date as HTTP writes it, this long from now.

@@ -49,7 +49,7 @@ pub(crate) use owner::Owner;
 pub(crate) use proxy::Proxy;
 pub(crate) use route::Call;
 pub(crate) use state::{Counts, EventRecord, JobRecord, Seen, State};
-pub(crate) use tls::{Certificate, Clients, server_pem};
+pub(crate) use tls::{Certificate, Clients, authority_of_another_program, server_pem};
 
 use server::{Server, Shared};
 

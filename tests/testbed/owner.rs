@@ -126,7 +126,7 @@ impl Owner {
             "alg": "Ed25519", "b64": false, "crit": ["b64"], "typ": "edge-job+jws",
             "kid": self.job.kid(), "epoch": self.epoch, "aud": cluster,
             "jti": text("id").unwrap_or_default(), "kind": text("kind").unwrap_or_default(), "seq": seq,
-            "iat": seconds("createdAt").unwrap_or_else(|| pullet::clock::unix_seconds().cast_signed()),
+            "iat": seconds("createdAt").unwrap_or_else(|| super::job::now().cast_signed()),
             "exp": seconds("expiresAt").unwrap_or(4_102_444_800),
         });
         if let Some(key) = text("idempotencyKey").filter(|key| !key.is_empty()) {

@@ -74,6 +74,12 @@ pub(crate) fn for_another_program() -> (String, String, String) {
     (authority.pem(), signed.pem(), key.serialize_pem())
 }
 
+/// The certificate and the key of an authority for another program, in PEM.
+pub(crate) fn authority_of_another_program() -> (String, String) {
+    let authority = authority();
+    (authority.pem(), authority.key().serialize_pem())
+}
+
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Testbed authority");

@@ -21,6 +21,9 @@ use crate::net::{PlainHttp, ProxySetting};
 /// Where a service account's token and CA are mounted.
 const SERVICE_ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
 
+/// A kubeconfig that systemd provides to the unit, in the directory of this variable.
+const PROVIDED: (&str, &str) = ("CREDENTIALS_DIRECTORY", "pullet.kubeconfig");
+
 /// The kubeconfig that k3s writes for root.
 const K3S: &str = "etc/rancher/k3s/k3s.yaml";
 
@@ -227,6 +230,14 @@ pub fn locate(wish: &Wish, surroundings: &Surroundings<'_>) -> Result<Location, 
         };
     }
     let mut tried = vec!["KUBECONFIG (not set)".to_owned()];
+    if let Some(directory) = variable(PROVIDED.0) {
+        let path = surroundings.root.join(directory.trim_start_matches('/')).join(PROVIDED.1);
+        // The unit gives an end of line where there is no file.
+        if path.metadata().is_ok_and(|metadata| metadata.len() > 1) {
+            return Ok(Location::Kubeconfig(path));
+        }
+        tried.push(format!("{} (from /etc/pullet/credentials)", path.display()));
+    }
     let token = surroundings.root.join(SERVICE_ACCOUNT).join("token");
     // A context is one of a kubeconfig: who names one does not mean the pod's own account.
     if wish.context.is_none() && variable("KUBERNETES_SERVICE_HOST").is_some() && token.exists() {
@@ -363,6 +374,17 @@ mod tests {
         assert_eq!(find(&context, &pod).unwrap(), Location::Kubeconfig(home));
         let variable = [pod[0], pod[1], ("KUBECONFIG", "/k")];
         assert_eq!(find(&wish(), &variable).unwrap(), Location::Kubeconfig(PathBuf::from("/k")));
+        let unit = [pod[0], pod[1], ("CREDENTIALS_DIRECTORY", "/run/credentials/pullet.service")];
+        let provided = root.join("run/credentials/pullet.service/pullet.kubeconfig");
+        touch(&provided);
+        for (content, wanted) in [("", Location::InCluster), ("\n", Location::InCluster)] {
+            std::fs::write(&provided, content).unwrap();
+            assert_eq!(find(&root_user, &unit).unwrap(), wanted);
+        }
+        std::fs::write(&provided, "{}").unwrap();
+        assert_eq!(find(&root_user, &unit).unwrap(), Location::Kubeconfig(provided.clone()));
+        let named = [unit[2], ("KUBECONFIG", "/k")];
+        assert_eq!(find(&wish(), &named).unwrap(), Location::Kubeconfig(PathBuf::from("/k")));
         let flag = Wish { kubeconfig: Some("/f".into()), ..wish() };
         assert_eq!(find(&flag, &variable).unwrap(), Location::Kubeconfig(PathBuf::from("/f")));
         assert!(matches!(find(&wish(), &[("KUBECONFIG", "/a:/b")]), Err(AccessError::SeveralFiles(_))));

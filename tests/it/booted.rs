@@ -1,0 +1,31 @@
+//! The unit in a system that is booted: see tests/device/boot, which looks at it from within.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::agent::{CLUSTER, write_secret};
+use crate::scene::{SOON, apply, said, succeeds};
+use crate::testbed::Testbed;
+
+#[test]
+#[ignore = "needs a booted Debian: root, control groups, loop devices and mmdebstrap; a minute of it"]
+fn the_unit_is_what_it_says_in_a_system_that_was_booted_from_an_image() {
+    let testbed = Testbed::start();
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    write_secret(&token, &testbed.issue_token(Some(CLUSTER)));
+    let job = apply(&testbed, "booted");
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_pullet"));
+    let binary = std::env::var_os("PULLET_STATIC").map(PathBuf::from).filter(|path| path.exists()).unwrap_or(built);
+    let mut boot = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/device/boot"));
+    boot.arg(binary).arg(testbed.endpoint()).arg(&token).arg(testbed.ca_file()).stdin(Stdio::null());
+    let (code, text) = said(&boot.output().unwrap());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("- its user: pullet\n"), "{text}");
+    succeeds(&testbed, &job, SOON);
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+    #[allow(clippy::print_stderr, reason = "what was seen is worth a look with --nocapture")]
+    {
+        eprintln!("{text}");
+    }
+}

@@ -1,0 +1,45 @@
+//! The configuration that packages bring: nothing is on, everything is in it, and each line works once its # is taken away.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use pullet::config::{KEYS, Settings};
+
+const TEXT: &str = include_str!("../../cross/pullet.toml");
+
+fn settings(text: &str) -> Result<Settings, String> {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("pullet.toml");
+    fs::write(&file, text).unwrap();
+    Settings { config: Some(file), ..Settings::default() }.with_file().map_err(|error| error.to_string())
+}
+
+/// The keys that a line could turn on: `#key = …`.
+fn offered() -> Vec<&'static str> {
+    let lines = TEXT.lines().filter_map(|line| line.strip_prefix('#'));
+    lines.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_once(" = ")).map(|(key, _)| key).collect()
+}
+
+#[test]
+fn nothing_is_on_in_the_shipped_configuration() {
+    assert!(TEXT.lines().all(|line| line.is_empty() || line.starts_with('#')));
+    let read = settings(TEXT).unwrap();
+    assert!(read.endpoint.is_none() && read.target.is_none() && read.state_dir.is_none());
+}
+
+#[test]
+fn each_setting_is_in_the_shipped_configuration_once() {
+    let offered = offered();
+    assert_eq!(offered.iter().copied().collect::<BTreeSet<_>>(), KEYS.into_iter().collect());
+    assert_eq!(offered.len(), KEYS.len());
+}
+
+#[test]
+fn each_line_of_the_shipped_configuration_is_understood_without_its_hash() {
+    for key in offered() {
+        let line = TEXT.lines().find(|line| line.starts_with(&format!("#{key} = "))).unwrap();
+        if let Err(error) = settings(&line[1..]) {
+            panic!("{line}: {error}");
+        }
+    }
+}
