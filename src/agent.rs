@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+pub use cluster::{CA_BUNDLE, credential_in_cluster};
 pub use error::AgentError;
+pub use target::find_access;
 
 use crate::clock;
 use crate::config::{Config, ConfigError};

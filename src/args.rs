@@ -26,8 +26,15 @@ pub enum Command {
     },
     /// Print the definitions of the custom resources.
     Crds,
-    /// Set right what the agent must not by itself.
-    Doctor(Settings, Remedy),
+    /// Say what is wrong with this node, or set right what the agent must not by itself.
+    Doctor {
+        /// What is looked at.
+        settings: Settings,
+        /// What is to be set right; none = everything is looked at.
+        remedy: Option<Remedy>,
+        /// As JSON.
+        is_json: bool,
+    },
     /// Text for stdout.
     Help(String),
     /// Print what waits in the journal.
@@ -109,7 +116,7 @@ const COMMANDS: [(&str, &str); 13] = [
     ("admission", "print what jobs may do as admission policies of the API server (--json)"),
     ("crds", "print the definitions of the custom resources, for kubectl apply -f -"),
     ("rbac", "print the rights that the agent needs in the cluster, for kubectl apply -f -"),
-    ("doctor", "set right what the agent must not by itself: --reset-clock, --reset-ledger"),
+    ("doctor", "say what is wrong with this node and how to mend it (--json; --reset-clock, --reset-ledger)"),
     ("uninstall", "take the agent away; what it applied stays (--dry-run, --purge-resources)"),
     ("help", "show this, or the flags of a command: pullet help run"),
     ("version", "show the version (--json)"),
@@ -167,14 +174,18 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
         "doctor" => {
             let (is_clock, rest) = without(RESET_CLOCK, rest);
             let (is_ledger, rest) = without(RESET_LEDGER, &rest);
-            match (settings("doctor", &rest)?, is_clock, is_ledger) {
-                (Err(help), ..) => Ok(Command::Help(help)),
-                (Ok(settings), true, false) => Ok(Command::Doctor(settings, Remedy::Clock)),
-                (Ok(settings), false, true) => Ok(Command::Doctor(settings, Remedy::Ledger)),
-                (Ok(_), ..) => Err(UsageError::Value(
-                    "doctor needs one thing to set right: --reset-clock or --reset-ledger".to_owned(),
-                )),
-            }
+            let (is_json, rest) = without(JSON, &rest);
+            let remedy = match (is_clock, is_ledger, is_json) {
+                (false, false, _) => None,
+                (true, false, false) => Some(Remedy::Clock),
+                (false, true, false) => Some(Remedy::Ledger),
+                _ => {
+                    let why = "doctor sets one thing right at a time: --reset-clock or --reset-ledger, without --json";
+                    return Err(UsageError::Value(why.to_owned()));
+                }
+            };
+            let settings = settings("doctor", &rest)?;
+            Ok(settings.map_or_else(Command::Help, |settings| Command::Doctor { settings, remedy, is_json }))
         }
         "status" => {
             let (is_json, rest) = without(JSON, rest);
@@ -210,7 +221,7 @@ const FORCE: &str = "--force";
 /// The flag of `journal` that is no setting.
 const FOLLOW: &str = "--follow";
 
-/// The flag of `status`, `journal`, `check` and `admission` that is no setting.
+/// The flag of `status`, `journal`, `check`, `doctor` and `admission` that is no setting.
 const JSON: &str = "--json";
 
 /// The flag of `doctor` that is no setting.
@@ -310,7 +321,7 @@ pub fn overview() -> String {
         "\nFirst steps:\n  \
          sudo pullet setup --dry-run\n  \
          sudo pullet setup\n\n\
-         Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n",
+         Exit codes: 0 done, 1 failed, 2 wrong usage or configuration (3 and 4: docs/quickstart.md).\n",
     );
     text
 }
@@ -345,7 +356,11 @@ fn help(command: &str) -> String {
              is no journal that can be read."
         }
         "doctor" => {
-            "With --reset-clock forgets the last confirmed time, where a clock that was wrong had been believed: the time\n\
+            "Looks at the way to the control plane, at this node and at the cluster, and prints one line a check with what is to\n\
+             be done; with --json one JSON object. It takes 5 s at most and changes nothing; the flags and the configuration\n\
+             file are those of the agent. Ends with 0 when all is well, with 1 when something does not work, with 4 when\n\
+             something will not for long.\n\
+             With --reset-clock forgets the last confirmed time, where a clock that was wrong had been believed: the time\n\
              of the build is the earliest again. Set the clock of this node first, and stop the agent: it would write\n\
              the time again. With --reset-ledger lets signed jobs pass again that are older than the loss of the ledger: only\n\
              where you know that no old job is played again. Of the flags only --config and --state-dir matter."
@@ -424,12 +439,15 @@ mod tests {
     }
 
     #[test]
-    fn doctor_needs_to_be_told_what_to_set_right() {
-        let parsed = parse(&words("doctor --state-dir /s --reset-clock"));
-        assert!(
-            matches!(parsed, Ok(Command::Doctor(settings, Remedy::Clock)) if settings.state_dir == Some("/s".into()))
-        );
-        assert!(error("doctor").contains("--reset-clock"));
+    fn doctor_looks_or_sets_one_thing_right() {
+        let parsed = parse(&words("doctor --state-dir /s --reset-clock")).unwrap();
+        let Command::Doctor { settings, remedy: Some(Remedy::Clock), is_json: false } = parsed else { panic!() };
+        assert_eq!(settings.state_dir, Some("/s".into()));
+        assert!(matches!(parse(&words("doctor")), Ok(Command::Doctor { remedy: None, is_json: false, .. })));
+        assert!(matches!(parse(&words("doctor --json")), Ok(Command::Doctor { remedy: None, is_json: true, .. })));
+        for both in ["doctor --reset-clock --reset-ledger", "doctor --reset-clock --json"] {
+            assert!(error(both).contains("one thing right at a time"), "{both}");
+        }
         assert!(error("run --reset-clock").contains("no flag"));
     }
 

@@ -17,6 +17,7 @@
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
 //! | [`agent`] | all parts; it wires them and decides nothing. `agent::cluster` goes by a `Cluster`, and its `step` decides |
 //! | [`setup`] | how an agent comes onto a node, and goes; no agent that runs uses it |
+//! | [`doctor`] | what is wrong with a node: it asks and looks, and changes nothing; the agent itself never comes here |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
 //! | [`monitor`] | the same for machines: `/metrics`, `/healthz` and `/readyz` on loopback |
 //! | [`link`] | the control plane |
@@ -51,6 +52,7 @@ pub mod args;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod job;
 pub mod journal;
 pub mod json;

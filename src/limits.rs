@@ -5,6 +5,7 @@
 //! top of it and stay below 8 MiB.
 
 mod device;
+pub mod doctor;
 mod installation;
 mod monitor;
 

@@ -34,8 +34,8 @@ use self::terms::Unacceptable;
 use super::{Agent, AgentError, Signals, holding, profile};
 use crate::config::Config;
 use crate::limits;
-use crate::link::Credential;
 use crate::link::backoff::{Backoff, draw};
+use crate::link::{Credential, CredentialStore as _, StoreError};
 use crate::resources::{Cluster, ClusterSpec};
 use crate::shutdown::Stop;
 use crate::target::Target;
@@ -43,7 +43,15 @@ use crate::target::kubernetes::{Access, Kubernetes, Own, OwnError};
 use crate::task;
 
 /// Where the `caBundle` of a Cluster lies for those who follow files.
-const CA_BUNDLE: &str = "cluster-ca.pem";
+pub const CA_BUNDLE: &str = "cluster-ca.pem";
+
+/// The credential in the Secret, for whoever only looks. Blocks.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn credential_in_cluster(own: Own) -> Result<Option<Credential>, StoreError> {
+    SecretStore::new(own).load()
+}
 
 /// Which Clusters there are.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::AgentError;
 use crate::config::{Config, TargetChoice};
 use crate::limits;
+use crate::link;
 use crate::protocol::ClusterId;
 use crate::target::Target;
 use crate::target::directory::Directory;
@@ -28,13 +29,17 @@ pub(super) fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc
     }
 }
 
-pub(super) fn find_access(config: &Config) -> Result<Access, AgentError> {
+/// How the API server of the target is reached.
+///
+/// # Errors
+/// [`AgentError::Access`].
+pub fn find_access(config: &Config) -> Result<Access, AgentError> {
     let (kubeconfig, context) = match &config.target {
         TargetChoice::Kubernetes { kubeconfig, context } => (kubeconfig.clone(), context.clone()),
         TargetChoice::Directory(_) => (None, None),
     };
     let wish = Wish { kubeconfig, context, foreground_root: is_foreground_root(), plain_http: config.plain_http };
-    let surroundings = Surroundings { variable: &|name| std::env::var(name).ok(), root: PathBuf::from("/") };
+    let surroundings = Surroundings { variable: &link::provided::variable, root: PathBuf::from("/") };
     Access::find(&wish, &surroundings).map_err(AgentError::Access)
 }
 

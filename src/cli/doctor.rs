@@ -1,14 +1,35 @@
-//! `pullet doctor`: what a person sets right.
+//! `pullet doctor`: what is wrong with this node, and what a person sets right.
 
-use super::{Failure, say};
+use super::{Failure, read_config, say, status};
 use crate::agent;
 use crate::args::Remedy;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Settings};
+use crate::doctor::{self, Verdict};
 use crate::journal;
 use crate::link::StateDirectory;
 use crate::link::backoff::draw;
 use crate::trust::replay::TrustState;
+
+/// Looks at everything and says what it found. Fails with what is to be mended first.
+pub(super) fn examine(settings: Settings, is_json: bool) -> Result<(), Failure> {
+    let settings = settings.with_file()?;
+    let status_file = settings.status_file.clone();
+    let config = read_config(settings)?;
+    doctor::become_owner(&config.state_dir);
+    let findings = doctor::examine(config, status::read(status_file).map_err(|error| error.to_string()));
+    say(if is_json { doctor::as_json(&findings) } else { doctor::print(&findings) }.trim_end());
+    match (doctor::verdict(&findings), doctor::first(&findings)) {
+        (Verdict::Failed, Some(first)) => Err(Failure::failed(first)),
+        (_, Some(first)) => Err(Failure::warned(first)),
+        (_, None) => {
+            if !is_json {
+                say(&["all is well: ", &doctor::count().to_string(), " checks"].concat());
+            }
+            Ok(())
+        }
+    }
+}
 
 /// Sets one thing right. The lock of the state directory keeps a running agent out of it.
 pub(super) fn set_right(config: &Config, remedy: Remedy) -> Result<(), Failure> {

@@ -1,13 +1,13 @@
 //! One file a command; here is what they share.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 another agent acts instead.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 another agent acts instead, 4 something will fail.
 
 mod admission;
 mod check;
-mod crds;
+pub(crate) mod crds;
 mod doctor;
 mod journal;
-mod rbac;
+pub(crate) mod rbac;
 mod register;
 mod run;
 mod setup;
@@ -34,6 +34,9 @@ const WRONG_USAGE: u8 = 2;
 
 /// Another agent acts on the cluster: a start would take it over again.
 const REPLACED: u8 = 3;
+
+/// It works, and will not for long, or not wholly.
+const WARNED: u8 = 4;
 
 /// Reads the arguments, the program's name first, and does what they say.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -70,9 +73,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(())
         }
         Command::Journal { settings, is_json, follows } => journal::journal(settings, is_json, follows),
-        Command::Doctor(settings, remedy) => {
+        Command::Doctor { settings, remedy: Some(remedy), .. } => {
             read_config(settings).map_err(Failure::from).and_then(|config| doctor::set_right(&config, remedy))
         }
+        Command::Doctor { settings, remedy: None, is_json } => doctor::examine(settings, is_json),
         Command::Rbac(settings) => read_config(settings).map_err(Failure::from).map(|config| {
             say(rbac::text(&config).trim_end());
         }),
@@ -105,6 +109,10 @@ impl Failure {
 
     fn replaced(error: impl Into<Box<dyn std::error::Error>>) -> Self {
         Self { code: REPLACED, error: error.into() }
+    }
+
+    fn warned(error: impl Into<Box<dyn std::error::Error>>) -> Self {
+        Self { code: WARNED, error: error.into() }
     }
 
     fn usage(error: impl Into<Box<dyn std::error::Error>>) -> Self {

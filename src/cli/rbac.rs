@@ -13,7 +13,7 @@ pub(super) const CLUSTER: &str = include_str!("../../k3s/cluster.yaml");
 const MARK: &str = "  # Each further kind of allow_kind";
 
 /// The manifests, with a rule for each kind of `allow_kind`, and with what `cluster_resource` needs where that is set.
-pub(super) fn text(config: &Config) -> String {
+pub(crate) fn text(config: &Config) -> String {
     let (before, after) = TEXT.split_once(MARK).unwrap_or((TEXT, ""));
     let mut text = before.to_owned();
     for kind in config.policy.kinds() {

@@ -1,6 +1,7 @@
 //! `pullet status`: what the running agent knows of itself.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use super::{Failure, say};
 use crate::clock;
@@ -12,13 +13,7 @@ use crate::status::{ConnectionState, Status, describe_clock};
 /// Prints the status, and fails with one line where something is wrong.
 pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
     let settings = settings.with_file()?;
-    // Who may not write the default one may still read it.
-    let path = match (settings.status_file.is_none(), status_file(settings.status_file)) {
-        (_, Some(path)) => path,
-        (true, None) => DEFAULT_STATUS.into(),
-        (false, None) => return Err(Failure::failed("status_file is none: the agent writes no status to be read")),
-    };
-    let status = Status::read(&path).map_err(Failure::failed)?;
+    let status = read(settings.status_file).map_err(Failure::failed)?;
     if is_json {
         say(&serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
     } else {
@@ -28,6 +23,17 @@ pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
         None => Ok(()),
         Some(fault) => Err(Failure::failed(fault)),
     }
+}
+
+/// Reads the status of the agent that runs with these settings.
+pub(super) fn read(configured: Option<PathBuf>) -> Result<Status, Box<dyn std::error::Error>> {
+    // Who may not write the default one may still read it.
+    let path = match (configured.is_none(), status_file(configured)) {
+        (_, Some(path)) => path,
+        (true, None) => DEFAULT_STATUS.into(),
+        (false, None) => return Err("status_file is none: the agent writes no status to be read".into()),
+    };
+    Ok(Status::read(&path)?)
 }
 
 fn print(status: &Status, now: u64) -> String {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::credential::StoreError;
 use super::seal::Seal;
@@ -23,6 +24,9 @@ const CA: &str = "pullet.ca";
 
 /// A key that wraps what is stored.
 const KEY: &str = "pullet.key";
+
+/// The directory where the environment names none.
+static ASSUMED: OnceLock<PathBuf> = OnceLock::new();
 
 /// The directory of a unit's credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +49,27 @@ pub fn remedy(token: &Path) -> &'static str {
     }
 }
 
+/// A variable of the environment, or the directory that is looked into where it names none.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    let assumed = || (name == DIRECTORY).then(|| ASSUMED.get()?.to_str().map(str::to_owned)).flatten();
+    std::env::var(name).ok().or_else(assumed)
+}
+
 impl Provided {
     /// The directory that the environment names; none where it names none, or not from the root.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
+        let named = std::env::var_os(DIRECTORY).map(PathBuf::from);
+        let directory = named.or_else(|| ASSUMED.get().cloned())?;
         directory.is_absolute().then_some(Self(directory))
+    }
+
+    /// Looks here from now on where the environment names no directory: into that of the unit, for a person who asks beside
+    /// it.
+    pub fn assume(directory: PathBuf) {
+        // Whoever was first stays.
+        let _ = ASSUMED.set(directory);
     }
 
     /// The file with the one-time token.

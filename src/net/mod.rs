@@ -7,6 +7,7 @@ pub mod body;
 pub mod connector;
 mod error;
 mod gather;
+mod issuer;
 pub mod proxy;
 pub mod renewal;
 pub mod tls;

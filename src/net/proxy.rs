@@ -67,6 +67,17 @@ impl ProxySetting {
         Self::parse(&url, either("NO_PROXY").as_deref())
     }
 
+    /// Host and port of the proxy on the way to `uri`; none where the way is straight.
+    #[must_use]
+    pub fn hop(&self, uri: &http::Uri) -> Option<(String, u16)> {
+        match self {
+            Self::Through(proxy) if uri.scheme() == Some(&http::uri::Scheme::HTTPS) && !proxy.is_no_proxy(uri) => {
+                Some((proxy.host().to_owned(), proxy.port()))
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn into_ureq(self) -> Option<ureq::Proxy> {
         match self {
             Self::Direct => None,
@@ -120,6 +131,10 @@ mod tests {
         assert!(proxy.is_no_proxy(&"https://a.example/".parse().unwrap()));
         assert!(proxy.is_no_proxy(&"https://x.b.example/".parse().unwrap()));
         assert!(!proxy.is_no_proxy(&"https://c.example/".parse().unwrap()));
+        let setting = ProxySetting::from_environment(variable).unwrap();
+        let hop = |uri: &str| setting.hop(&uri.parse().unwrap());
+        assert_eq!(hop("https://c.example/"), Some(("p".to_owned(), 1)));
+        assert_eq!((hop("https://a.example/"), hop("http://c.example/")), (None, None));
     }
 
     #[test]

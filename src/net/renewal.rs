@@ -120,6 +120,18 @@ impl Tls {
         self.state().material.verifier.as_ref().is_none_or(|verifier| verifier.is_valid_at(time))
     }
 
+    /// When the chain that the server showed last ends, in Unix seconds, and who issued its leaf; none where it showed none.
+    #[must_use]
+    pub fn server_chain(&self) -> Option<(u64, Option<String>)> {
+        self.state().material.verifier.as_ref()?.shown()
+    }
+
+    /// Who says to have issued the certificate that was refused last; none where none was.
+    #[must_use]
+    pub fn refused_issuer(&self) -> Option<String> {
+        self.state().material.verifier.as_ref()?.refused_issuer()
+    }
+
     /// Whether a client certificate is shown to a server that asks for one. One that was issued and has ended is not.
     #[must_use]
     pub fn has_client_certificate(&self) -> bool {

@@ -10,6 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::issuer::issuer;
+
 /// Verifies as `rustls::client::WebPkiServerVerifier` does, and remembers the chain that it saw last. That one brings a
 /// reader of revocation lists with it, and nobody has any here.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(super) struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
     when: When,
     last: Mutex<Option<Shown>>,
+    /// What was refused since, for a person who asks why.
+    refused: Mutex<Option<CertificateDer<'static>>>,
 }
 
 /// The time that a chain is verified at.
@@ -43,7 +47,28 @@ impl Verifier {
         if roots.is_empty() {
             return Err(Error::General("no root trust anchors were provided".to_owned()));
         }
-        Ok(Self { roots, algorithms: provider.signature_verification_algorithms, when, last: Mutex::default() })
+        let algorithms = provider.signature_verification_algorithms;
+        Ok(Self { roots, algorithms, when, last: Mutex::default(), refused: Mutex::default() })
+    }
+
+    /// Until when the chain that was shown last is valid, and who issued the leaf; none where none was shown. A certificate
+    /// that the chain can do without ends nothing.
+    pub(super) fn shown(&self) -> Option<(u64, Option<String>)> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = last.as_ref()?;
+        let (leaf, rest) = shown.chain.split_first()?;
+        let is_over = |end: &u64| {
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(end.saturating_add(1)));
+            let judged = self.verify(leaf, rest, &shown.name, time);
+            matches!(judged, Err(Error::InvalidCertificate(CertificateError::ExpiredContext { .. })))
+        };
+        let ends = shown.chain.iter().filter_map(|certificate| self.life_of(certificate)).map(|(_, end)| end);
+        Some((ends.filter(is_over).min()?, issuer(leaf)))
+    }
+
+    /// Who issued the certificate that was refused last, where none was taken since.
+    pub(super) fn refused_issuer(&self) -> Option<String> {
+        issuer(self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?)
     }
 
     /// Whether the chain that was shown last is valid at this time; true where none was shown.
@@ -121,7 +146,10 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self.judge(leaf, rest, name, now)?;
+        let verified = self.judge(leaf, rest, name, now);
+        let refused = verified.is_err().then(|| leaf.clone().into_owned());
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        let verified = verified?;
         let chain = std::iter::once(leaf).chain(rest).map(|certificate| certificate.clone().into_owned()).collect();
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Shown { chain, name: name.to_owned() });
         Ok(verified)
@@ -198,6 +226,28 @@ mod tests {
         let judged = verifier.verify_server_cert(root.der(), &[], &name, &[], UnixTime::since_unix_epoch(IN_2031));
         let text = NetError::Tls(judged.unwrap_err()).to_string();
         assert_eq!(text, "TLS was refused: the server's certificate cannot be used (CaUsedAsEndEntity)");
+    }
+
+    #[test]
+    fn it_is_told_when_a_chain_ends_and_who_issued_what_was_refused() {
+        let (roots, leaf, between) = chain();
+        let (verifier, name) = (verifier(&roots, When::Now), ServerName::try_from("a.example").unwrap());
+        let (strangers, stranger, _) = chain();
+        let show = |leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
+            verifier.verify_server_cert(leaf, rest, &name, &[], UnixTime::since_unix_epoch(IN_2031)).map(drop)
+        };
+        assert_eq!((verifier.shown(), verifier.refused_issuer()), (None, None));
+        // One that the chain does not need, and that has long ended.
+        let mut old = CertificateParams::default();
+        old.not_after = date_time_ymd(2020, 1, 1);
+        let old = old.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        show(&leaf, &[old, between]).unwrap();
+        assert_eq!(verifier.shown(), Some((2_208_988_800, Some("between".to_owned()))));
+        assert_eq!(verifier.refused_issuer(), None);
+        drop(strangers);
+        show(&stranger, &[]).unwrap_err();
+        assert_eq!(verifier.refused_issuer().as_deref(), Some("between"));
+        show(&leaf, &[]).unwrap_err();
     }
 
     #[test]

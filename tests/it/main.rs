@@ -26,6 +26,8 @@ mod custom_resources;
 #[cfg(feature = "crds")]
 mod definitions;
 mod directory;
+mod doctor;
+mod doctor_cluster;
 mod drift;
 mod fake_api;
 mod faults;

@@ -11,6 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::agent::CLUSTER;
+use crate::doctor::doctor;
 use crate::node::pinned;
 use crate::proxy::server;
 use crate::scene::{LATER, SOON, goes_on, quick, says, succeeds};
@@ -138,4 +139,46 @@ fn a_real_squid_in_the_middle_is_believed_when_it_is_named_and_reads_no_payload(
     let access = squid.log("access");
     assert!(access.contains("/jobs"), "it read along: {access}");
     assert!(!access.contains(MARKER));
+}
+
+/// The rules of docs/install/proxy.md, with the names and the port of here.
+#[test]
+#[ignore = "needs squid: apt-get install squid"]
+fn squid_with_the_rules_of_the_documentation_lets_the_agent_through_with_and_without_a_password() {
+    let page = fs::read_to_string("docs/install/proxy.md").unwrap();
+    let rules = page.split("```").find(|block| block.trim_start().starts_with("acl control_plane")).unwrap();
+    let testbed = Testbed::start();
+    let port = server(&testbed).rsplit(':').next().unwrap().to_owned();
+    let rules = rules.replace("control.example.org", "localhost").replace("443", &port);
+    let setup = quick(&testbed).flag("--endpoint", testbed.endpoint_by_name());
+    let open = Squid::with(&testbed, |_| format!("\n{rules}\nhttp_access deny all"));
+    let through = setup.clone().flag("--proxy", format!("http://127.0.0.1:{}", open.port));
+    says(&through.run_to_end("register"), 0, &["registered as c1"]);
+    doctor(&through).tells("proxy", "ok", &["lets us through"]).tells("protocol", "ok", &["accepts the credential"]);
+    let by_address = through.without("--endpoint").flag("--endpoint", testbed.endpoint());
+    doctor(&by_address).tells("proxy", "failed", &["refuses the tunnel: 403", "allow CONNECT"]);
+    let closed = Squid::with(&testbed, |home| {
+        // htpasswd, of the password that is used here.
+        fs::write(home.join("passwords"), "user:$apr1$yFZyVRmI$48y8bcf6aZ8nGkB/h.jRj/\n").unwrap();
+        let helper = format!("auth_param basic program /usr/lib/squid/basic_ncsa_auth {}/passwords", home.display());
+        let rules = rules.replace("CONNECT control_plane", "CONNECT known control_plane");
+        format!("\n{helper}\nacl known proxy_auth REQUIRED\n{rules}\nhttp_access deny all")
+    });
+    let with = |who: &str| doctor(&setup.clone().flag("--proxy", format!("http://{who}127.0.0.1:{}", closed.port)));
+    with("user:geheim42@").tells("protocol", "ok", &["accepts the credential"]);
+    for who in ["", "user:geheim43@"] {
+        with(who).tells("proxy", "failed", &["wants a user and a password: 407", "user:password@"]);
+    }
+}
+
+/// What a filter shows that reads along is told with the name of whoever issued it.
+#[test]
+#[ignore = "needs squid: apt-get install squid"]
+fn the_doctor_names_the_authority_of_a_proxy_that_reads_along() {
+    let testbed = Testbed::start();
+    let squid = Squid::in_the_middle(&testbed);
+    let setup = quick(&testbed).flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
+    let seen = doctor(&setup);
+    seen.tells("proxy", "ok", &["lets us through"]);
+    seen.tells("tls", "failed", &["not trusted here", "it says it is by ", "reads along"]);
 }

@@ -27,10 +27,15 @@ const NAME: &str = "vworkspace-agent-holder";
 const REMEDY: &str = "apply k3s/rbac.yaml and start the agent again";
 
 /// The record, as far as anybody asks.
-struct Record {
+pub(super) struct Record {
     version: String,
     /// None as long as nobody has written it.
-    holder: Option<Holder>,
+    pub(super) holder: Option<Holder>,
+}
+
+/// Where it lies.
+pub(super) fn path() -> String {
+    format!("/api/v1/namespaces/{OWN_NAMESPACE}/configmaps/{NAME}")
 }
 
 /// What a look at the record came to.
@@ -237,7 +242,7 @@ impl Inner {
     }
 
     async fn record(&self) -> Result<Record, Fault> {
-        let path = format!("/api/v1/namespaces/{OWN_NAMESPACE}/configmaps/{NAME}");
+        let path = path();
         let call = Call { limit: limits::HOLDER_BODY_BYTES as u64, ..Call::get(&path, api::JSON) };
         Record::read(&api::ask(self.api(), &call).await?)
     }
@@ -338,7 +343,7 @@ struct Metadata<'a> {
 }
 
 impl Record {
-    fn read(text: &[u8]) -> Result<Self, Fault> {
+    pub(super) fn read(text: &[u8]) -> Result<Self, Fault> {
         #[derive(Deserialize)]
         struct ConfigMap<'a> {
             #[serde(borrow)]

@@ -21,6 +21,7 @@ mod credentials;
 mod decode;
 mod drift;
 mod holder;
+mod inspect;
 mod kubeconfig;
 mod looks;
 mod message;
@@ -50,6 +51,7 @@ use crate::protocol::{Manifest, ObjectRef};
 pub use self::admin::{AccountToken, Admin, AdminError, Document};
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
 pub use self::clusters::{ClusterWatch, Clusters, Notice};
+pub use self::inspect::{Fit, Inspector, Record, Right, kinds_of, rights_of};
 pub use self::own::{Own, OwnError, SecretObject, push_encoded, push_text, secret_patch};
 pub use self::yaml::{YamlError, list_as_json};
 

@@ -206,6 +206,19 @@ impl Own {
         body: &str,
         limit: u64,
     ) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.call_on(None, method, path, kind, body, limit)
+    }
+
+    /// The same on a line that is kept.
+    pub(super) fn call_on(
+        &self,
+        line: Option<&Line>,
+        method: &Method,
+        path: &str,
+        kind: &'static str,
+        body: &str,
+        limit: u64,
+    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let mut may_repeat = true;
         loop {
             let current = self.credentials.current();
@@ -218,7 +231,8 @@ impl Own {
             if let Some(authorization) = &current.authorization {
                 request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
             }
-            let answer = Line::new(current.profile).run(request, Patience::Answer(limits::RESPONSE_TIMEOUT))?;
+            let line = line.cloned().unwrap_or_else(|| Line::new(current.profile));
+            let answer = line.run(request, Patience::Answer(limits::RESPONSE_TIMEOUT))?;
             let status = answer.status();
             if status == StatusCode::UNAUTHORIZED {
                 let is_renewed = self.credentials.renew(current.authorization.as_ref(), current.generation);

@@ -62,7 +62,12 @@ impl std::error::Error for YamlError {}
 
 /// Reads the first document of a text.
 pub(super) fn read(text: &str) -> Result<Node, YamlError> {
-    let mut builder = Builder { open: Vec::new(), root: None, count: 0 };
+    read_within(text, limits::KUBECONFIG_DEPTH, limits::KUBECONFIG_NODES)
+}
+
+/// The same with bounds of one's own. JSON is YAML as well.
+pub(super) fn read_within(text: &str, depth: usize, nodes: usize) -> Result<Node, YamlError> {
+    let mut builder = Builder { open: Vec::new(), root: None, count: 0, depth, nodes };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| YamlError::Syntax(error.marker().line()))?;
         if matches!(event, Event::DocumentEnd) {
@@ -116,6 +121,32 @@ impl Node {
         members.iter().find(|(member, _)| member == name).map(|(_, value)| value).filter(|value| !value.is_null())
     }
 
+    /// Whether all that stands here stands in another one as well, beside whatever else it holds. What stands under one of
+    /// the names `but` is not looked at.
+    pub(super) fn is_within(&self, other: &Node, but: &[&str]) -> bool {
+        match (self, other) {
+            (Self::Mapping(members), Self::Mapping(_)) => members.iter().all(|(name, value)| {
+                but.contains(&name.as_str())
+                    || value.is_null()
+                    || other.member(name).is_some_and(|found| value.is_within(found, but))
+            }),
+            (Self::Scalar(text), Self::Scalar(found)) => text.0 == found.0,
+            (Self::Sequence(values), Self::Sequence(found)) => {
+                values.len() == found.len()
+                    && values.iter().zip(found).all(|(value, found)| value.is_within(found, but))
+            }
+            _ => false,
+        }
+    }
+
+    /// The texts of a name that is a sequence.
+    pub(super) fn texts(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.sequence(name).iter().filter_map(|value| match value {
+            Self::Scalar(text) => Some(text.0.as_str()),
+            _ => None,
+        })
+    }
+
     /// The text of a name.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.member(name)? {
@@ -147,6 +178,8 @@ struct Builder {
     open: Vec<Open>,
     root: Option<Node>,
     count: usize,
+    depth: usize,
+    nodes: usize,
 }
 
 impl Builder {
@@ -183,7 +216,7 @@ impl Builder {
         if matches!(self.open.last(), Some(Open::Mapping { name: None, .. })) {
             return Err(YamlError::StrangeName(line));
         }
-        if self.open.len() == limits::KUBECONFIG_DEPTH {
+        if self.open.len() == self.depth {
             return Err(YamlError::TooLarge);
         }
         self.open.push(open);
@@ -192,7 +225,7 @@ impl Builder {
 
     fn add(&mut self, node: Node, line: usize) -> Result<(), YamlError> {
         self.count += 1;
-        if self.count > limits::KUBECONFIG_NODES {
+        if self.count > self.nodes {
             return Err(YamlError::TooLarge);
         }
         match self.open.last_mut() {
@@ -247,6 +280,25 @@ mod tests {
         let many = |count: usize| "- 1\n".repeat(count);
         assert!(read(&many(limits::KUBECONFIG_NODES - 1)).is_ok());
         assert_eq!(read(&many(limits::KUBECONFIG_NODES)).unwrap_err(), YamlError::TooLarge);
+    }
+
+    #[test]
+    fn what_a_server_adds_is_no_difference_and_what_it_changes_is() {
+        let wanted = read("a: {b: [x, {c: 1}], d: null, e: {}}\nv: [1]\n").unwrap();
+        let found = |text: &str| wanted.is_within(&read(text).unwrap(), &["v"]);
+        assert!(found(r#"{"a":{"b":["x",{"c":1,"more":[]}],"e":{},"f":"\u003c"},"g":7}"#));
+        for other in [
+            "{}",
+            r#"{"a":{"b":["x",{"c":2}],"e":{}}}"#,
+            r#"{"a":{"b":["x"],"e":{}}}"#,
+            r#"{"a":{"b":["x",{"c":1},"y"],"e":{}}}"#,
+            r#"{"a":{"b":"x","e":{}}}"#,
+            r#"{"a":{"b":["x",{"c":1}]}}"#,
+        ] {
+            assert!(!found(other), "{other}");
+        }
+        assert!(!wanted.is_within(&read("a: {b: [x, {c: 1}], e: {}}").unwrap(), &[]));
+        assert_eq!(wanted.texts("v").collect::<Vec<_>>(), ["1"]);
     }
 
     #[test]
