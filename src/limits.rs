@@ -155,8 +155,7 @@ pub const THREAD_STACK_BYTES: usize = 512 * 1024;
 /// Records (results, statuses, events) that wait in memory.
 pub const STAGE_RECORDS: usize = 256;
 
-/// How often a report is answered with a plain 500 until it is set aside: five tries take about half a
-/// minute.
+/// How often a report is answered with a plain 500 until it is set aside: five tries take about half a minute.
 pub const POST_TRIES: u32 = 5;
 
 /// Text of one record; a longer message is cut at a character and marked.
