@@ -1,5 +1,6 @@
 //! What time it is, as far as this node can know.
 
+pub mod calendar;
 mod judge;
 mod store;
 

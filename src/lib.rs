@@ -28,7 +28,7 @@
 //! | [`net`] | ureq, rustls, sockets |
 //! | [`protocol`] | the types of the wire, and nothing else |
 //! | [`resources`] | the custom resources: what the owner of the cluster writes, and what is written there |
-//! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`], [`supervisor`] | one noun each |
+//! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`], [`supervisor`], [`texts`] | one noun each |
 //!
 //! What it defends against, and where:
 //!
@@ -71,4 +71,5 @@ pub mod status;
 pub mod supervisor;
 pub mod target;
 pub mod task;
+pub mod texts;
 pub mod trust;

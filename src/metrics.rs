@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::calendar;
+
 /// Bytes both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bytes {
@@ -115,15 +117,10 @@ impl Traffic {
     }
 }
 
-/// Months since the year 0 of a day since 1970, in the Gregorian calendar: days are counted from the 1st of March, so
-/// that the leap day is the last of its year, in eras of 400 years.
+/// Months since the year 0 of a day since 1970.
 fn month_of(day: u64) -> u64 {
-    let day = day + 719_468;
-    let (era, day_of_era) = (day / 146_097, day % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    (era * 400 + year_of_era) * 12 + month_from_march + 2
+    let (year, month, _) = calendar::date_of(i64::try_from(day).unwrap_or_default());
+    u64::try_from(year * 12 + month - 1).unwrap_or_default()
 }
 
 /// Memory of this process, in kB.

@@ -4,7 +4,6 @@
 
 mod admission;
 mod check;
-pub(crate) mod crds;
 mod doctor;
 mod journal;
 pub(crate) mod rbac;
@@ -25,6 +24,7 @@ use std::process::ExitCode;
 use crate::args::{self, Command, UsageError};
 use crate::config::{Config, ConfigError, Settings};
 use crate::logging;
+use crate::texts;
 
 /// Something went wrong.
 const FAILED: u8 = 1;
@@ -69,7 +69,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             .map_err(Failure::from)
             .and_then(|config| check::check(&config, Path::new(&file), is_json)),
         Command::Crds => {
-            say(crds::TEXT.trim_end());
+            say(texts::definitions().trim_end());
             Ok(())
         }
         Command::Journal { settings, is_json, follows } => journal::journal(settings, is_json, follows),

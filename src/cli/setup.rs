@@ -1,7 +1,8 @@
 //! `pullet setup` and `pullet uninstall`: what they need of the other commands.
 
-use super::{Failure, crds, rbac, register, say};
+use super::{Failure, rbac, register, say};
 use crate::setup::{self, Means, Options, SetupError};
+use crate::texts;
 
 /// Sets an agent up.
 pub(super) fn setup(options: Options) -> Result<(), Failure> {
@@ -14,8 +15,9 @@ pub(super) fn uninstall(options: Options) -> Result<(), Failure> {
 }
 
 fn run(options: Options, command: fn(Options, &Means<'_>) -> Result<(), SetupError>) -> Result<(), Failure> {
+    let definitions = texts::definitions();
     let means = Means {
-        definitions: crds::TEXT,
+        definitions: &definitions,
         cluster: rbac::CLUSTER,
         rights: &rbac::text,
         register: &|config| register::exchange(config, false).map_err(|failure| failure.error),

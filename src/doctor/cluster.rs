@@ -9,6 +9,7 @@ use crate::cli;
 use crate::config::TargetChoice;
 use crate::target::Holder;
 use crate::target::kubernetes::{Access, Fit, Inspector, OwnError, Record, Right, Surroundings, kinds_of, rights_of};
+use crate::texts;
 
 /// What rests on an API server that answers.
 const BEHIND: [Check; 4] = [Check::Release, Check::Definitions, Check::Admission, Check::Holder];
@@ -82,7 +83,7 @@ fn examine_definitions(desk: &Desk, inspector: &Inspector, minor: Option<u32>, n
     let check = Check::Definitions;
     let but: &[&str] = if minor.is_some_and(|minor| minor < RULES_SINCE) { &["x-kubernetes-validations"] } else { &[] };
     let mut seen = (Verdict::Ok, "those of this program", String::new());
-    for (kind, text) in kinds_of(cli::crds::TEXT).unwrap_or_default() {
+    for (kind, text) in kinds_of(&texts::definitions()).unwrap_or_default() {
         let found = match inspector.definition(text, but) {
             Ok(Fit::Absent) if kind.kind == "Cluster" && !needs_cluster => continue,
             Ok(Fit::Same) => continue,

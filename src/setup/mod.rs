@@ -32,7 +32,7 @@ use crate::limits;
 /// What the layer above knows how to do, and what it prints.
 pub struct Means<'a> {
     /// The definitions of the custom resources.
-    pub definitions: &'static str,
+    pub definitions: &'a str,
     /// What an agent needs beside the rights that goes by a Cluster.
     pub cluster: &'static str,
     /// The rights that an agent of these settings needs.
@@ -62,9 +62,6 @@ const SYSTEMD: &str = "/run/systemd/system";
 
 /// Files that a package may have brought.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system/pullet.service", "/lib/systemd/system/pullet.service"];
-
-/// The manifests that make the agent a pod.
-const AGENT: &str = include_str!("../../k3s/agent.yaml");
 
 /// The Secret of the one-time token.
 const TOKEN_SECRET: &str = "vworkspace-registration-token";

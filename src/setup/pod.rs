@@ -4,9 +4,10 @@
 use super::error::SetupError;
 use super::host::{Deed, Owner};
 use super::site::Site;
-use super::{AGENT, MANIFESTS, wait};
+use super::{MANIFESTS, wait};
 use crate::config::{Config, ConfigError};
 use crate::target::kubernetes::Admin;
+use crate::texts;
 
 /// How the manifests are called, in the order in which k3s applies them. It names what a file makes after the file up to
 /// the first dot.
@@ -101,7 +102,8 @@ fn node(site: &Site<'_>, admin: &Admin) -> Option<String> {
 
 /// The manifest of the agent with its settings: those of the manifest that is there, if one is, and what was given now.
 fn agent(site: &Site<'_>, before: &str, node: Option<&str>) -> Result<String, SetupError> {
-    let Some((head, toml, rest)) = parts(AGENT) else {
+    let manifest = texts::agent();
+    let Some((head, toml, rest)) = parts(&manifest) else {
         return Err(SetupError::Impossible(
             "this program carries a manifest without settings, which is a mistake of it",
         ));

@@ -5,12 +5,13 @@ use super::error::SetupError;
 use super::host::{Deed, Host};
 use super::options::Options;
 use super::site::open_admin;
-use super::{AGENT, K3S_KUBECONFIG, MANIFESTS, Means, PACKAGED_UNITS, SETTINGS, STATE, SYSTEMD, SYSUSERS, UNIT, pod};
+use super::{K3S_KUBECONFIG, MANIFESTS, Means, PACKAGED_UNITS, SETTINGS, STATE, SYSTEMD, SYSUSERS, UNIT, pod};
 use crate::config::{Config, Settings};
 use crate::limits;
 use crate::net::PlainHttp;
 use crate::protocol::GroupKind;
 use crate::target::kubernetes::{Admin, Document, OwnError};
+use crate::texts;
 
 /// Policies for kinds that settings of before may have allowed, and the objects whose definitions are ours.
 const FURTHER: [&str; 2] = [
@@ -110,7 +111,7 @@ fn remove_objects(host: &Host, admin: &Admin, config: &Config, means: &Means<'_>
     let rights = (means.rights)(&Config { cluster_resource: None, ..config.clone() });
     let admission = config.policy.admission();
     // The namespace, which is the first of the rights, goes last.
-    for text in [AGENT, &admission, means.cluster, &rights] {
+    for text in [&texts::agent(), &admission, means.cluster, &rights] {
         for document in Document::all(text).filter(|document| document.kind != "Namespace") {
             remove_document(host, admin, &document)?;
         }

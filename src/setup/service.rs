@@ -12,10 +12,8 @@ use super::{
 use crate::net::PlainHttp;
 use crate::status::{ConnectionState, Status};
 use crate::target::kubernetes::Admin;
+use crate::texts;
 use crate::trust::policy::OWN_NAMESPACE;
-
-/// The unit, for a node where no package has brought it.
-const UNIT_TEXT: &str = include_str!("../../systemd/pullet.service");
 
 /// The user that it runs as.
 const USER_TEXT: &str = include_str!("../../systemd/pullet.sysusers");
@@ -59,7 +57,7 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
         }
     }
     if !PACKAGED_UNITS.iter().any(|unit| host.has(unit)) {
-        let unit = UNIT_TEXT.replace(PROGRAM, &host.program()?);
+        let unit = texts::unit().replace(PROGRAM, &host.program()?);
         host.put(UNIT, 0o644, Owner::Root, unit.as_bytes())?;
     }
     if !site.starts {

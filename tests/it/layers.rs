@@ -9,19 +9,20 @@ const LAYERS: [&[&str]; 4] = [
     &["agent", "args", "cli", "config", "doctor", "logging", "monitor", "setup", "status"],
     &["job", "journal", "link", "target"],
     &["net", "protocol", "resources", "trust"],
-    &["clock", "json", "limits", "metrics", "secret", "shutdown", "supervisor", "task"],
+    &["clock", "json", "limits", "metrics", "secret", "shutdown", "supervisor", "task", "texts"],
 ];
 
 /// What may be used within a row, and never the other way round: a job is done on a target, recorded in the journal and
 /// heard of through the traits of the link; what the link posts lies in the journal; trust judges what the protocol
 /// defines; a resource holds what the protocol defines, and its policy becomes one of trust.
-const SIDEWAYS: [(&str, &str); 12] = [
+const SIDEWAYS: [(&str, &str); 13] = [
     ("clock", "json"),
     ("clock", "limits"),
     ("job", "journal"),
     ("job", "link"),
     ("job", "target"),
     ("link", "journal"),
+    ("metrics", "clock"),
     ("resources", "protocol"),
     ("resources", "trust"),
     ("shutdown", "task"),
