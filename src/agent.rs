@@ -42,13 +42,14 @@ use crate::link::{
     Wanted, authorities, events, traffic,
 };
 use crate::metrics::Meter;
+use crate::monitor::{self, Monitor};
 use crate::net::renewal::TlsFiles;
 use crate::net::tls::TlsFileError;
 use crate::net::{Profile, Tls};
 use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
-use crate::status::{Board, Sources};
+use crate::status::{Board, Sources, View};
 use crate::supervisor::Supervisor;
 use crate::target::Target;
 use crate::task;
@@ -68,6 +69,8 @@ pub struct Agent {
     wanted: Option<Wanted>,
     /// Whoever says how it is.
     known: Option<Arc<cluster::Known>>,
+    /// What machines are told.
+    monitor: Arc<Monitor>,
     /// Whoever started the agent.
     supervisor: Supervisor,
 }
@@ -172,6 +175,7 @@ impl Agent {
             profile,
             wanted,
             known: None,
+            monitor: Arc::default(),
             supervisor,
         })
     }
@@ -204,6 +208,9 @@ impl Agent {
         shutdown::listen_for_wakes(wake.clone(), rotate.clone()).map_err(AgentError::Runtime)?;
         task::spawn(self.supervisor.clone().keep(stop.clone()));
         let signals = Signals { stop: stop.clone(), wake: wake.clone(), rotate };
+        if let Some(address) = self.config.metrics.take() {
+            task::spawn(monitor::serve(address, Arc::clone(&self.monitor)));
+        }
         if self.config.cluster_resource.is_some() {
             return Box::pin(cluster::run(self, signals)).await;
         }
@@ -391,7 +398,7 @@ impl Agent {
         gate: Gate,
         Signals { stop, wake, rotate }: Signals,
     ) {
-        let Self { config, state, store, profile, known, supervisor, .. } = self;
+        let Self { config, state, store, profile, known, monitor, supervisor, .. } = self;
         let cluster_id = credential.cluster_id.clone();
         let bearer = credential.current.clone();
         let endpoint_text = endpoint.to_string();
@@ -459,28 +466,23 @@ impl Agent {
         }));
         let beating = task::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
         let delivery = task::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
-        let board = task::spawn(
-            Board::new(
-                config.status_file,
-                supervisor,
-                Sources {
-                    cluster: cluster_id.to_string(),
-                    endpoint: endpoint_text,
-                    target: target.describe(),
-                    health: Arc::clone(&health),
-                    hold: Arc::clone(&hold),
-                    outbox: Arc::clone(&outbox),
-                    reports: Arc::clone(&reports),
-                    runner: Arc::clone(&runner),
-                    gate: Arc::clone(&gate),
-                    keeper,
-                    observed: Arc::clone(&target),
-                    cluster_meter: target.meter(),
-                    journal_fault,
-                },
-            )
-            .keep(),
-        );
+        let view = Arc::new(View::new(Sources {
+            cluster: cluster_id.to_string(),
+            endpoint: endpoint_text,
+            target: target.describe(),
+            health: Arc::clone(&health),
+            hold: Arc::clone(&hold),
+            outbox: Arc::clone(&outbox),
+            reports: Arc::clone(&reports),
+            runner: Arc::clone(&runner),
+            gate: Arc::clone(&gate),
+            keeper,
+            observed: Arc::clone(&target),
+            cluster_meter: target.meter(),
+            journal_fault,
+        }));
+        monitor.show(Some(Arc::clone(&view)));
+        let board = task::spawn(Board::new(config.status_file, supervisor, view).keep());
         let intake = Intake {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
@@ -520,6 +522,7 @@ impl Agent {
         beating.abort();
         silence.abort();
         board.abort();
+        monitor.show(None);
     }
 }
 

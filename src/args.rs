@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use argh::FromArgs;
 
 use crate::config::{KEYS, Settings, closest};
+use crate::setup::Options;
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -51,10 +52,14 @@ pub enum Command {
     Register(Settings, bool),
     /// Run the agent.
     Run(Settings),
+    /// Make an agent of this node.
+    Setup(Box<Options>),
     /// Print what the running agent knows, as JSON or for people.
     Status(Settings, bool),
-    /// Name and version.
-    Version,
+    /// Take the agent away.
+    Uninstall(Box<Options>),
+    /// Name and version, or as JSON all that was settled when it was built.
+    Version(bool),
 }
 
 /// What `doctor` is to set right.
@@ -101,7 +106,8 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// The commands and what each is for.
-const COMMANDS: [(&str, &str); 11] = [
+const COMMANDS: [(&str, &str); 13] = [
+    ("setup", "make an agent of this node: account, configuration, registration, start (--dry-run)"),
     ("run", "run the agent; registers first if there is a one-time token and no credential"),
     ("register", "exchange the one-time token for a credential, and end"),
     ("status", "show what the running agent knows: connection, jobs, bytes, memory (--json)"),
@@ -111,8 +117,9 @@ const COMMANDS: [(&str, &str); 11] = [
     ("crds", "print the definitions of the custom resources, for kubectl apply -f -"),
     ("rbac", "print the rights that the agent needs in the cluster, for kubectl apply -f -"),
     ("doctor", "say what is wrong with this node and how to mend it (--json; --reset-clock, --reset-ledger)"),
+    ("uninstall", "take the agent away; what it applied stays (--dry-run, --purge-resources)"),
     ("help", "show this, or the flags of a command: pullet help run"),
-    ("version", "show the version"),
+    ("version", "show the version (--json)"),
 ];
 
 /// Reads the arguments behind the program's name.
@@ -124,14 +131,18 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
     match name.as_str() {
         "--help" | "-h" => Ok(Command::Help(overview())),
         "help" => match rest.first().map(String::as_str) {
-            Some(command @ ("run" | "register" | "status" | "journal" | "check" | "admission" | "rbac" | "doctor")) => {
-                Ok(Command::Help(help(command)))
-            }
+            Some(
+                command @ ("run" | "register" | "status" | "journal" | "check" | "admission" | "rbac" | "doctor"
+                | "setup" | "uninstall"),
+            ) => Ok(Command::Help(help(command))),
             None | Some("crds" | "help" | "version") => Ok(Command::Help(overview())),
             Some(other) => Err(unknown_command(other)),
         },
         "crds" => alone(Command::Crds, rest),
-        "version" | "--version" | "-V" => alone(Command::Version, rest),
+        "version" | "--version" | "-V" => {
+            let (is_json, rest) = without(JSON, rest);
+            alone(Command::Version(is_json), &rest)
+        }
         "rbac" => settings("rbac", rest).map(|settings| settings.map_or_else(Command::Help, Command::Rbac)),
         "run" => settings("run", rest).map(|settings| settings.map_or_else(Command::Help, Command::Run)),
         "register" => {
@@ -181,8 +192,18 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
             settings("status", &rest)
                 .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Status(settings, is_json)))
         }
+        "setup" => options("setup", &["--dry-run", "--in-cluster", "--no-start"], rest)
+            .map(|options| options.map_or_else(Command::Help, Command::Setup)),
+        "uninstall" => options("uninstall", &["--dry-run", "--purge-resources", "--yes"], rest)
+            .map(|options| options.map_or_else(Command::Help, Command::Uninstall)),
         other => Err(unknown_command(other)),
     }
+}
+
+/// What `setup` and `uninstall` take, or the help text.
+fn options(command: &str, switches: &[&str], rest: &[String]) -> Result<Result<Box<Options>, String>, UsageError> {
+    let (options, rest) = Options::take(rest, switches).map_err(|why| UsageError::Value(why.to_owned()))?;
+    Ok(settings(command, &rest)?.map(|settings| Box::new(Options { settings, ..options })))
 }
 
 /// A command that takes nothing, or the overview where help was asked for.
@@ -298,8 +319,8 @@ pub fn overview() -> String {
     }
     text.push_str(
         "\nFirst steps:\n  \
-         pullet register --endpoint https://control.example --token-file token.txt\n  \
-         pullet run\n\n\
+         sudo pullet setup --dry-run\n  \
+         sudo pullet setup\n\n\
          Exit codes: 0 done, 1 failed, 2 wrong usage or configuration (3 and 4: docs/quickstart.md).\n",
     );
     text
@@ -343,6 +364,27 @@ fn help(command: &str) -> String {
              of the build is the earliest again. Set the clock of this node first, and stop the agent: it would write\n\
              the time again. With --reset-ledger lets signed jobs pass again that are older than the loss of the ledger: only\n\
              where you know that no old job is played again. Of the flags only --config and --state-dir matter."
+        }
+        "setup" => {
+            "Makes an agent of this node, as root: finds out what it is (k3s server, k3s agent, neither), writes the flags into\n\
+             /etc/pullet/pullet.toml, defines the custom resources, makes an account with the rights of pullet rbac,\n\
+             registers with --token-file (- is standard input; without it a terminal is asked), starts the unit of systemd\n\
+             and waits for the first poll. With --in-cluster the agent is a pod: manifests in k3s's directory. --kubeconfig\n\
+             names an administrator's, which the agent does not get; on a k3s server it is found. Run again it changes what\n\
+             is not as it should be.\n\n  \
+             --dry-run      print each file, object and program, and do nothing\n  \
+             --no-start     neither register nor start: the first start does\n  \
+             --root DIR     set up what lies in DIR, as an image of a card does\n  \
+             --in-cluster   as a pod"
+        }
+        "uninstall" => {
+            "Takes the agent away, as root: unit or manifests, its rights, admission policies and Secrets in the cluster, the\n\
+             finalizer on a Cluster, configuration, credential and state. Definitions, resources and workloads stay.\n\n  \
+             --dry-run           print what would go\n  \
+             --purge-resources   these as well: they are listed, and a terminal is asked\n  \
+             --yes               do not ask\n  \
+             --root DIR          of what lies in DIR\n\n\
+             Of the flags only --kubeconfig and --context (an administrator's) and --allow-kind matter."
         }
         "status" => {
             "Prints what the running agent knows; with --json as one JSON object. Of the flags only --config and\n\
@@ -527,7 +569,8 @@ mod tests {
     #[test]
     fn the_version_is_asked_for_in_every_way() {
         for text in ["version", "--version", "-V"] {
-            assert!(matches!(parse(&words(text)), Ok(Command::Version)));
+            assert!(matches!(parse(&words(text)), Ok(Command::Version(false))));
+            assert!(matches!(parse(&words(&format!("{text} --json"))), Ok(Command::Version(true))));
         }
     }
 }

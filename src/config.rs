@@ -17,6 +17,7 @@ use crate::link::hold::Hold;
 use crate::link::longpoll::PROBE_WAIT;
 use crate::link::{Endpoint, Provided};
 use crate::logging::Format;
+use crate::monitor::Address;
 use crate::net::{PlainHttp, ProxySetting};
 use crate::protocol::{ClusterId, GroupKind};
 use crate::trust::Signatures;
@@ -55,6 +56,8 @@ pub struct Config {
     pub monthly_budget: Option<u64>,
     /// Where the status of the running agent is written.
     pub status_file: Option<PathBuf>,
+    /// Where metrics and probes are answered; none = nowhere.
+    pub metrics: Option<Address>,
     /// Where jobs take effect.
     pub target: TargetChoice,
     /// Whether `http://` is possible.
@@ -200,6 +203,7 @@ impl Config {
             poll_interval,
             monthly_budget: read_budget(is_metered, settings.monthly_budget)?,
             status_file: status_file(settings.status_file),
+            metrics: read("metrics", settings.metrics.filter(|text| text != "none"), Address::parse)?,
             target,
             plain_http,
             policy,
@@ -231,18 +235,7 @@ impl Config {
                 limits::HEARTBEAT_MAX,
             )?,
             journal_size: journal_size(settings.journal_size)?,
-            log_level: choose(
-                "log_level",
-                settings.log_level,
-                &[
-                    ("error", Level::ERROR),
-                    ("warn", Level::WARN),
-                    ("info", Level::INFO),
-                    ("debug", Level::DEBUG),
-                    ("trace", Level::TRACE),
-                ],
-            )?
-            .unwrap_or(Level::INFO),
+            log_level: read_log_level(settings.log_level)?,
             log_format: choose("log_format", settings.log_format, &[("text", Format::Text), ("json", Format::Json)])?
                 .unwrap_or_else(Format::for_stderr),
         })
@@ -353,6 +346,17 @@ pub fn status_file(configured: Option<PathBuf>) -> Option<PathBuf> {
             has_room.then_some(path)
         }
     }
+}
+
+fn read_log_level(level: Option<String>) -> Result<Level, ConfigError> {
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    Ok(choose("log_level", level, &levels)?.unwrap_or(Level::INFO))
 }
 
 fn journal_size(bytes: Option<u64>) -> Result<u64, ConfigError> {

@@ -17,7 +17,9 @@
 //! | [`args`], [`config`], [`cli`], [`logging`] | the user |
 //! | [`agent`] | all parts; it wires them and decides nothing. `agent::cluster` goes by a `Cluster`, and its `step` decides |
 //! | [`doctor`] | what is wrong with a node: it asks and looks, and changes nothing; the agent itself never comes here |
+//! | [`setup`] | how an agent comes onto a node, and goes; no agent that runs uses it |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
+//! | [`monitor`] | the same for machines: `/metrics`, `/healthz` and `/readyz` on loopback |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |
 //! | [`journal`] | what waits to be posted |
@@ -58,10 +60,12 @@ pub mod limits;
 pub mod link;
 pub mod logging;
 pub mod metrics;
+pub mod monitor;
 pub mod net;
 pub mod protocol;
 pub mod resources;
 pub mod secret;
+pub mod setup;
 pub mod shutdown;
 pub mod status;
 pub mod supervisor;

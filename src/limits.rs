@@ -6,10 +6,14 @@
 
 mod device;
 pub mod doctor;
+mod installation;
+mod monitor;
 
 use std::time::Duration;
 
 pub use device::*;
+pub use installation::*;
+pub use monitor::*;
 
 /// Text of the jobs of one answer that is held in memory at once. What follows the complete jobs that
 /// fit is left un-acked and comes again.
@@ -352,15 +356,6 @@ pub const BUDGET_LOOK: Duration = Duration::from_secs(10);
 /// Upper bound of `monthly_budget`, in MB: a terabyte.
 pub const BUDGET_MAX_MB: u64 = 1_000_000;
 
-/// How often the status is looked at for changes while there are some, and written at most.
-pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often it is looked at while nothing changes: two wake-ups a minute.
-pub const STATUS_INTERVAL_IDLE: Duration = Duration::from_secs(30);
-
-/// The file of the status has 2 kB.
-pub const STATUS_FILE_BYTES: u64 = 64 * 1024;
-
 /// How often the bytes of the month are written down where it has a budget: one page a day.
 pub const TRAFFIC_SAVED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -561,11 +556,6 @@ pub const HOLDER_BODY_BYTES: usize = 64 * 1024;
 /// A name in the record of who acts: Kubernetes has none that is longer.
 pub const HOLDER_TEXT_BYTES: usize = 253;
 
-/// YAML values in a kubeconfig: twenty clusters have 600.
-pub const KUBECONFIG_NODES: usize = 8_192;
-
-/// Nesting in a kubeconfig: `exec` has six levels.
-pub const KUBECONFIG_DEPTH: usize = 16;
 /// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
 pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
 

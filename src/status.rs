@@ -7,13 +7,13 @@ mod error;
 mod flash;
 mod line;
 mod trust;
+mod view;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
@@ -21,21 +21,13 @@ use tracing::{debug, warn};
 pub use self::error::StatusError;
 pub use self::flash::FlashStatus;
 pub use self::trust::{CredentialStatus, TrustStatus, describe_clock};
+pub use self::view::{Sources, View};
 use crate::clock;
-use crate::job::gate::Gate;
-use crate::job::run::Runner;
-use crate::journal::Outbox;
-use crate::journal::medium::FlashCounts;
 use crate::json;
 use crate::limits;
-use crate::link::deliver::Reports;
-use crate::link::health::{Access, Standing};
-use crate::link::hold::{Hold, Stage};
-use crate::link::{Health, Keeper};
-use crate::metrics::{Bytes, Memory, Meter, Traffic};
+use crate::metrics::{Bytes, Memory};
 use crate::protocol::Timestamp;
 use crate::supervisor::Supervisor;
-use crate::target::Target;
 
 /// Another version is not read.
 const VERSION: u32 = 1;
@@ -256,46 +248,11 @@ fn process_began(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// What the status is gathered from.
-pub struct Sources {
-    /// The name of this node.
-    pub cluster: String,
-    /// The control plane.
-    pub endpoint: String,
-    /// Where jobs take effect.
-    pub target: String,
-    /// The connection.
-    pub health: Arc<Health>,
-    /// How long a poll is held.
-    pub hold: Arc<Mutex<Hold>>,
-    /// What waits.
-    pub outbox: Arc<Outbox>,
-    /// What was posted.
-    pub reports: Arc<Reports>,
-    /// What is being worked.
-    pub runner: Arc<Runner>,
-    /// What jobs have to pass.
-    pub gate: Arc<Gate>,
-    /// The credential.
-    pub keeper: Arc<Keeper>,
-    /// Where jobs take effect, to be asked.
-    pub observed: Arc<dyn Target>,
-    /// What counts the bytes to the cluster.
-    pub cluster_meter: Meter,
-    /// What was wrong with the journal when it was opened.
-    pub journal_fault: String,
-}
-
 /// Writes the status while the agent runs.
 pub struct Board {
     path: Option<PathBuf>,
     supervisor: Supervisor,
-    sources: Sources,
-    cluster_traffic: Traffic,
-    started_at: Timestamp,
-    process_began: u64,
-    began: (Instant, FlashCounts),
-    life: CredentialStatus,
+    view: Arc<View>,
     written: Option<Status>,
     has_failed: bool,
 }
@@ -303,34 +260,18 @@ pub struct Board {
 impl Board {
     /// Writes to `path`, and a line of it to whoever supervises the agent; without a path only the bytes are counted.
     #[must_use]
-    pub fn new(path: Option<PathBuf>, supervisor: Supervisor, sources: Sources) -> Self {
-        let started_at = Timestamp::from_unix_seconds(clock::unix_seconds());
-        let process_began = process_began(std::process::id()).unwrap_or(0);
-        let cluster_traffic = Traffic::default();
-        let began = (Instant::now(), sources.outbox.flash());
-        let life = CredentialStatus::default();
-        Self {
-            path,
-            supervisor,
-            sources,
-            cluster_traffic,
-            started_at,
-            process_began,
-            began,
-            life,
-            written: None,
-            has_failed: false,
-        }
+    pub fn new(path: Option<PathBuf>, supervisor: Supervisor, view: Arc<View>) -> Self {
+        Self { path, supervisor, view, written: None, has_failed: false }
     }
 
     /// Looks what changed, once a second while something does and ever more rarely while nothing does: each look
     /// wakes the machine. A change of the connection is looked at at once. Never ends; the file goes with the
     /// value.
     pub async fn keep(mut self) {
-        let mut changes = self.sources.health.subscribe();
+        let mut changes = self.view.sources.health.subscribe();
         let mut pause = limits::STATUS_INTERVAL;
         loop {
-            let status = self.gather();
+            let status = self.view.gather();
             self.supervisor.status(|| status.line(clock::unix_seconds()));
             if self.written.as_ref().is_none_or(|written| written.differs(&status)) {
                 self.write(status);
@@ -341,82 +282,9 @@ impl Board {
             tokio::time::sleep(limits::STATUS_INTERVAL).await;
             tokio::select! {
                 () = tokio::time::sleep(pause.saturating_sub(limits::STATUS_INTERVAL)) => {}
-                // The sender is in the sources: it cannot be gone.
+                // The sender is in the sources of the view: it cannot be gone.
                 _ = changes.changed() => {}
             }
-        }
-    }
-
-    fn gather(&mut self) -> Status {
-        let now = clock::unix_seconds();
-        let sources = &self.sources;
-        // While it is being rotated it is what it was.
-        self.life = sources.keeper.life().map_or(self.life, CredentialStatus::of);
-        let budget = sources.reports.budget();
-        let traffic = budget.traffic();
-        self.cluster_traffic.read(sources.cluster_meter.total(), now);
-        let hold = sources.hold.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fill = sources.outbox.fill();
-        let outcomes = sources.reports.outcomes();
-        let (since, flash) = &self.began;
-        let ended = [outcomes.succeeded, outcomes.failed, outcomes.noop, outcomes.conflict].map(u64::from);
-        let health = &sources.health;
-        let certificate = health.certificate_end();
-        Status {
-            version: VERSION,
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            process_began: self.process_began,
-            started_at: self.started_at,
-            written_at: Timestamp::from_unix_seconds(now),
-            cluster: sources.cluster.clone(),
-            endpoint: sources.endpoint.clone(),
-            target: sources.target.clone(),
-            unreported: sources.observed.unreported(),
-            connection: ConnectionStatus {
-                state: state(health),
-                since: health.since(),
-                last_answer: health.answered_at(),
-                fault: health.fault(),
-                certificate_ends: certificate.map(|(end, _)| end),
-                certificate_is_late: certificate.is_some_and(|(_, is_near)| is_near),
-            },
-            poll: PollStatus {
-                hold_seconds: hold.length().as_secs(),
-                hold_state: match hold.stage() {
-                    Stage::Fixed => "fixed",
-                    Stage::Searching => "searching",
-                    Stage::Settled => "settled",
-                }
-                .to_owned(),
-                hold_failed_seconds: hold.failed().map(|failed| failed.as_secs()),
-            },
-            buffer: BufferStatus {
-                reports: fill.reports,
-                events: fill.events,
-                capacity: limits::STAGE_RECORDS,
-                lost: fill.lost,
-            },
-            jobs: JobsStatus {
-                open: sources.runner.open_jobs(),
-                succeeded: outcomes.succeeded,
-                failed: outcomes.failed,
-                noop: outcomes.noop,
-                conflict: outcomes.conflict,
-            },
-            traffic: TrafficStatus {
-                today: traffic.today(),
-                this_month: traffic.this_month(),
-                monthly_budget: budget.limit(),
-                cluster_today: self.cluster_traffic.today(),
-                cluster_this_month: self.cluster_traffic.this_month(),
-            },
-            flash: FlashStatus::new(sources.outbox.flash(), *flash, since.elapsed().as_secs(), ended.iter().sum()),
-            journal_fault: sources.outbox.trouble().unwrap_or_else(|| sources.journal_fault.clone()),
-            memory: Memory::default(),
-            trust: TrustStatus::of(sources.gate.standing()),
-            credential: self.life,
-            clock: trust::clock_state().to_owned(),
         }
     }
 
@@ -443,17 +311,6 @@ impl Drop for Board {
                 let _ = fs::remove_file(path);
             }
         }
-    }
-}
-
-fn state(health: &Health) -> ConnectionState {
-    match (health.standing(), health.now().access) {
-        (Standing::Connected, Access::Accepted) => ConnectionState::Connected,
-        (Standing::Connected, Access::Forbidden) => ConnectionState::Forbidden,
-        (Standing::Connected, Access::Refused) => ConnectionState::Refused,
-        (Standing::Disconnected, _) => ConnectionState::Disconnected,
-        (Standing::Starting, _) => ConnectionState::Starting,
-        (Standing::Unreachable, _) => ConnectionState::Unreachable,
     }
 }
 

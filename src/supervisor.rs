@@ -1,4 +1,4 @@
-//! Who started the agent and looks after it: systemd, and what it is told (sd_notify(3)).
+//! Who started the agent and looks after it: systemd, and what it is told (`sd_notify(3)`).
 //!
 //! Without `NOTIFY_SOCKET` in the environment there is nobody, and nothing is done. Nothing here waits: a supervisor that
 //! does not read is not written to.

@@ -79,8 +79,8 @@ put() { # MODE FROM TO
     mv -f "$3.new" "$3"
 }
 
-put_below() { # DIRECTORY TO
-    (cd "$1" && find . -type f) | while read -r file; do
+put_below() { # DIRECTORY TO; of a link, what it leads to
+    (cd "$1" && find . -type f -o -type l) | while read -r file; do
         put 644 "$1/${file#./}" "$2/${file#./}"
     done
 }

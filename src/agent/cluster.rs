@@ -306,6 +306,7 @@ impl Controller {
             profile,
             wanted: self.base.wanted.clone(),
             known: Some(Arc::clone(&self.known)),
+            monitor: Arc::clone(&self.base.monitor),
             supervisor: self.base.supervisor.clone(),
         })
     }

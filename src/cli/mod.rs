@@ -10,9 +10,11 @@ mod journal;
 pub(crate) mod rbac;
 mod register;
 mod run;
+mod setup;
 #[cfg(feature = "sign")]
 mod sign;
 mod status;
+mod version;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -56,8 +58,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             }
             Ok(())
         }
-        Command::Version => {
-            say(concat!("pullet ", env!("CARGO_PKG_VERSION")));
+        Command::Version(is_json) => {
+            say(&version::text(is_json));
             Ok(())
         }
         Command::Admission(settings, is_json) => {
@@ -80,7 +82,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }),
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
         Command::Run(settings) => configure(settings).and_then(run::run),
+        Command::Setup(options) => setup::setup(*options),
         Command::Status(settings, is_json) => status::status(settings, is_json),
+        Command::Uninstall(options) => setup::uninstall(*options),
     };
     end(ended)
 }
@@ -129,7 +133,7 @@ fn configure(settings: Settings) -> Result<Config, Failure> {
 }
 
 fn read_config(settings: Settings) -> Result<Config, ConfigError> {
-    Config::new(settings.with_file()?, |name| std::env::var(name).ok())
+    settings.with_file()?.here()
 }
 
 /// A line for the person or script that called us. Nobody reading any more is no error.

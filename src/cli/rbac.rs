@@ -7,7 +7,7 @@ use crate::protocol::{APPLICATION_INSTANCE, GroupKind, OPERATION};
 const TEXT: &str = include_str!("../../k3s/rbac.yaml");
 
 /// What an agent needs beside them that goes by a Cluster.
-const CLUSTER: &str = include_str!("../../k3s/cluster.yaml");
+pub(super) const CLUSTER: &str = include_str!("../../k3s/cluster.yaml");
 
 /// Where the rules for further kinds belong.
 const MARK: &str = "  # Each further kind of allow_kind";
@@ -39,34 +39,16 @@ fn push_rule(kind: &GroupKind, text: &mut String) {
         ", of allow_kind.\n  - apiGroups: [\"",
         &kind.group,
         "\"]\n    resources: [\"",
-        &plural(&kind.kind),
+        &kind.plural(),
         "\"]\n    verbs: [\"get\", \"list\", \"watch\", \"create\", \"patch\", \"delete\"]\n",
     ] {
         text.push_str(part);
     }
 }
 
-/// The name of the resource as the API's conventions make it from the kind. Nobody is asked: there may be no cluster yet.
-fn plural(kind: &str) -> String {
-    let mut name = kind.to_ascii_lowercase();
-    let follows_vowel = name.strip_suffix('y').is_some_and(|stem| stem.ends_with(['a', 'e', 'i', 'o', 'u']));
-    if name == "endpoints" {
-        return name;
-    }
-    if name.ends_with('y') && !follows_vowel {
-        name.pop();
-        name.push_str("ies");
-    } else if ["s", "x", "ch", "sh"].iter().any(|end| name.ends_with(end)) {
-        name.push_str("es");
-    } else {
-        name.push('s');
-    }
-    name
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{CLUSTER, MARK, TEXT, plural, text};
+    use super::{CLUSTER, MARK, TEXT, text};
     use crate::config::{Config, Settings};
 
     fn printed(kinds: &[&str]) -> String {
@@ -99,20 +81,5 @@ mod tests {
                      \"delete\"]\n";
         assert!(text.contains(&format!("{added}{MARK}")), "{text}");
         assert_eq!(text.len(), TEXT.len() + added.len(), "no second rule for a default kind");
-    }
-
-    #[test]
-    fn a_resource_is_called_as_the_conventions_of_the_api_have_it() {
-        for (kind, name) in [
-            ("ConfigMap", "configmaps"),
-            ("Endpoints", "endpoints"),
-            ("Gateway", "gateways"),
-            ("Ingress", "ingresses"),
-            ("Mesh", "meshes"),
-            ("NetworkPolicy", "networkpolicies"),
-            ("StorageClass", "storageclasses"),
-        ] {
-            assert_eq!(plural(kind), name);
-        }
     }
 }

@@ -12,6 +12,13 @@ use crate::trust::keyring::Keyring;
 /// Registers once, with `force` over a credential that is there. A failure leaves everything as it was, except for a
 /// one-time token that the server took before it failed, and for keys that the next try will use.
 pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
+    exchange(config, force)?;
+    say("next: pullet run");
+    Ok(())
+}
+
+/// The same without a word of what comes next.
+pub(super) fn exchange(config: &Config, force: bool) -> Result<(), Failure> {
     if let Some(name) = &config.cluster_resource {
         let why = "an agent that goes by a Cluster registers by itself: put the one-time token into its Secret";
         return Err(ConfigError::Value("cluster_resource", name.clone(), why.to_owned()).into());
@@ -48,7 +55,6 @@ pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
     let credential = registered.map_err(Failure::failed)?;
     say(&format!("registered as {}; the credential is in {}", credential.cluster_id, config.state_dir.display()));
     say(&keys_of(&store, wanted.is_some())?);
-    say("next: pullet run");
     Ok(())
 }
 

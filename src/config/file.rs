@@ -53,6 +53,7 @@ fn place<'a>(settings: &'a mut Settings, key: &str) -> Option<Place<'a>> {
         "kubeconfig" => Place::File(&mut settings.kubeconfig),
         "log_format" => Place::Text(&mut settings.log_format),
         "log_level" => Place::Text(&mut settings.log_level),
+        "metrics" => Place::Text(&mut settings.metrics),
         "monthly_budget" => Place::Number(&mut settings.monthly_budget),
         "mtls" => Place::Switch(&mut settings.mtls),
         "poll_interval" => Place::Number(&mut settings.poll_interval),
@@ -69,6 +70,46 @@ fn place<'a>(settings: &'a mut Settings, key: &str) -> Option<Place<'a>> {
         "wait" => Place::Number(&mut settings.wait),
         _ => return None,
     })
+}
+
+/// The keys that are set, with their values as they stand in the file.
+pub(super) fn assignments(settings: &mut Settings) -> Vec<(&'static str, String)> {
+    // What JSON writes of a text is a text of TOML as well; a path that is no UTF-8 cannot be in the file.
+    let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    let written = |key: &'static str| {
+        let value = match place(settings, key)? {
+            Place::File(path) => quoted(&path.as_ref()?.to_string_lossy()),
+            Place::List(list) if list.is_empty() => return None,
+            Place::List(list) => {
+                let list: Vec<String> = list.iter().map(|text| quoted(text)).collect();
+                ["[", &list.join(", "), "]"].concat()
+            }
+            Place::Number(number) => (*number)?.to_string(),
+            Place::Switch(switch) => (*switch)?.to_string(),
+            Place::Text(text) => quoted(text.as_deref()?),
+        };
+        Some((key, value))
+    };
+    KEYS.into_iter().filter_map(written).collect()
+}
+
+/// The text of a configuration file with these keys set, and everything else as it was: a line that sets the key is
+/// changed, one that shows it behind a `#` is opened, and otherwise one comes at the end.
+pub(super) fn set(text: &str, assignments: &[(&'static str, String)]) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for (key, value) in assignments {
+        let sets = |line: &String, mark: &str| {
+            let rest = line.trim_start().strip_prefix(mark).and_then(|line| line.strip_prefix(key));
+            rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+        };
+        let line = [key, " = ", value].concat();
+        match lines.iter().position(|line| sets(line, "")).or_else(|| lines.iter().position(|line| sets(line, "#"))) {
+            Some(at) => lines.splice(at..=at, [line]).for_each(drop),
+            None => lines.push(line),
+        }
+    }
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 enum Place<'a> {
@@ -158,6 +199,37 @@ mod tests {
         for (text, expected) in [("0x1F", 31), ("1_000", 1_000), ("+5", 5), ("0b11", 3)] {
             assert_eq!(read(Path::new("/x"), &format!("wait = {text}")).unwrap().wait, Some(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_is_set_where_it_stands_or_is_shown_and_else_at_the_end() {
+        let file = "# The file.\n\nwait = 5 # short\n#  endpoint = \"x\"\n#endpoint = \"x\"\nwaiter\n";
+        let set = super::set(file, &[("endpoint", "\"a\"".into()), ("wait", "7".into()), ("mtls", "true".into())]);
+        assert_eq!(set, "# The file.\n\nwait = 7\n#  endpoint = \"x\"\nendpoint = \"a\"\nwaiter\nmtls = true\n");
+        assert_eq!(super::set("", &[("mtls", "true".into())]), "mtls = true\n");
+    }
+
+    #[test]
+    fn what_the_file_of_a_package_shows_is_opened_in_its_place() {
+        let shipped = include_str!("../../cross/pullet.toml");
+        let mut wanted =
+            read(Path::new("/x"), "endpoint = \"https://a\"\nwait = 7\nallow_chart = [\"https://c\"]").unwrap();
+        let wanted = super::assignments(&mut wanted);
+        let set = super::set(shipped, &wanted);
+        assert_eq!(set.lines().count(), shipped.lines().count());
+        assert_eq!(set.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).count(), 3);
+        assert_eq!(super::assignments(&mut read(Path::new("/x"), &set).unwrap()), wanted);
+    }
+
+    #[test]
+    fn what_is_written_of_settings_is_read_as_the_same() {
+        let text = "allow_kind = [\"/A\", \"b\\\"\\\\/C\"]\ndisplay_name = \"ä\\n\"\nstate_dir = \"/s\"\nmtls = false\nwait = 5\n";
+        let mut settings = read(Path::new("/x"), text).unwrap();
+        let written = super::assignments(&mut settings);
+        assert_eq!(written.len(), 5);
+        let mut again = read(Path::new("/x"), &super::set("", &written)).unwrap();
+        assert_eq!(super::assignments(&mut again), written);
+        assert_eq!(again.display_name.as_deref(), Some("ä\n"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use argh::FromArgs;
 use serde::Serialize;
 
-use super::ConfigError;
+use super::{Config, ConfigError};
 use crate::limits;
 
 /// Where the configuration is looked for when no `--config` names it.
@@ -20,7 +20,7 @@ pub const DEFAULT_STATUS: &str = "/run/pullet/status.json";
 
 /// Every setting once: a key of the file (`state_dir`) and a flag (`--state-dir`). A flag wins over the
 /// file; a list of flags takes the place of the file's list.
-#[derive(Debug, Default, FromArgs, Serialize)]
+#[derive(Clone, Debug, Default, FromArgs, Serialize)]
 #[argh(help_triggers("--help"))]
 /// Settings
 pub struct Settings {
@@ -128,7 +128,7 @@ pub struct Settings {
     #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
     /// a type of operations that jobs may request: Backup, Migration, Restore, RunCommand, Runbook or Upgrade
     /// (repeat for more; default: all)
-    #[argh(option, arg_name = "type")]
+    #[argh(option, arg_name = "Backup|Migration|Restore|RunCommand|Runbook|Upgrade")]
     pub allow_operation: Vec<String>,
 
     /// take a Secret only in an encrypted payload (default false)
@@ -157,6 +157,12 @@ pub struct Settings {
     #[argh(option, arg_name = "file")]
     pub status_file: Option<PathBuf>,
 
+    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
+    /// where /metrics, /healthz and /readyz are answered: 127.0.0.1:9464, [::1]:9464 or unix:/run/pullet/metrics.sock
+    /// (default none)
+    #[argh(option, arg_name = "address")]
+    pub metrics: Option<String>,
+
     /// seconds that an object may take to be ready (default 600)
     #[argh(option, arg_name = "seconds")]
     pub ready_timeout: Option<u64>,
@@ -170,7 +176,7 @@ pub struct Settings {
     pub journal_size: Option<u64>,
 
     /// error, warn, info (default), debug or trace
-    #[argh(option, arg_name = "level")]
+    #[argh(option, arg_name = "error|warn|info|debug|trace")]
     pub log_level: Option<String>,
 
     /// text or json (default: text on a terminal, json otherwise)
@@ -179,7 +185,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 34] = [
+pub const KEYS: [&str; 35] = [
     "allow_chart",
     "allow_kind",
     "allow_namespace",
@@ -200,6 +206,7 @@ pub const KEYS: [&str; 34] = [
     "kubeconfig",
     "log_format",
     "log_level",
+    "metrics",
     "monthly_budget",
     "mtls",
     "poll_interval",
@@ -230,7 +237,38 @@ impl Settings {
         Ok(self.over(file))
     }
 
-    pub(super) fn over(self, file: Self) -> Self {
+    /// What these settings mean here and now. One place for all: each with a closure of its own would cost 14 kB.
+    ///
+    /// # Errors
+    /// As [`ConfigError`] lists them.
+    #[inline(never)]
+    pub fn here(self) -> Result<Config, ConfigError> {
+        Config::new(self, |name| std::env::var(name).ok())
+    }
+
+    /// The text of the file `path` with what is set here set there too, and the rest as it was.
+    ///
+    /// # Errors
+    /// When the text that comes of it does not say that: a value over several lines has to be changed by hand.
+    pub fn written_into(&self, text: &str, path: &Path) -> Result<String, ConfigError> {
+        let assignments = super::file::assignments(&mut self.clone());
+        let present = super::file::assignments(&mut super::file::read(path, text)?);
+        let missing: Vec<_> = assignments.iter().filter(|wanted| !present.contains(wanted)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(text.to_owned());
+        }
+        let changed = super::file::set(text, &missing);
+        let mut found = super::file::read(path, &changed)?;
+        let found = super::file::assignments(&mut found);
+        match missing.into_iter().find(|wanted| !found.contains(wanted)) {
+            None => Ok(changed),
+            Some((key, value)) => Err(ConfigError::Value(key, value, format!("set it in {} by hand", path.display()))),
+        }
+    }
+
+    /// These settings where they are given, else those of a file.
+    #[must_use]
+    pub fn over(self, file: Self) -> Self {
         let list = |flags: Vec<String>, file: Vec<String>| if flags.is_empty() { file } else { flags };
         Self {
             config: self.config,
@@ -263,6 +301,7 @@ impl Settings {
             poll_interval: self.poll_interval.or(file.poll_interval),
             monthly_budget: self.monthly_budget.or(file.monthly_budget),
             status_file: self.status_file.or(file.status_file),
+            metrics: self.metrics.or(file.metrics),
             ready_timeout: self.ready_timeout.or(file.ready_timeout),
             heartbeat_interval: self.heartbeat_interval.or(file.heartbeat_interval),
             journal_size: self.journal_size.or(file.journal_size),

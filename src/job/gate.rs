@@ -107,6 +107,8 @@ pub struct Task {
     pub id: JobId,
     /// The hash of its idempotency key.
     pub key: Option<KeyHash>,
+    /// When the control plane made it.
+    pub created_at: Option<Timestamp>,
     /// After this it is not to be done.
     pub expires_at: Option<Timestamp>,
     /// Hash of the header of its signature.
@@ -265,8 +267,15 @@ impl Gate {
 
     /// None for a job that nobody could answer. `known` gives the header hash of the job of an id that is known.
     pub fn open_job(&self, arrival: &Arrival, known: impl Fn(&JobId) -> Option<[u8; 8]>) -> Option<Task> {
-        let faulty =
-            |id, fault| Task { id, key: None, expires_at: None, header: None, content: Err(fault), next: None };
+        let faulty = |id, fault| Task {
+            id,
+            key: None,
+            created_at: None,
+            expires_at: None,
+            header: None,
+            content: Err(fault),
+            next: None,
+        };
         let text = match arrival {
             Arrival::Job(text) => text,
             Arrival::Skipped { id, limit } => return id.clone().map(|id| faulty(id, Fault::Limit(*limit))),
@@ -310,6 +319,7 @@ impl Gate {
         }
         Some(Task {
             key: KeyHash::of(&job.idempotency_key),
+            created_at: job.created_at,
             expires_at: job.expires_at,
             header,
             content,

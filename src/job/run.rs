@@ -6,7 +6,7 @@ mod sequence;
 mod stamp;
 mod take;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,8 @@ use crate::link::intake::{Worked, settle};
 use crate::link::stream::Answer;
 use crate::link::{self, Account, Acknowledged, JobSource};
 use crate::protocol::{
-    ClusterId, Condition, Event, EventKind, Instruction, JobId, JobResult, OPERATION, StatusUpdate, Timestamp,
+    ClusterId, Condition, Event, EventKind, Instruction, JobId, JobResult, OPERATION, OutcomeKind, StatusUpdate,
+    Timestamp,
 };
 use crate::shutdown::Stop;
 use crate::target::{Observation, Target, TargetError};
@@ -68,6 +69,10 @@ pub struct Runner {
     is_incomplete: AtomicBool,
     /// The journal cannot be written: what is done now would not be known later.
     is_read_only: AtomicBool,
+    /// When the job was made that was fetched and is not applied yet; none = there is no such job.
+    fetched: Mutex<Option<Timestamp>>,
+    /// Jobs that succeeded since the start.
+    succeeded: AtomicU32,
 }
 
 #[derive(Default)]
@@ -105,11 +110,20 @@ impl Runner {
             resumed: Stop::default(),
             is_incomplete: AtomicBool::new(false),
             is_read_only: AtomicBool::new(false),
+            fetched: Mutex::default(),
+            succeeded: AtomicU32::new(0),
         }
     }
 
     /// Works the jobs of an answer in their order (P1.5).
     pub async fn work(&self, answer: Answer) -> Worked {
+        self.set_fetched(None);
+        let worked = self.work_all(answer).await;
+        *self.fetched() = None;
+        worked
+    }
+
+    async fn work_all(&self, answer: Answer) -> Worked {
         if answer.jobs.is_empty() {
             return Worked::Empty;
         }
@@ -128,11 +142,15 @@ impl Runner {
                 return Worked::Partly;
             }
             match self.open_job(&arrival) {
-                Some(task) => match self.work_one(task, &arrival).await {
-                    Taken::Done => is_new = true,
-                    Taken::Known => {}
-                    Taken::Left => return Worked::Partly,
-                },
+                Some(task) => {
+                    self.set_fetched(task.created_at);
+                    match self.work_one(task, &arrival).await {
+                        Taken::Done => is_new = true,
+                        Taken::Known => {}
+                        Taken::Left => return Worked::Partly,
+                    }
+                    self.set_fetched(None);
+                }
                 None => {
                     is_whole = false;
                     warn!("a job without a usable id was ignored; nobody can answer it");
@@ -344,6 +362,9 @@ impl Runner {
             applied_ref: verdict.applied,
             timestamp: self.now().wall,
         };
+        if result.outcome == OutcomeKind::Succeeded {
+            self.succeeded.fetch_add(1, Ordering::Relaxed);
+        }
         info!(job = %id, outcome = ?result.outcome, error = result.error, "the job ended");
         if !verdict.note.is_empty() {
             let phase = if result.applied_ref.is_some() { "Applied" } else { "Done" };
@@ -420,6 +441,35 @@ impl Runner {
     #[must_use]
     pub fn open_jobs(&self) -> usize {
         self.book().ledger.open_jobs()
+    }
+
+    /// Whether no job is done because the journal cannot be written.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only.load(Ordering::Relaxed)
+    }
+
+    /// How many jobs succeeded since the start, whether the control plane knows or not.
+    #[must_use]
+    pub fn succeeded(&self) -> u32 {
+        self.succeeded.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the oldest job was made that was fetched and is not applied yet; zero where there is none.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        let made = self.fetched().map_or(i64::MAX, Timestamp::unix_seconds);
+        let since = clock::unix_seconds().cast_signed().saturating_sub(made);
+        Duration::from_secs(u64::try_from(since).unwrap_or(0))
+    }
+
+    /// The oldest job that is not applied was made then, or just now where nobody says.
+    fn set_fetched(&self, made: Option<Timestamp>) {
+        *self.fetched() = made.or_else(|| Some(self.now().wall));
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Now {

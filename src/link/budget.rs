@@ -31,6 +31,12 @@ impl Budget {
         traffic.clone()
     }
 
+    /// All since the start.
+    #[must_use]
+    pub fn total(&self) -> Bytes {
+        self.meter.total()
+    }
+
     /// What this month had so far.
     #[must_use]
     pub fn this_month(&self) -> Bytes {

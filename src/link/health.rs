@@ -83,6 +83,18 @@ struct Contact {
     has_unused_certificates: bool,
     /// From when to when the client's certificate is valid.
     certificate_life: Option<Life>,
+    /// When the poll that is under way ends at the latest; none = there is none.
+    poll_ends: Option<Instant>,
+    polls: Polls,
+}
+
+/// Polls since the start, as far as they have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polls {
+    /// With an answer of the control plane.
+    pub answered: u32,
+    /// Without one.
+    pub failed: u32,
 }
 
 /// How long may pass without a round trip before the agent counts as disconnected.
@@ -115,6 +127,8 @@ impl Default for Health {
             credential_ends: None,
             has_unused_certificates: false,
             certificate_life: None,
+            poll_ends: None,
+            polls: Polls::default(),
         };
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
@@ -261,6 +275,36 @@ impl Health {
         self.contact().is_long_outage
     }
 
+    /// A poll begins, which is to be held as long as `hold`.
+    pub fn poll_begins(&self, hold: Duration) {
+        self.contact().poll_ends = Instant::now().checked_add(hold.saturating_add(limits::POLL_BESIDE_HOLD));
+    }
+
+    /// It has ended, with an answer or without; none = somebody wanted another one.
+    pub fn poll_ended(&self, is_answered: Option<bool>) {
+        let mut contact = self.contact();
+        contact.poll_ends = None;
+        let count = match is_answered {
+            Some(true) => &mut contact.polls.answered,
+            Some(false) => &mut contact.polls.failed,
+            None => return,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    /// How long ago the poll that is under way should have ended; none where all is well.
+    #[must_use]
+    pub fn poll_hangs(&self) -> Option<Duration> {
+        let late = self.contact().poll_ends?.elapsed();
+        (!late.is_zero()).then_some(late)
+    }
+
+    /// The polls that have ended.
+    #[must_use]
+    pub fn polls(&self) -> Polls {
+        self.contact().polls
+    }
+
     fn answered(&self) {
         let mut contact = self.contact();
         contact.round_trip = Instant::now();
@@ -297,8 +341,8 @@ fn clock_now() -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, Health, Standing, patience, standing};
-    use std::time::Duration;
+    use super::{Access, Health, Polls, Standing, patience, standing};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_network_error_never_touches_access() {
@@ -331,6 +375,26 @@ mod tests {
         assert_eq!(standing(None, seconds(0), seconds(30)), Standing::Starting);
         assert_eq!(standing(Some(false), seconds(299), seconds(30)), Standing::Unreachable);
         assert_eq!(standing(Some(true), seconds(539), seconds(240)), Standing::Connected);
+    }
+
+    #[test]
+    fn a_poll_hangs_when_its_hold_and_all_its_bounds_are_over() {
+        let health = Health::default();
+        assert_eq!(health.poll_hangs(), None);
+        health.poll_begins(Duration::from_secs(240));
+        let ends = health.contact().poll_ends.unwrap();
+        assert!(ends > Instant::now() + Duration::from_secs(240 + 480));
+        assert_eq!(health.poll_hangs(), None);
+        health.contact().poll_ends = Instant::now().checked_sub(Duration::from_secs(7));
+        assert_eq!(health.poll_hangs().map(|late| late.as_secs()), Some(7));
+        health.poll_ended(None);
+        assert_eq!((health.poll_hangs(), health.polls()), (None, Polls::default()));
+        for is_answered in [true, false, true] {
+            health.poll_ended(Some(is_answered));
+        }
+        assert_eq!(health.polls(), Polls { answered: 2, failed: 1 });
+        health.poll_begins(Duration::MAX);
+        assert_eq!(health.poll_hangs(), None);
     }
 
     #[test]

@@ -248,6 +248,7 @@ impl Intake {
         }
         let began = Instant::now();
         let mut is_woken = false;
+        self.health.poll_begins(hold);
         let mut polling = std::pin::pin!(poll(&self.source, hold));
         let polled = loop {
             tokio::select! {
@@ -261,11 +262,17 @@ impl Intake {
                 }
             }
         };
-        match polled {
+        let tried = match polled {
             Ok(answer) => Tried::Answered(answer),
             Err(Fault::Network(_)) if is_woken => Tried::Woken,
             Err(fault) => Tried::Failed(fault),
-        }
+        };
+        self.health.poll_ended(match tried {
+            Tried::Answered(_) => Some(true),
+            Tried::Failed(_) => Some(false),
+            Tried::Woken => None,
+        });
+        tried
     }
 
     /// What a poll says about the hold.

@@ -86,6 +86,12 @@ impl Keeper {
         Some([held.registered_at, held.current.expires_at, rotate_at])
     }
 
+    /// When the credential in use was given; none also while it is being rotated. Does not wait.
+    #[must_use]
+    pub fn issued_at(&self) -> Option<Timestamp> {
+        self.held.try_lock().ok()?.current.issued_at
+    }
+
     /// From when to when the client's certificate in use is valid, whoever issued it.
     #[must_use]
     pub fn certificate_life(&self) -> Option<Life> {

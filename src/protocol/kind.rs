@@ -38,6 +38,25 @@ impl GroupKind {
     pub fn matches(&self, api_version: &str, kind: &str) -> bool {
         self.kind == kind && self.group == group_of(api_version)
     }
+
+    /// The name of the resource as the API's conventions make it from the kind. Nobody is asked: there may be no cluster yet.
+    #[must_use]
+    pub fn plural(&self) -> String {
+        let mut name = self.kind.to_ascii_lowercase();
+        let follows_vowel = name.strip_suffix('y').is_some_and(|stem| stem.ends_with(['a', 'e', 'i', 'o', 'u']));
+        if name == "endpoints" {
+            return name;
+        }
+        if name.ends_with('y') && !follows_vowel {
+            name.pop();
+            name.push_str("ies");
+        } else if ["s", "x", "ch", "sh"].iter().any(|end| name.ends_with(end)) {
+            name.push_str("es");
+        } else {
+            name.push('s');
+        }
+        name
+    }
 }
 
 impl fmt::Display for GroupKind {
@@ -89,5 +108,20 @@ mod tests {
         assert_eq!(GroupKind::parse("apps/"), Err(InvalidGroupKind::Kind));
         assert_eq!(GroupKind::parse("apps/v1/Deployment"), Err(InvalidGroupKind::Kind));
         assert_eq!(GroupKind::parse("/*"), Err(InvalidGroupKind::Kind));
+    }
+
+    #[test]
+    fn a_resource_is_called_as_the_conventions_of_the_api_have_it() {
+        for (kind, name) in [
+            ("ConfigMap", "configmaps"),
+            ("Endpoints", "endpoints"),
+            ("Gateway", "gateways"),
+            ("Ingress", "ingresses"),
+            ("Mesh", "meshes"),
+            ("NetworkPolicy", "networkpolicies"),
+            ("StorageClass", "storageclasses"),
+        ] {
+            assert_eq!(GroupKind::parse(&format!("/{kind}")).unwrap().plural(), name);
+        }
     }
 }

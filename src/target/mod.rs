@@ -65,6 +65,11 @@ pub trait Target: Send + Sync {
         0
     }
 
+    /// How many kinds there are whose objects are reported on, and of how many that cannot be done at present.
+    fn kinds(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
     /// Notes `me` as the one who acts here, waits while another agent does, and says through `held` when it may act. Ends
     /// with who acts instead. Where nothing is noted everybody may act at once, and it does not end.
     fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {

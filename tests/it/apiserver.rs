@@ -305,7 +305,10 @@ impl ApiServer {
             ("ClusterRole" | "ClusterRoleBinding" | "Namespace", _) | (_, None) => String::new(),
             (_, Some(namespace)) => format!("/namespaces/{namespace}"),
         };
-        let path = format!("{base}{namespace}/{}s/{name}?fieldManager=somebody", kind.to_lowercase());
+        let plural = kind.to_lowercase();
+        let plural = plural.strip_suffix('y').map_or_else(|| format!("{plural}s"), |stem| format!("{stem}ies"));
+        // What is applied is typed, so that a member that no schema has is refused; newer servers are asked to say so.
+        let path = format!("{base}{namespace}/{plural}/{name}?fieldManager=somebody&fieldValidation=Strict");
         wait_until("it is applied", || {
             let (status, answer) =
                 self.request_as(Method::PATCH, &path, "application/apply-patch+yaml", document.as_bytes().to_vec());

@@ -46,6 +46,9 @@ fn help_is_there_for_everything_and_ends_with_0() {
     for line in ["version", "--version", "-V"] {
         says(&pullet(line), 0, &[concat!("pullet ", env!("CARGO_PKG_VERSION"))]);
     }
+    let json: serde_json::Value = serde_json::from_slice(&pullet("version --json").stdout).unwrap();
+    assert_eq!((&json["version"], &json["protocol"]), (&env!("CARGO_PKG_VERSION").into(), &1.into()));
+    assert!(json.get("commit").is_none_or(serde_json::Value::is_string));
 }
 
 #[test]

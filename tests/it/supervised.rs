@@ -1,4 +1,4 @@
-//! The agent under a supervisor that listens on a socket, as systemd does: sd_notify(3).
+//! The agent under a supervisor that listens on a socket, as systemd does: `sd_notify(3)`.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

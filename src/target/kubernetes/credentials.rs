@@ -94,6 +94,11 @@ impl Credentials {
         &self.material.server
     }
 
+    /// Whom a connection trusts.
+    pub(super) fn authority(&self) -> Option<&Source> {
+        self.material.authority.as_ref()
+    }
+
     /// What counts the bytes of every line.
     pub(super) fn meter(&self) -> Meter {
         self.meter.clone()

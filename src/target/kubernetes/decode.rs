@@ -35,7 +35,7 @@ impl Text<'_> {
 
 /// An array, or whatever stands in its place.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Items<'a>(#[serde(borrow)] &'a RawValue);
+pub(super) struct Items<'a>(#[serde(borrow)] pub(super) &'a RawValue);
 
 impl<'a> Items<'a> {
     /// Hands each element over. An element that is not what is expected is skipped: one careless author
@@ -108,9 +108,32 @@ pub(super) fn members<'a>(text: &'a RawValue, take: impl FnMut(&str, &'a RawValu
     let _ = deserializer.deserialize_any(Members(take));
 }
 
+/// The member at the end of a path of names, if it is there.
+pub(super) fn member<'a>(text: &'a RawValue, path: &[&str]) -> Option<&'a RawValue> {
+    let mut here = text;
+    for wanted in path {
+        let mut found = None;
+        members(here, |name, value| {
+            if name != *wanted {
+                return ControlFlow::Continue(());
+            }
+            found = Some(value);
+            ControlFlow::Break(())
+        });
+        here = found?;
+    }
+    Some(here)
+}
+
+/// The text there; empty where there is none.
+pub(super) fn text_at<'a>(text: &'a RawValue, path: &[&str]) -> Cow<'a, str> {
+    let found = member(text, path).and_then(|value| serde_json::from_str::<Text<'a>>(value.get()).ok());
+    found.unwrap_or_default().0
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Items, Text, members};
+    use super::{Items, Text, member, members, text_at};
     use serde::Deserialize;
     use serde_json::value::RawValue;
     use std::ops::ControlFlow;
@@ -138,6 +161,17 @@ mod tests {
             if name == "b" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert_eq!(seen, [("a".to_owned(), "1".to_owned()), ("b".to_owned(), r#"{"c":2}"#.to_owned())]);
+    }
+
+    #[test]
+    fn a_member_is_found_by_its_path_and_what_is_no_text_is_empty() {
+        let text = raw(r#"{"a":1,"b":{"c":"x","d":[]},"b2":null}"#);
+        assert_eq!(text_at(&text, &["b", "c"]), "x");
+        for nothing in [&["a"][..], &["b"], &["b", "d"], &["b2"], &["b2", "c"], &["z"], &["b", "c", "e"]] {
+            assert_eq!(text_at(&text, nothing), "", "{nothing:?}");
+        }
+        assert_eq!(member(&text, &["b", "d"]).unwrap().get(), "[]");
+        assert_eq!(member(&text, &[]).unwrap().get(), text.get());
     }
 
     #[test]

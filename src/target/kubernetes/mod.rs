@@ -9,6 +9,7 @@
 //! [`limits::WATCHES`](crate::limits::WATCHES) kinds and of who acts, bodies and lines as `limits` has them, and no tree of
 //! what the API server sends.
 
+mod admin;
 mod api;
 mod apply;
 mod baseline;
@@ -33,7 +34,7 @@ mod resources;
 mod stamp;
 mod yaml;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +48,7 @@ use super::{Applied, Deleted, GroupKind, Holder, NamespaceRule, Observation, Pen
 use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
+pub use self::admin::{AccountToken, Admin, AdminError, Document};
 pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locate};
 pub use self::clusters::{ClusterWatch, Clusters, Notice};
 pub use self::inspect::{Fit, Inspector, Record, Right, kinds_of, rights_of};
@@ -68,6 +70,8 @@ struct Inner {
     recall: Recall,
     /// Sightings of objects beyond those that are compared.
     unreported: AtomicU64,
+    /// Kinds that are not reported on for now.
+    troubled: AtomicUsize,
 }
 
 impl Kubernetes {
@@ -90,6 +94,7 @@ impl Kubernetes {
             cluster_id: cluster_id.to_owned(),
             recall: Recall::new(kinds.len()),
             unreported: AtomicU64::new(0),
+            troubled: AtomicUsize::new(0),
             kinds,
             resources: Resources::new(),
             looks: Looks::default(),
@@ -124,6 +129,10 @@ impl Target for Kubernetes {
 
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()> {
         Box::pin(observe::run(Arc::clone(&self.0), sink))
+    }
+
+    fn kinds(&self) -> (usize, usize) {
+        (self.0.kinds.len(), self.0.troubled.load(Ordering::Relaxed))
     }
 
     fn unreported(&self) -> u64 {

@@ -349,12 +349,14 @@ impl Follower {
     /// Says once that a kind is not reported on.
     fn trouble(&mut self, error: &str) {
         if !std::mem::replace(&mut self.is_troubled, true) {
+            self.room.inner.troubled.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(kind = %self.kind, error, "not reporting on a kind for now: trying again");
         }
     }
 
     fn recovered(&mut self) {
         if std::mem::replace(&mut self.is_troubled, false) {
+            self.room.inner.troubled.fetch_sub(1, Ordering::Relaxed);
             tracing::info!(kind = %self.kind, "reporting on the kind again");
         }
     }

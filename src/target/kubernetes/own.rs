@@ -14,13 +14,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use std::ops::ControlFlow;
-
 use super::api::{Fault, JSON, Refusal, segment};
 use super::client::join;
 use super::cluster::Access;
 use super::credentials::Credentials;
-use super::decode::{Text, members};
+use super::decode::{Text, member};
 use super::message;
 use crate::limits;
 use crate::net::{Line, Patience};
@@ -123,14 +121,7 @@ impl SecretObject {
     #[must_use]
     pub fn encoded(&self, key: &str) -> Option<&str> {
         let secret: RawSecret<'_> = serde_json::from_str(&self.text).ok()?;
-        let mut found = None;
-        members(secret.data?, |name, value| {
-            if name != key {
-                return ControlFlow::Continue(());
-            }
-            found = Some(value.get());
-            ControlFlow::Break(())
-        });
+        let found = member(secret.data?, &[key]).map(RawValue::get);
         // Base64 has nothing that JSON writes in another way.
         found.map(|value| value.trim_matches('"')).filter(|value| !value.is_empty() && *value != "null")
     }

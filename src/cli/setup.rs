@@ -1,0 +1,30 @@
+//! `pullet setup` and `pullet uninstall`: what they need of the other commands.
+
+use super::{Failure, crds, rbac, register, say};
+use crate::setup::{self, Means, Options, SetupError};
+
+/// Sets an agent up.
+pub(super) fn setup(options: Options) -> Result<(), Failure> {
+    run(options, setup::setup)
+}
+
+/// Takes it away.
+pub(super) fn uninstall(options: Options) -> Result<(), Failure> {
+    run(options, setup::uninstall)
+}
+
+fn run(options: Options, command: fn(Options, &Means<'_>) -> Result<(), SetupError>) -> Result<(), Failure> {
+    let means = Means {
+        definitions: crds::TEXT,
+        cluster: rbac::CLUSTER,
+        rights: &rbac::text,
+        register: &|config| register::exchange(config, false).map_err(|failure| failure.error),
+    };
+    command(options, &means).map_err(|error| {
+        if error.is_usage() {
+            return Failure::usage(error);
+        }
+        say("stopped: what is said above is done and stays; the same command goes on from there");
+        Failure::failed(error)
+    })
+}
