@@ -121,7 +121,10 @@ fn a_real_squid_in_the_middle_is_believed_when_it_is_named_and_reads_no_payload(
     const MARKER: &str = "geheimnis-der-klinik";
     let (testbed, owner) = (Testbed::start(), Owner::new());
     let squid = Squid::in_the_middle(&testbed);
-    let setup = pinned(&testbed, &[owner.keyring(1)]).flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
+    // Squid has a certificate for a name, not for an address.
+    let setup = pinned(&testbed, &[owner.keyring(1)])
+        .flag("--endpoint", testbed.endpoint_by_name())
+        .flag("--proxy", format!("http://127.0.0.1:{}", squid.port));
     says(&setup.run_to_end("register"), 1, &["an authority that is not trusted here"]);
     assert_eq!(testbed.requests().len(), 0, "the token was not shown to it");
     let mut agent = setup.flag("--ca-file", squid.home.path().join("ca.pem")).spawn();
