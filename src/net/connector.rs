@@ -289,12 +289,27 @@ impl<In: Transport> Connector<In> for TlsConnector {
         connection.set_buffer_limit(Some(limits::CONNECTION_BUFFER_BYTES));
         let mut socket = TransportAdapter::new(Paced(transport), Arc::clone(&details.current_time));
         socket.set_timeout(details.timeout);
-        while connection.is_handshaking() {
-            connection.complete_io(&mut socket).map_err(tls_fault)?;
-        }
+        shake_hands(&mut connection, &mut socket).map_err(tls_fault)?;
         let buffers = Gathered::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(Box::new(TlsTransport { buffers, stream: StreamOwned::new(connection, socket) })))
     }
+}
+
+/// Chains and signatures take more of a stack than all that comes later, and what a thread has once used it keeps until it
+/// ends, which for one that polls or watches is never. So this is done by one that ends.
+fn shake_hands(
+    connection: &mut ClientConnection,
+    socket: &mut (impl std::io::Read + std::io::Write + Send),
+) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let shaking = std::thread::Builder::new().stack_size(limits::THREAD_STACK_BYTES).spawn_scoped(scope, || {
+            while connection.is_handshaking() {
+                connection.complete_io(socket)?;
+            }
+            Ok(())
+        })?;
+        shaking.join().unwrap_or_else(|_| Err(std::io::Error::other("the handshake was interrupted")))
+    })
 }
 
 /// rustls wraps its own errors in an `io::Error`; they are taken out again.

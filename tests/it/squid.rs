@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 use tempfile::TempDir;
 
 use crate::agent::CLUSTER;
@@ -137,7 +136,8 @@ fn a_real_squid_in_the_middle_is_believed_when_it_is_named_and_reads_no_payload(
     // Somebody who sits there and sends what he likes.
     let forged = testbed.enqueue(CLUSTER, Owner::new().sign(CLUSTER, Job::apply(config_map("clinic", "forged", "x"))));
     let result = testbed.result_of(&forged, LATER);
-    assert_eq!((&result["outcome"], &result["error"]["code"]), (&json!("failed"), &json!("UnknownKey")), "{result}");
+    assert_eq!(result["outcome"], "failed", "{result}");
+    assert!(result["error"].as_str().unwrap().starts_with("UnknownKey"), "{result}");
     assert!(agent.stop().status.success());
     let access = squid.log("access");
     assert!(access.contains("/jobs"), "it read along: {access}");
