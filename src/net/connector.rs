@@ -297,10 +297,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
 
 /// Chains and signatures take more of a stack than all that comes later, and what a thread has once used it keeps until it
 /// ends, which for one that polls or watches is never. So this is done by one that ends.
-fn shake_hands(
-    connection: &mut ClientConnection,
-    socket: &mut (impl std::io::Read + std::io::Write + Send),
-) -> std::io::Result<()> {
+fn shake_hands(connection: &mut ClientConnection, socket: &mut (impl Read + Write + Send)) -> std::io::Result<()> {
     std::thread::scope(|scope| {
         let shaking = std::thread::Builder::new().stack_size(limits::THREAD_STACK_BYTES).spawn_scoped(scope, || {
             while connection.is_handshaking() {
