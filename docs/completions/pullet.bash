@@ -55,7 +55,7 @@ _pullet() {
             mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$current")
             return
             ;;
-        --endpoint | --cluster-id | --cluster-resource | --display-name | --proxy | --wait | --context | --allow-kind | --allow-namespace | --allow-chart | --poll-interval | --monthly-budget | --metrics | --ready-timeout | --heartbeat-interval | --journal-size | --root | --root) return ;;
+        --endpoint | --cluster-id | --cluster-resource | --display-name | --proxy | --wait | --context | --allow-kind | --allow-namespace | --allow-chart | --poll-interval | --monthly-budget | --metrics | --ready-timeout | --heartbeat-interval | --journal-size | --root) return ;;
     esac
     case ${COMP_WORDS[1]} in
         setup) words='--dry-run --in-cluster --no-start --root --config --state-dir --endpoint --token-file --cluster-id --cluster-resource --display-name --ca-file --client-cert --client-key --mtls --proxy --wait --target --directory --kubeconfig --context --allow-plain-http-loopback --allow-kind --keyring --signatures --allow-namespace --allow-chart --allow-operation --require-encrypted-secrets --succeed-on --profile --poll-interval --monthly-budget --status-file --metrics --ready-timeout --heartbeat-interval --journal-size --log-level --log-format --help' ;;

@@ -461,7 +461,7 @@ fn judge_clock(patient: &Patient, desk: &Desk, date: Option<SystemTime>) {
     const SET: &str = "set the clock: timedatectl set-ntp true, or by hand with date -s";
     let check = Check::Clock;
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let system = seconds(SystemTime::now());
+    let system = seconds(clock::system());
     let tolerance = limits::CLOCK_TOLERANCE.as_secs();
     let standing = clock::standing();
     if let Some(date) = date.map(seconds).filter(|date| date.abs_diff(system) > tolerance) {

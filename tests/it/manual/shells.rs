@@ -99,6 +99,8 @@ _pullet() {{
     free.extend(
         commands.iter().flat_map(|command| &command.own).filter(|(_, has)| *has).map(|(flag, _)| flag.as_str()),
     );
+    // Two commands may have the same one.
+    free.dedup();
     let _ = write!(script, "        {}) return ;;\n    esac\n    case ${{COMP_WORDS[1]}} in\n", free.join(" | "));
     for command in commands {
         let words = if command.name == "help" { names(commands) } else { flags_of(command, settings) };
