@@ -49,7 +49,17 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(command) => command,
         Err(error) => return fail(WRONG_USAGE, &error),
     };
-    let ended = match command {
+    end(match command {
+        Command::Run(settings) => run::run(settings),
+        other => for_a_person(other),
+    })
+}
+
+/// Every command, in one place. An agent never comes here: what lies between the functions that it goes through is in its
+/// memory with them (decision 0021).
+#[inline(never)]
+fn for_a_person(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Help(text) => {
             say(text.trim_end());
             #[cfg(feature = "sign")]
@@ -81,12 +91,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             say(rbac::text(&config).trim_end());
         }),
         Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
-        Command::Run(settings) => configure(settings).and_then(run::run),
+        Command::Run(settings) => run::run(settings),
         Command::Setup(options) => setup::setup(*options),
         Command::Status(settings, is_json) => status::status(settings, is_json),
         Command::Uninstall(options) => setup::uninstall(*options),
-    };
-    end(ended)
+    }
 }
 
 fn end(ended: Result<(), Failure>) -> ExitCode {

@@ -1,11 +1,12 @@
 //! `pullet run`: the agent.
 
-use super::Failure;
+use super::{Failure, configure};
 use crate::agent::{Agent, AgentError};
-use crate::config::Config;
+use crate::config::Settings;
 
 /// Runs until a signal.
-pub(super) fn run(config: Config) -> Result<(), Failure> {
+pub(super) fn run(settings: Settings) -> Result<(), Failure> {
+    let config = configure(settings)?;
     Agent::open(config).and_then(Agent::run).map_err(|error| match error {
         AgentError::Config(error) => Failure::usage(error),
         // As for register: it is a setting that is wrong.
