@@ -157,7 +157,7 @@ pub struct Settings {
     #[argh(option, arg_name = "file")]
     pub status_file: Option<PathBuf>,
 
-    #[allow(clippy::doc_markdown, reason = "the comment is the help text")]
+    #[allow(clippy::doc_markdown, rustdoc::broken_intra_doc_links, reason = "the comment is the help text")]
     /// where /metrics, /healthz and /readyz are answered: 127.0.0.1:9464, [::1]:9464 or unix:/run/pullet/metrics.sock
     /// (default none)
     #[argh(option, arg_name = "address")]
