@@ -91,7 +91,7 @@ impl Line {
             .build();
         let connector =
             ().chain(ConnectProxyConnector::default())
-                .chain(MeteredConnector(TcpConnector::default(), profile.meter))
+                .chain(MeteredConnector::new(profile.meter))
                 .chain(TlsConnector(profile.tls.clone()));
         let agent = ureq::Agent::with_parts(config, connector, Names::default());
         Self { agent, plain_http: profile.plain_http, tls: profile.tls }
@@ -219,7 +219,22 @@ fn literal(uri: &http::Uri) -> Option<SocketAddr> {
 
 /// Opens a TCP connection, unless a proxy's is there already, and counts what goes over it.
 #[derive(Debug)]
-struct MeteredConnector(TcpConnector, Meter);
+struct MeteredConnector {
+    tcp: TcpConnector,
+    meter: Meter,
+    /// What the socket of a connection with TLS goes by: the sizes of its buffers.
+    beneath_tls: ureq::config::Config,
+}
+
+impl MeteredConnector {
+    fn new(meter: Meter) -> Self {
+        let beneath_tls = ureq::config::Config::builder()
+            .input_buffer_size(limits::SOCKET_BUFFER_BYTES)
+            .output_buffer_size(limits::SOCKET_BUFFER_BYTES)
+            .build();
+        Self { tcp: TcpConnector::default(), meter, beneath_tls }
+    }
+}
 
 impl<In: Transport> Connector<In> for MeteredConnector {
     type Out = Box<dyn Transport>;
@@ -228,8 +243,20 @@ impl<In: Transport> Connector<In> for MeteredConnector {
         if let Some(transport) = chained {
             return Ok(Some(Box::new(transport)));
         }
-        let transport = Connector::<()>::connect(&self.0, details, None)?;
-        Ok(transport.map(|transport| Box::new(Metered(transport, self.1.clone())) as Self::Out))
+        let details = ConnectionDetails {
+            uri: details.uri,
+            addrs: details.addrs.clone(),
+            config: if details.needs_tls() { &self.beneath_tls } else { details.config },
+            request_level: details.request_level,
+            resolver: details.resolver,
+            now: details.now,
+            timeout: details.timeout,
+            current_time: Arc::clone(&details.current_time),
+            run_connector: Arc::clone(&details.run_connector),
+            register_shutdown: Arc::clone(&details.register_shutdown),
+        };
+        let transport = Connector::<()>::connect(&self.tcp, &details, None)?;
+        Ok(transport.map(|transport| Box::new(Metered(transport, self.meter.clone())) as Self::Out))
     }
 }
 

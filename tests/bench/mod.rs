@@ -24,8 +24,9 @@ const WRITE_TO: &str = "PULLET_MEASUREMENTS";
 /// Names the one part that is measured; nothing is written then.
 const ONLY: &str = "PULLET_BENCH";
 
-/// The promise: an idle agent with a poll held and three watches open.
-const IDLE_KB: u64 = 4 * 1024;
+/// An idle agent with a poll held and three watches open: 4,096 kB are promised, 3,864 were reached, and this leaves room
+/// for a window of the file that the kernel maps one time and not the other (decision 0021).
+const IDLE_KB: u64 = 3_960;
 
 /// The promise: the stripped static binary.
 const BINARY_BYTES: u64 = 3_000_000;
@@ -139,7 +140,7 @@ fn idle() -> [Figure; 2] {
         Figure {
             what: "RSS idle: poll held, three watches open",
             value: kilobytes(idle),
-            promise: "4 MiB (4,096 kB) or less",
+            promise: "4 MiB (4,096 kB) or less; held to 3,960 kB",
             holds: Some(idle <= IDLE_KB),
         },
         Figure { what: "threads idle", value: agent.threads().to_string(), promise: "–", holds: None },
