@@ -5,6 +5,7 @@
 
 mod flash;
 mod outage;
+mod owned;
 mod traffic;
 
 use std::fmt::Write as _;
@@ -12,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agent, CLUSTER, Setup};
+use crate::agent::{CLUSTER, Setup};
 use crate::apiserver::{ApiServer, wait_until};
 use crate::memory::{PEAK_KB, static_binary};
 use crate::testbed::Testbed;
@@ -45,33 +46,49 @@ struct Figure {
     holds: Option<bool>,
 }
 
-type Part = fn() -> Vec<Figure>;
+/// What a part found out.
+#[derive(Default)]
+struct Found {
+    figures: Vec<Figure>,
+    /// What stands beneath the table.
+    drawing: String,
+}
+
+impl<F: Into<Vec<Figure>>> From<F> for Found {
+    fn from(figures: F) -> Self {
+        Self { figures: figures.into(), drawing: String::new() }
+    }
+}
+
+type Part = fn() -> Found;
 
 #[test]
 #[ignore = "needs the static binary: cross/build, then PULLET_STATIC; and a Kubernetes API server: KUBEBUILDER_ASSETS"]
 fn what_the_agent_takes_is_within_the_promises() {
-    let parts: [(&str, Part); 9] = [
-        ("size", || vec![size()]),
-        ("start", || vec![start_to_poll()]),
+    let parts: [(&str, Part); 10] = [
+        ("size", || [size()].into()),
+        ("start", || [start_to_poll()].into()),
         ("idle", || idle().into()),
         ("directory", || a_thousand_jobs_in_a_directory().into()),
-        ("cluster", || vec![a_thousand_jobs_in_a_cluster()]),
-        ("latency", || vec![latency()]),
-        ("outage", outage::figures),
-        ("flash", flash::figures),
-        ("traffic", traffic::figures),
+        ("cluster", || [a_thousand_jobs_in_a_cluster()].into()),
+        ("owned", owned::found),
+        ("latency", || [latency()].into()),
+        ("outage", || outage::figures().into()),
+        ("flash", || flash::figures().into()),
+        ("traffic", || traffic::figures().into()),
     ];
     let only = std::env::var(ONLY).ok();
-    let mut figures = Vec::new();
+    let (mut figures, mut drawings) = (Vec::new(), String::new());
     for (_, part) in parts.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
-        let found = part();
+        let Found { figures: found, drawing } = part();
         #[allow(clippy::print_stderr, reason = "it takes minutes, and whoever waits wants to see something")]
         for Figure { what, value, .. } in &found {
             eprintln!("{what}: {value}");
         }
         figures.extend(found);
+        drawings.push_str(&drawing);
     }
-    let table = table(&figures);
+    let table = table(&figures) + &drawings;
     #[allow(clippy::print_stderr, reason = "the table is what a person runs this for")]
     {
         eprintln!("{table}");
@@ -95,7 +112,11 @@ fn size() -> Figure {
 }
 
 fn setup(testbed: &Testbed) -> Setup {
-    Agent::of(testbed).binary(static_binary()).flag("--wait", "240").flag("--log-level", "warn")
+    setup_of(testbed, CLUSTER)
+}
+
+fn setup_of(testbed: &Testbed, cluster: &str) -> Setup {
+    Setup::of_cluster(testbed, cluster).binary(static_binary()).flag("--wait", "240").flag("--log-level", "warn")
 }
 
 /// From the start of a registered agent to its first poll at the server, TLS handshake included.

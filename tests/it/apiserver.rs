@@ -27,12 +27,14 @@ pub(crate) const TOKENS: [(&str, &str); 2] =
 const START: Duration = Duration::from_mins(1);
 
 /// Who wrote what of the agent's own, as the server itself says: two identical applies leave the same object, and are two
-/// here.
+/// here. And all that one user asks.
 const AUDIT_POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+- level: Metadata
+  users: [counted]
 - level: Metadata
   verbs: [patch, create, update, delete]
   resources:
@@ -42,6 +44,9 @@ rules:
 "#;
 
 const AUDIT: &str = "audit.log";
+
+/// A user each of whose requests is in the audit log; the policy names it.
+pub(crate) const COUNTED: &str = "counted";
 
 /// A running API server.
 pub(crate) struct ApiServer {
@@ -270,6 +275,21 @@ impl ApiServer {
             format!("{} {}{part} {}", text(&entry["verb"]), text(&object["resource"]), text(&object["name"]))
         };
         self.audit().iter().filter(|entry| entry["user"]["username"] == user).map(told).collect()
+    }
+
+    /// What [`COUNTED`] asked, one for each request: `list applicationinstances`, in the order of their starts.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let mut seen = std::collections::BTreeSet::new();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let is_it = |entry: &&Value| entry["user"]["username"] == COUNTED;
+        let audit = self.audit();
+        // A watch has two entries, of its start and of its end.
+        let fresh = audit.iter().filter(is_it).filter(|entry| seen.insert(text(&entry["auditID"])));
+        let told = |entry: &Value| match entry["objectRef"]["resource"].as_str() {
+            Some(resource) => format!("{} {resource}", text(&entry["verb"])),
+            None => format!("{} {}", text(&entry["verb"]), text(&entry["requestURI"])),
+        };
+        fresh.map(told).collect()
     }
 
     fn audit(&self) -> Vec<Value> {
