@@ -3,6 +3,7 @@
 mod cluster;
 mod error;
 mod holding;
+mod rotated;
 mod target;
 
 use std::borrow::Cow;
@@ -30,7 +31,6 @@ use crate::link::budget::Budget;
 use crate::link::deliver::{self, Reports};
 use crate::link::heart::{self, Heart};
 use crate::link::intake::Intake;
-use crate::link::keeper::Rotated;
 use crate::link::present::Present;
 use crate::link::provided;
 use crate::link::rotation;
@@ -39,14 +39,13 @@ use crate::link::store::AUTHORITIES;
 use crate::link::{
     self, Account, BetweenPolls, Credential, CredentialStore, Demands, Endpoint, Fault, Health, InvalidEndpoint,
     JobSource, Keeper, LongPoll, Provided, Registration, RegistrationError, StateDirectory, StatusSink, StoreError,
-    Wanted, authorities, events, traffic,
+    Wanted, events, traffic,
 };
 use crate::metrics::Meter;
 use crate::monitor::{self, Monitor};
 use crate::net::renewal::TlsFiles;
 use crate::net::tls::TlsFileError;
 use crate::net::{Profile, Tls};
-use crate::protocol::ClusterId;
 use crate::secret::Secret;
 use crate::shutdown::{self, Stop, Wake};
 use crate::status::{Board, Sources, View};
@@ -423,7 +422,15 @@ impl Agent {
         }
         let gate = Arc::new(gate);
         let health = link.report_to(Arc::new(Health::default()));
-        let rotated = on_rotation(&outbox, &cluster_id, &gate, known.clone(), (&link, kept));
+        let rotated = rotated::on_rotation(rotated::Parts {
+            outbox: Arc::clone(&outbox),
+            cluster_id: cluster_id.clone(),
+            gate: Arc::clone(&gate),
+            known: known.clone(),
+            health: Arc::clone(&health),
+            link: Arc::clone(&link),
+            store: kept,
+        });
         let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated);
         let keeper = Arc::new(keeper.wanting_certificate(config.mtls));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
@@ -463,6 +470,10 @@ impl Agent {
                 let gate = Arc::clone(&gate);
                 Box::new(move || gate.summary())
             },
+            left_out: {
+                let target = Arc::clone(&target);
+                Box::new(move || (target.kinds().0 > 0).then(|| target.left_out()))
+            },
         }));
         let beating = task::spawn(Arc::clone(&heart).keep(Arc::clone(&reports)));
         let delivery = task::spawn(deliver::run(Arc::clone(&reports), Arc::clone(&account), drain.clone()));
@@ -487,10 +498,13 @@ impl Agent {
             source: Arc::clone(&link) as Arc<dyn JobSource>,
             account,
             reports,
-            present: Present::new({
-                let target = Arc::clone(&target);
-                Box::new(move |ticket| target.report_again(ticket))
-            }),
+            present: Present::new(
+                {
+                    let target = Arc::clone(&target);
+                    Box::new(move |ticket| target.report_again(ticket))
+                },
+                Box::new(move || target.unsent()),
+            ),
             health,
             hold,
             heart,
@@ -524,28 +538,6 @@ impl Agent {
         board.abort();
         monitor.show(None);
     }
-}
-
-/// A new credential is told, and what came with it is looked at: keyrings and authorities.
-fn on_rotation(
-    outbox: &Arc<Outbox>,
-    cluster_id: &ClusterId,
-    gate: &Arc<Gate>,
-    known: Option<Arc<cluster::Known>>,
-    (link, store): (&Arc<LongPoll>, Arc<StateDirectory>),
-) -> Rotated {
-    let (outbox, cluster_id, gate, link) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate), Arc::clone(link));
-    Box::new(move |issued| {
-        events::push_rotated(&outbox, &cluster_id);
-        gate.offer(&issued.signing_keys, &outbox);
-        if let Some(known) = &known {
-            known.rotated(issued.bearer.issued_at);
-        }
-        let Some(text) = &issued.ca_bundle else { return };
-        let taken = gate.with_voice(|voice| authorities::take(text, voice, &link, store.as_ref()));
-        let tell = |unused| events::push_unused_authorities(&outbox, &cluster_id, unused);
-        authorities::tell(&taken).unwrap_or_else(tell);
-    })
 }
 
 async fn watch_the_clock(runner: Arc<Runner>) {

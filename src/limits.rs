@@ -8,12 +8,14 @@ mod device;
 pub mod doctor;
 mod installation;
 mod monitor;
+mod present;
 
 use std::time::Duration;
 
 pub use device::*;
 pub use installation::*;
 pub use monitor::*;
+pub use present::*;
 
 /// Text of the jobs of one answer that is held in memory at once. What follows the complete jobs that
 /// fit is left un-acked and comes again.
@@ -195,19 +197,6 @@ pub const CHECKPOINT_JOBS: u64 = 256;
 
 /// Of [`RECORD_BYTES`], what the error of a result takes at most.
 pub const ERROR_BYTES: usize = 512;
-
-/// After a loss: how long the present waits for room before it is given up and owed anew, and an observation behind it with it.
-pub const PRESENT_PATIENCE: Duration = Duration::from_secs(30);
-
-/// After a loss: how long a poll waits while nothing is heard of the present: the API server may be down.
-pub const PRESENT_HOLDS_POLL: Duration = Duration::from_secs(10);
-
-/// After a loss: the present is not sent more often than this, however much is lost meanwhile. 1,000 objects are 20
-/// pages of a list.
-pub const PRESENT_EVERY: Duration = Duration::from_secs(60);
-
-/// How often it is looked whether there is room for the present, or the rest of it has come; only while it is sent.
-pub const PRESENT_LOOK: Duration = Duration::from_millis(20);
 
 /// Events in one post.
 pub const EVENT_BATCH: usize = 100;

@@ -57,6 +57,9 @@ pub struct Status {
     /// How often an object of ours was seen whose changes are not told, because there are more than are compared.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unreported: u64,
+    /// Kinds whose objects cannot be reported on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub left_out: String,
     /// Whether the control plane can be reached.
     pub connection: ConnectionStatus,
     /// How it is polled.
@@ -362,6 +365,7 @@ pub(crate) mod tests {
             endpoint: "https://control.example".into(),
             target: "directory /x".into(),
             unreported: 0,
+            left_out: String::new(),
             connection: ConnectionStatus {
                 state: ConnectionState::Connected,
                 since: at,

@@ -82,6 +82,12 @@ fn print(status: &Status, now: u64) -> String {
         let count = status.unreported;
         line("not compared", format!("objects beyond the first 1,000, seen {count} times: their changes are not told"));
     }
+    if !status.left_out.is_empty() {
+        line(
+            "not reported",
+            format!("{}: the log names the reason; what is so is told when they can be listed", status.left_out),
+        );
+    }
     line("trust", status.trust.describe());
     line("credential", status.credential.describe());
     if let Some(end) = connection.certificate_ends {

@@ -56,10 +56,9 @@ pub fn push_rotated(outbox: &Outbox, cluster_id: &ClusterId) {
     push(outbox, cluster_id, EventKind::CredentialRotated, vec![condition]);
 }
 
-/// Authorities that the control plane gave are not used.
-pub fn push_unused_authorities(outbox: &Outbox, cluster_id: &ClusterId, reason: &str) {
-    let condition = condition("CertificatesRenewed", false, reason, String::new());
-    push(outbox, cluster_id, EventKind::ConditionTransition, vec![condition]);
+/// Whether new certificates and authorities are in use has changed.
+pub fn push_renewed(outbox: &Outbox, cluster_id: &ClusterId, health: &Health) {
+    push(outbox, cluster_id, EventKind::ConditionTransition, vec![renewed(health)]);
 }
 
 /// The journal was not as it should be when the agent started.
@@ -159,11 +158,13 @@ pub(super) fn verified((is_verified, reason, detail): (bool, &str, String)) -> C
     condition("JobsVerified", is_verified, reason, detail)
 }
 
-/// Whether certificates that changed are in use, and the client's was renewed in time. Why not is in the log: an event has
+/// Whether certificates and authorities that changed are in use, and the client's was renewed in time. Why not is in the log: an event has
 /// room for so much.
-pub(super) fn renewed(has_unused_certificates: bool, ends: Ends) -> Condition {
-    let (is_true, reason) = match ends.certificate {
-        _ if has_unused_certificates => (false, "NewCertificatesUnusable"),
+pub(super) fn renewed(health: &Health) -> Condition {
+    let unused = health.unused_authorities();
+    let (is_true, reason) = match health.ends().certificate {
+        _ if health.has_unused_certificates() => (false, "NewCertificatesUnusable"),
+        _ if !unused.is_empty() => (false, unused),
         Some((_, true)) => (false, "ClientCertificateNearEnd"),
         _ => (true, "CertificatesInUse"),
     };
@@ -174,6 +175,12 @@ pub(super) fn renewed(has_unused_certificates: bool, ends: Ends) -> Condition {
 pub(super) fn journal(trouble: Option<String>) -> Condition {
     let reason = if trouble.is_some() { "JournalImpaired" } else { "JournalWritten" };
     condition("JournalHealthy", trouble.is_none(), reason, trouble.unwrap_or_default())
+}
+
+/// Whether the objects of all kinds are reported on, or of which they are not.
+pub(super) fn reported(left_out: String) -> Condition {
+    let is_true = left_out.is_empty();
+    condition("KindsReported", is_true, if is_true { "KindsListed" } else { "KindsLeftOut" }, left_out)
 }
 
 /// Bytes of this month, on the wire and to the control plane.
@@ -209,21 +216,27 @@ fn condition(kind: &str, is_true: bool, reason: &str, message: String) -> Condit
 #[cfg(test)]
 mod tests {
     use super::{authenticated, renewed};
-    use crate::link::health::{Access, Connection, Ends};
+    use crate::clock;
+    use crate::link::health::{Access, Connection, Ends, Health};
     use crate::protocol::Timestamp;
 
     #[test]
     fn what_is_wrong_with_certificates_is_one_condition() {
-        let end = Timestamp::from_unix_seconds(1);
-        for (is_near, is_unused, reason) in [
-            (false, false, "CertificatesInUse"),
-            (true, false, "ClientCertificateNearEnd"),
-            (false, true, "NewCertificatesUnusable"),
-            (true, true, "NewCertificatesUnusable"),
+        let health = Health::default();
+        let found = || (renewed(&health).status == "True", renewed(&health).reason);
+        let now = clock::unix_seconds();
+        for (ends, is_unused, authorities, reason) in [
+            (now + 1_000_000, false, "", "CertificatesInUse"),
+            (now, false, "", "ClientCertificateNearEnd"),
+            (now + 1_000_000, false, "AuthoritiesFail", "AuthoritiesFail"),
+            (now, false, "AuthoritiesFail", "AuthoritiesFail"),
+            (now + 1_000_000, true, "", "NewCertificatesUnusable"),
+            (now, true, "AuthoritiesFail", "NewCertificatesUnusable"),
         ] {
-            let ends = Ends { credential: None, certificate: Some((end, is_near)) };
-            let condition = renewed(is_unused, ends);
-            assert_eq!((condition.status == "True", &*condition.reason), (!is_near && !is_unused, reason));
+            health.set_certificate_life(Some((now - 10, ends)));
+            health.set_unused_certificates(is_unused);
+            health.set_unused_authorities(authorities);
+            assert_eq!(found(), (reason == "CertificatesInUse", reason.to_owned()));
         }
     }
 

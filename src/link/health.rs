@@ -81,6 +81,8 @@ struct Contact {
     credential_ends: Option<Timestamp>,
     /// Certificates that have changed cannot be used.
     has_unused_certificates: bool,
+    /// Why the authorities that the control plane gave last are not used; empty where they are.
+    unused_authorities: &'static str,
     /// From when to when the client's certificate is valid.
     certificate_life: Option<Life>,
     /// When the poll that is under way ends at the latest; none = there is none.
@@ -126,6 +128,7 @@ impl Default for Health {
             fault: String::new(),
             credential_ends: None,
             has_unused_certificates: false,
+            unused_authorities: "",
             certificate_life: None,
             poll_ends: None,
             polls: Polls::default(),
@@ -231,6 +234,17 @@ impl Health {
     /// Certificates that have changed cannot be used, or are in use.
     pub fn set_unused_certificates(&self, is_so: bool) {
         self.contact().has_unused_certificates = is_so;
+    }
+
+    /// Why the authorities that the control plane gave last are not used, in a word; empty where they are.
+    #[must_use]
+    pub fn unused_authorities(&self) -> &'static str {
+        self.contact().unused_authorities
+    }
+
+    /// Notes why they are not used, or that they are; whether that is news.
+    pub fn set_unused_authorities(&self, reason: &'static str) -> bool {
+        std::mem::replace(&mut self.contact().unused_authorities, reason) != reason
     }
 
     /// When the client's certificate ends, and whether it should have been renewed by now; none where there is none.

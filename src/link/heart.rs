@@ -30,6 +30,9 @@ const STALE_LOOK: Duration = Duration::from_secs(5);
 /// Whether jobs are verified, why, and what a person should know.
 pub type Trusting = Box<dyn Fn() -> (bool, &'static str, String) + Send + Sync>;
 
+/// The kinds whose objects cannot be reported on; none where nothing reports anything.
+pub type LeftOut = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What signs of life are made of.
 pub struct Parts {
     /// Where they wait.
@@ -44,6 +47,8 @@ pub struct Parts {
     pub interval: Duration,
     /// Whether jobs are verified.
     pub trusting: Trusting,
+    /// What cannot be reported on.
+    pub left_out: LeftOut,
 }
 
 /// Makes signs of life. While nobody can be reached there is nothing to tell.
@@ -191,17 +196,18 @@ impl Heart {
 
     /// How everything is, the most important first: what does not fit waits for the next one.
     fn conditions(&self, connection: Connection) -> Vec<Condition> {
-        let Parts { outbox, health, budget, trusting, .. } = &self.parts;
+        let Parts { outbox, health, budget, trusting, left_out, .. } = &self.parts;
         let mut conditions = vec![
             events::connected(connection),
             events::authenticated(connection, health.ends()),
             events::overflow(outbox.fill()),
             events::verified(trusting()),
             events::confirmed(clock::standing()),
-            events::renewed(health.has_unused_certificates(), health.ends()),
+            events::renewed(health),
             events::journal(outbox.trouble()),
             events::counted(budget.this_month()),
         ];
+        conditions.extend(left_out().map(events::reported));
         conditions.extend(budget.limit().map(|_| events::within_budget(!budget.is_used_up())));
         conditions
     }
@@ -313,12 +319,14 @@ mod tests {
         health: Arc<Health>,
         meter: Meter,
         trusting: Arc<Mutex<(bool, &'static str, String)>>,
+        left_out: Arc<Mutex<Option<String>>>,
     }
 
     impl Scene {
         fn new(cluster: &str) -> Self {
             let (outbox, health, meter) = (Arc::new(Outbox::new(1)), Arc::new(Health::default()), Meter::default());
             let trusting = Arc::new(Mutex::new((false, "NoKeyPinned", String::new())));
+            let left_out = Arc::new(Mutex::new(None));
             let heart = Heart::new(Parts {
                 outbox: Arc::clone(&outbox),
                 health: Arc::clone(&health),
@@ -329,9 +337,13 @@ mod tests {
                     let trusting = Arc::clone(&trusting);
                     Box::new(move || trusting.lock().unwrap().clone())
                 },
+                left_out: {
+                    let left_out = Arc::clone(&left_out);
+                    Box::new(move || left_out.lock().unwrap().clone())
+                },
             });
             health.set_credential_end(Some(Timestamp::from_unix_seconds(0)));
-            Self { heart: Arc::new(heart), outbox, health, meter, trusting }
+            Self { heart: Arc::new(heart), outbox, health, meter, trusting, left_out }
         }
 
         /// The heartbeat that is due now, which the server takes.
@@ -451,6 +463,29 @@ mod tests {
         let long_ago = now.checked_sub(limits::HEARTBEAT_INTERVAL / 10 + limits::HOLD_GRACE).unwrap();
         assert!(looked(long_ago));
         assert_eq!(scene.heart.lock().due, long_ago + limits::HEARTBEAT_INTERVAL, "and the next one is in time");
+    }
+
+    #[test]
+    fn what_cannot_be_reported_on_is_named_until_it_can() {
+        let scene = Scene::new("c1");
+        scene.health.succeeded();
+        let has = |event: &Event| {
+            let found = event.conditions.iter().find(|condition| condition.kind == "KindsReported");
+            found.map(|one| (one.status.clone(), one.reason.clone(), one.message.clone()))
+        };
+        let is_well =
+            |found: (String, String, String)| found.0 == "True" && found.1 == "KindsListed" && found.2.is_empty();
+        let first: Vec<_> = (0..3).filter_map(|_| has(&scene.beat())).collect();
+        assert!(first.is_empty(), "where nothing reports anything, there is nothing to say of it");
+        let set = |kinds: &str| *scene.left_out.lock().unwrap() = Some(kinds.to_owned());
+        set("apps/Deployment");
+        for _ in 0..2 {
+            let expected = ("False".to_owned(), "KindsLeftOut".to_owned(), "apps/Deployment".to_owned());
+            assert_eq!(has(&scene.beat()), Some(expected));
+        }
+        set("");
+        assert!(has(&scene.beat()).is_some_and(is_well));
+        assert_eq!(has(&scene.beat()), None, "what is over is told once");
     }
 
     #[test]

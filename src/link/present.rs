@@ -2,12 +2,13 @@
 //!
 //! The target reports on all objects that are owned once more, and their conditions become events like any others. Of these
 //! only so many wait as are not written to the flash; who reports waits with the next ones until the server has taken
-//! them. What cannot be sent, because the line is down again, is owed as before, and the whole begins anew.
+//! them. What cannot be sent, because the line is down again, is owed as before, and the whole begins anew. What the target
+//! cannot say, because the API server does not let it see a kind, is left out; when it can, the whole begins anew, too.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Fault;
 use super::deliver::Reports;
@@ -16,9 +17,13 @@ use crate::limits;
 /// Has the target report on everything once more; the ticket is gone with the last report.
 pub type ReportAgain = Box<dyn Fn(Arc<()>) + Send + Sync>;
 
+/// Of how many kinds the target left out what it was asked for, and of how many of these it could report now.
+pub type Unsent = Box<dyn Fn() -> (usize, usize) + Send + Sync>;
+
 /// What is sent after a loss.
 pub struct Present {
     report_again: ReportAgain,
+    unsent: Unsent,
     /// How long a poll waits for a target that is silent.
     patience: Duration,
     state: Mutex<State>,
@@ -35,13 +40,16 @@ struct State {
 impl Present {
     /// Nothing is on its way.
     #[must_use]
-    pub fn new(report_again: ReportAgain) -> Self {
-        Self { report_again, patience: limits::PRESENT_HOLDS_POLL, state: Mutex::default() }
+    pub fn new(report_again: ReportAgain, unsent: Unsent) -> Self {
+        Self { report_again, unsent, patience: limits::PRESENT_HOLDS_POLL, state: Mutex::default() }
     }
 
     /// Whether there is something to be sent now.
     #[must_use]
     pub fn is_due(&self, reports: &Reports) -> bool {
+        if (self.unsent)().1 > 0 {
+            reports.outbox().owe_present();
+        }
         let is_time = self.state().next.is_none_or(|next| next <= Instant::now());
         is_time && reports.outbox().owes_present() && !reports.budget().is_used_up()
     }
@@ -72,8 +80,16 @@ impl Present {
             let is_whole = ticket.strong_count() == 0;
             reports.post_all().await?;
             if is_whole {
-                outbox.end_present();
-                info!("the present conditions of all owned objects were sent");
+                let (kinds, _) = (self.unsent)();
+                outbox.end_present(kinds == 0);
+                if kinds == 0 {
+                    info!("the present conditions of all owned objects were sent");
+                } else {
+                    warn!(
+                        kinds,
+                        "the present conditions were sent, but for kinds that cannot be listed; theirs follow when they can"
+                    );
+                }
                 break;
             }
             if idle >= self.patience {
@@ -182,17 +198,20 @@ mod tests {
     /// A target with so many objects, each of which has one condition.
     fn target(outbox: &Arc<Outbox>, objects: usize) -> Present {
         let outbox = Arc::clone(outbox);
-        Present::new(Box::new(move |ticket| {
-            let outbox = Arc::clone(&outbox);
-            tokio::spawn(async move {
-                for object in 0..objects {
-                    if outbox.room_for_present(1).await {
-                        push(&outbox, &format!("present {object}"));
+        Present::new(
+            Box::new(move |ticket| {
+                let outbox = Arc::clone(&outbox);
+                tokio::spawn(async move {
+                    for object in 0..objects {
+                        if outbox.room_for_present(1).await {
+                            push(&outbox, &format!("present {object}"));
+                        }
                     }
-                }
-                drop(ticket);
-            });
-        }))
+                    drop(ticket);
+                });
+            }),
+            Box::new(|| (0, 0)),
+        )
     }
 
     #[tokio::test]
@@ -229,12 +248,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_target_leaves_out_ends_it_and_all_is_sent_once_more_when_it_can_be_had() {
+        let server = Server::new(usize::MAX);
+        let (outbox, reports) = after_a_loss(&server);
+        let unsent = Arc::new(Mutex::new((1, 0)));
+        let told = Arc::clone(&unsent);
+        let mut present = target(&outbox, 1);
+        present.unsent = Box::new(move || *told.lock().unwrap());
+        present.send_behind(&reports).await.unwrap();
+        assert!(!outbox.owes_present() && !present.is_due(&reports), "it holds up nobody");
+        present.state().next = None;
+        assert!(!present.is_due(&reports));
+        *unsent.lock().unwrap() = (1, 1);
+        assert!(present.is_due(&reports));
+        *unsent.lock().unwrap() = (0, 0);
+        present.send_behind(&reports).await.unwrap();
+        let sent = server.posts.lock().unwrap().iter().filter(|post| *post == "present 0").count();
+        assert_eq!(sent, 2);
+        assert!(!outbox.owes_present());
+    }
+
+    #[tokio::test]
     async fn a_silent_target_holds_up_no_poll_and_what_it_says_later_counts() {
         let server = Server::new(usize::MAX);
         let (outbox, reports) = after_a_loss(&server);
         let kept = Arc::new(Mutex::new(None));
         let keep = Arc::clone(&kept);
-        let mut present = Present::new(Box::new(move |ticket| *keep.lock().unwrap() = Some(ticket)));
+        let mut present =
+            Present::new(Box::new(move |ticket| *keep.lock().unwrap() = Some(ticket)), Box::new(|| (0, 0)));
         present.patience = Duration::from_millis(50);
         let began = Instant::now();
         present.send_behind(&reports).await.unwrap();

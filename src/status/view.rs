@@ -111,6 +111,7 @@ impl View {
             endpoint: sources.endpoint.clone(),
             target: sources.target.clone(),
             unreported: sources.observed.unreported(),
+            left_out: sources.observed.left_out(),
             connection: ConnectionStatus {
                 state: state(health),
                 since: health.since(),

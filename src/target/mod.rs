@@ -54,10 +54,22 @@ pub trait Target: Send + Sync {
     /// cannot tell whether there is nothing to be heard. Ends at once where nothing reports anything.
     fn observe(&self, sink: mpsc::Sender<Observation>) -> Pending<'_, ()>;
 
+    /// The kinds of which the objects cannot be reported on, and have not been for long, or nobody lets us: for a person.
+    /// Empty where there are none.
+    fn left_out(&self) -> String {
+        String::new()
+    }
+
     /// Has [`observe`](Target::observe) report on every owned object once more, with this ticket, which is gone with the
-    /// last of these reports. Where nothing reports anything, that is at once.
+    /// last of these reports. Where nothing reports anything, that is at once. A kind that is left out holds up nobody.
     fn report_again(&self, ticket: Arc<()>) {
         drop(ticket);
+    }
+
+    /// Of how many kinds the reports are owed that were asked for last, because they were left out; and of how many
+    /// of these they could be had now.
+    fn unsent(&self) -> (usize, usize) {
+        (0, 0)
     }
 
     /// How often an owned object was seen whose changes are not told, because there are more than are compared.

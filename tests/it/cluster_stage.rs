@@ -26,6 +26,8 @@ pub(crate) struct Node(pub(crate) MutexGuard<'static, ApiServer>);
 /// How the custom resources are defined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Definitions {
+    /// By k3s/crds.yaml, on a server of their own: for what takes minutes.
+    Alone,
     /// By k3s/crds.yaml.
     Ours,
     /// As a server without schemas has them: whatever is written is there.
@@ -34,11 +36,11 @@ pub(crate) enum Definitions {
 
 impl Node {
     fn new(definitions: Definitions) -> Self {
-        static SERVERS: [OnceLock<Mutex<ApiServer>>; 2] = [OnceLock::new(), OnceLock::new()];
+        static SERVERS: [OnceLock<Mutex<ApiServer>>; 3] = [const { OnceLock::new() }; 3];
         let server = SERVERS[definitions as usize].get_or_init(|| {
             let server = ApiServer::start();
             match definitions {
-                Definitions::Ours => server.create_definitions(),
+                Definitions::Alone | Definitions::Ours => server.create_definitions(),
                 Definitions::Open => server.apply_crds(),
             }
             server.apply_manifest("k3s/rbac.yaml");

@@ -20,6 +20,8 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     /// The header of that name.
     pub(crate) authorization: Option<String>,
+    /// All headers, as they came.
+    pub(crate) headers: Vec<(String, String)>,
     /// What was sent with it.
     pub(crate) body: Vec<u8>,
 }
@@ -118,7 +120,7 @@ fn read_request(stream: &mut impl BufRead) -> Option<Asked> {
     stream.read_line(&mut line).ok().filter(|count| *count > 0)?;
     let mut words = line.split(' ');
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let (mut length, mut authorization) = (0, None);
+    let (mut length, mut authorization, mut headers) = (0, None, Vec::new());
     loop {
         let mut header = String::new();
         stream.read_line(&mut header).ok()?;
@@ -128,10 +130,11 @@ fn read_request(stream: &mut impl BufRead) -> Option<Asked> {
             "authorization" => authorization = Some(value.to_owned()),
             _ => {}
         }
+        headers.push((name.to_owned(), value.to_owned()));
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(Asked { method, path, authorization, body })
+    Some(Asked { method, path, authorization, headers, body })
 }
 
 /// A TCP proxy on loopback.

@@ -402,9 +402,30 @@ fn authorities_that_the_control_plane_gives_are_believed() {
         assert_eq!(fs::read_to_string(&kept).unwrap(), next, "{words}");
         goes_on(&testbed);
     }
-    testbed.event("that they are not used", SOON, |event| {
-        let condition = &event["conditions"][0];
-        condition["type"] == "CertificatesRenewed" && condition["reason"] == "AuthoritiesMalformed"
+    // What works again is told, be it a bundle or that there is none any more.
+    let (stranger, _) = Testbed::next_authority(None);
+    for bundle in [Some(next), Some(stranger), None] {
+        rotate(&testbed, bundle);
+        goes_on(&testbed);
+    }
+    let expected = [
+        "False/AuthoritiesFail",
+        "False/AuthoritiesMalformed",
+        "True/CertificatesInUse",
+        "False/AuthoritiesFail",
+        "True/CertificatesInUse",
+    ];
+    // Once for each change, and not for each bundle.
+    let told = || {
+        let events = testbed.events().into_iter().map(|record| record.event);
+        let transitions = events.filter(|event| event["kind"] == "ConditionTransition");
+        let conditions = transitions.map(|event| event["conditions"][0].clone());
+        let ours = conditions.filter(|condition| condition["type"] == "CertificatesRenewed");
+        ours.map(|one| format!("{}/{}", one["status"].as_str().unwrap(), one["reason"].as_str().unwrap())).collect()
+    };
+    eventually("all of it is told", || {
+        let told: Vec<String> = told();
+        (told.len() >= expected.len()).then(|| assert_eq!(told, expected))
     });
     assert_sound(&testbed);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Outbox, Owed};
+use super::{Outbox, Owed, Stage};
 use crate::limits;
 use crate::protocol::{Event, EventKind};
 
@@ -17,7 +17,12 @@ pub(super) struct Present {
     sending: Option<(u64, u64)>,
     /// When something of it last found room.
     moved: Option<Instant>,
+    /// When it was last sent something was left out of it: who starts next is to send all of it.
+    is_partial: bool,
 }
+
+/// Losses that there cannot have been: on the disk this is for a present of which something was left out.
+const PARTLY: (u64, u64) = (u64::MAX, u64::MAX);
 
 impl Present {
     /// An event is lost that the server would refuse once more: for this one the present need not be sent.
@@ -26,6 +31,13 @@ impl Present {
         if let Some(sending) = &mut self.sending {
             sending.0 = sending.0.saturating_add(1);
         }
+    }
+}
+
+impl Stage {
+    fn owe_resent(&mut self) {
+        let resent = if self.present.is_partial { PARTLY } else { self.present.resent };
+        self.owe(Owed::Resent(resent));
     }
 }
 
@@ -41,8 +53,7 @@ impl Outbox {
         } else {
             stage.lost = stage.lost.saturating_add(1);
             stage.present.forgive();
-            let resent = stage.present.resent;
-            stage.owe(Owed::Resent(resent));
+            stage.owe_resent();
         }
         drop(stage);
         self.drop_events(&event.event_key);
@@ -78,12 +89,14 @@ impl Outbox {
         self.lock().present.sending = None;
     }
 
-    /// All of it was posted. The disk gets to know with its next page: before that, a power cut is one more loss.
-    pub fn end_present(&self) {
+    /// All of it was posted, or, where it is not whole, all that there was. The disk gets to know with its next page: before
+    /// that, a power cut is one more loss.
+    pub fn end_present(&self, is_whole: bool) {
         let mut stage = self.lock();
         if let Some(losses) = stage.present.sending.take() {
             (stage.present.resent, stage.present.is_owed) = (losses, false);
-            stage.owe(Owed::Resent(losses));
+            stage.present.is_partial = !is_whole;
+            stage.owe_resent();
         }
     }
 
@@ -157,15 +170,15 @@ mod tests {
         outbox.begin_present();
         // One more is lost meanwhile: that is for the next time.
         push(&outbox, 1);
-        outbox.end_present();
+        outbox.end_present(true);
         assert!(outbox.owes_present());
         outbox.begin_present();
-        outbox.end_present();
+        outbox.end_present(true);
         assert!(!outbox.owes_present());
         outbox.owe_present();
         outbox.begin_present();
         outbox.give_up_present();
-        outbox.end_present();
+        outbox.end_present(true);
         assert!(outbox.owes_present(), "what was given up is not done");
     }
 
@@ -175,7 +188,7 @@ mod tests {
         let outbox = on_disk(directory.path());
         assert!(outbox.owes_present(), "nobody knows what was there before");
         outbox.begin_present();
-        outbox.end_present();
+        outbox.end_present(true);
         outbox.close();
         drop(outbox);
         let outbox = on_disk(directory.path());
@@ -186,7 +199,7 @@ mod tests {
         let outbox = on_disk(directory.path());
         assert!(outbox.owes_present(), "it was stopped between the loss and the sending");
         outbox.begin_present();
-        outbox.end_present();
+        outbox.end_present(true);
         outbox.close();
         drop(outbox);
         let outbox = on_disk(directory.path());
@@ -196,11 +209,32 @@ mod tests {
     }
 
     #[test]
+    fn a_present_of_which_something_was_left_out_is_sent_by_who_starts_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = on_disk(directory.path());
+        outbox.begin_present();
+        outbox.end_present(false);
+        assert!(!outbox.owes_present(), "all was sent that there was");
+        // What is refused meanwhile changes nothing of it.
+        push(&outbox, 1);
+        outbox.give_up_event(&outbox.first_events().unwrap().0[0]);
+        outbox.close();
+        drop(outbox);
+        let outbox = on_disk(directory.path());
+        assert!(outbox.owes_present());
+        outbox.begin_present();
+        outbox.end_present(true);
+        outbox.close();
+        drop(outbox);
+        assert!(!on_disk(directory.path()).owes_present());
+    }
+
+    #[test]
     fn a_refused_event_is_counted_and_owes_nothing_and_a_refused_heartbeat_has_told_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let outbox = on_disk(directory.path());
         outbox.begin_present();
-        outbox.end_present();
+        outbox.end_present(true);
         push(&outbox, limits::STAGE_RECORDS + 1);
         push_heartbeat(&outbox);
         while let Some((events, _)) = outbox.first_events() {
@@ -213,7 +247,7 @@ mod tests {
         outbox.begin_present();
         push(&outbox, 1);
         outbox.give_up_event(&outbox.first_events().unwrap().0[0]);
-        outbox.end_present();
+        outbox.end_present(true);
         push_heartbeat(&outbox);
         outbox.give_up_event(&outbox.first_events().unwrap().0[0]);
         assert!(!outbox.owes_present() && !outbox.fill().told, "nobody took what it says");

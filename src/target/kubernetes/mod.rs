@@ -34,6 +34,7 @@ mod resources;
 mod stamp;
 mod yaml;
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -45,6 +46,7 @@ use self::looks::Looks;
 use self::recall::Recall;
 use self::resources::Resources;
 use super::{Applied, Deleted, GroupKind, Holder, NamespaceRule, Observation, Pending, Stamp, Target, TargetError};
+use crate::limits;
 use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
 
@@ -139,8 +141,26 @@ impl Target for Kubernetes {
         self.0.unreported.load(Ordering::Relaxed)
     }
 
+    fn left_out(&self) -> String {
+        let mut named = String::new();
+        let out = self.0.recall.left_out();
+        for kind in out.iter().take(limits::NAMED_KINDS).filter_map(|number| self.0.kinds.get(*number)) {
+            let comma = if named.is_empty() { "" } else { ", " };
+            // Writing to a string does not fail.
+            let _ = write!(named, "{comma}{kind}");
+        }
+        if let Some(more @ 1..) = out.len().checked_sub(limits::NAMED_KINDS) {
+            let _ = write!(named, " and {more} more");
+        }
+        named
+    }
+
     fn report_again(&self, ticket: Arc<()>) {
         self.0.recall.ask(&ticket);
+    }
+
+    fn unsent(&self) -> (usize, usize) {
+        self.0.recall.owed()
     }
 
     fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {

@@ -100,6 +100,8 @@ struct Follower {
     /// While the kind is missing or forbidden.
     wait: Pause,
     is_troubled: bool,
+    /// Since when it could not be listed.
+    unlisted: Option<Instant>,
 }
 
 impl Follower {
@@ -114,6 +116,7 @@ impl Follower {
             pause: Pause::new(2 * limits::BACKOFF_FLOOR, limits::WATCH_BACKOFF_CAP),
             wait: Pause::new(limits::KIND_BACKOFF_FIRST, limits::KIND_BACKOFF_CAP),
             is_troubled: false,
+            unlisted: None,
         }
     }
 
@@ -133,16 +136,16 @@ impl Follower {
                 },
                 Stop::Recalled => {}
                 Stop::Fault(fault) => {
-                    if !fault.is_passing() {
-                        // What it can say it has said.
-                        drop(self.room.inner.recall.take(self.number));
+                    let is_for_long = self.unlisted.is_some_and(|since| since.elapsed() >= limits::KIND_HOLDS_PRESENT);
+                    if !fault.is_passing() || is_for_long {
+                        self.room.inner.recall.leave_out(self.number, true);
                     }
                     self.trouble(&fault.to_string());
                     sleep(self.pause.next()).await;
                 }
                 stop @ (Stop::Missing | Stop::Forbidden(_)) => {
-                    // Nobody can say more of it.
-                    drop(self.room.inner.recall.take(self.number));
+                    let has_objects = matches!(stop, Stop::Forbidden(_));
+                    self.room.inner.recall.leave_out(self.number, has_objects);
                     if let Stop::Forbidden(refusal) = stop {
                         self.trouble(&super::message::of_forbidden(&refusal));
                     } else {
@@ -166,7 +169,7 @@ impl Follower {
                                 break;
                             }
                             () = self.room.inner.recall.asked(self.number) => {
-                                drop(self.room.inner.recall.take(self.number));
+                                self.room.inner.recall.leave_out(self.number, has_objects);
                             }
                         }
                     }
@@ -184,9 +187,15 @@ impl Follower {
     }
 
     async fn list_and_watch(&mut self) -> Result<std::convert::Infallible, Stop> {
-        let resource = resources::preferred(self.room.api(), &self.kind).await?.ok_or(Stop::Missing)?;
-        self.resource = Some(resource.clone());
-        let mut version = self.list(&resource).await?;
+        let (resource, mut version) = match self.find_and_list().await {
+            Ok(listed) => listed,
+            Err(stop) => {
+                self.unlisted.get_or_insert_with(Instant::now);
+                return Err(stop);
+            }
+        };
+        self.unlisted = None;
+        self.room.inner.recall.listed(self.number);
         self.wait.reset();
         if self.number >= limits::WATCHES {
             self.recovered();
@@ -210,8 +219,19 @@ impl Follower {
                 }
                 Err(stop) => return Err(stop),
             }
-            sleep(self.pause.next()).await;
+            tokio::select! {
+                () = sleep(self.pause.next()) => {}
+                // The list may be had where a watch is not.
+                () = self.room.inner.recall.asked(self.number) => return Err(Stop::Recalled),
+            }
         }
+    }
+
+    async fn find_and_list(&mut self) -> Result<(Resource, String), Stop> {
+        let resource = resources::preferred(self.room.api(), &self.kind).await?.ok_or(Stop::Missing)?;
+        self.resource = Some(resource.clone());
+        let version = self.list(&resource).await?;
+        Ok((resource, version))
     }
 
     /// Reports on all objects of the kind and gives the version they have together.
