@@ -124,6 +124,36 @@ fn a_job_succeeds_when_its_object_is_ready_and_each_transition_is_an_event() {
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }
 
+/// Somebody deletes the object and makes one of the same name: that is another object, and what is said of it is none of the
+/// job's.
+#[test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+fn an_object_that_is_deleted_and_made_anew_is_another_one_for_jobs_and_for_events() {
+    let scene @ Scene { api, testbed, cluster, namespace, .. } = &Scene::start();
+    let (id, path) = scene.instance();
+    let first = api.get(&path);
+    scene.follow(&path);
+    assert_eq!(api.request(Method::DELETE, &path, None).0, 200);
+    let mut second = application_instance(namespace, "wiki");
+    second["metadata"]["labels"] = json!({"app.vworkspace.io/cluster-id": cluster});
+    let collection = path.strip_suffix("/wiki").unwrap();
+    let second = api.create(collection, &second);
+    say(api, &path, 1, &[condition("Ready", "True", "Remade")]);
+    let result = testbed.result_of(&id, PATIENCE);
+    assert_eq!(result["outcome"], "failed", "{result}");
+    assert!(result["error"].as_str().unwrap().contains("ObjectDeleted"), "{result}");
+    let uids = [&first, &second].map(|object| object["metadata"]["uid"].as_str().unwrap());
+    assert_ne!(uids[0], uids[1]);
+    let event = testbed.event("of the second", PATIENCE, |event| event["conditions"][0]["reason"] == "Remade");
+    assert_eq!(event["resourceRef"]["uid"], uids[1]);
+    assert!(event["eventKey"].as_str().unwrap().contains(uids[1]), "{event}");
+    // The next job is for the one that is there.
+    let next = testbed.apply(cluster, application_instance(namespace, "wiki"));
+    let result = testbed.result_of(&next, PATIENCE);
+    assert_eq!((&result["outcome"], &result["appliedRef"]["uid"]), (&json!("succeeded"), &json!(uids[1])));
+    assert_eq!(testbed.violations(), Vec::<String>::new());
+}
+
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_job_that_changes_nothing_on_a_ready_object_succeeds_at_once() {

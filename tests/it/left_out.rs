@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Setup};
-use crate::apiserver::{ApiServer, TOKENS, unique};
+use crate::apiserver::{ApiServer, TOKENS, unique, wait_until};
 use crate::fake_api::{Asked, FakeApi, Out, answer};
 use crate::kubernetes_observe::Listener;
 use crate::scene::{LATER, SOON};
@@ -172,14 +172,15 @@ fn a_kind_whose_list_fails_for_long_is_left_out_of_the_present_and_follows_when_
         let path = format!("/apis/{group}.vworkspace.io/v1alpha1/namespaces/{space}/{plural}/{name}");
         api.set_status(&path, &ready("Installed"));
     }
-    agent.kill();
-    let before = ["ApplicationInstance", "Operation"].map(|kind| told(&testbed, kind));
     let now = || ["ApplicationInstance", "Operation"].map(|kind| told(&testbed, kind));
+    wait_until("the conditions are told", || now().iter().all(|count| *count > 0));
+    agent.kill();
+    let before = now();
     front.refuse(Some((500, INSTANCES)));
     let agent = setup.spawn();
     agent.wait_for_log("the present conditions were sent, but for kinds that cannot be listed", LATER);
     assert_eq!(now(), [before[0], before[1] + 1]);
-    testbed.wait_for("the status", SOON, |_| (left_out(&agent) == INSTANCE).then_some(()));
+    wait_until("the status names it", || left_out(&agent) == INSTANCE);
     let is_named = |event: &Value| {
         let conditions = event["conditions"].as_array().into_iter().flatten();
         event["kind"] == "ClusterHeartbeat"
@@ -190,6 +191,6 @@ fn a_kind_whose_list_fails_for_long_is_left_out_of_the_present_and_follows_when_
     front.refuse(None);
     agent.wait_for_log("the present conditions of all owned objects were sent", LATER);
     assert_eq!(now(), [before[0] + 1, before[1] + 2]);
-    testbed.wait_for("the status", SOON, |_| left_out(&agent).is_null().then_some(()));
+    wait_until("the status names it no more", || left_out(&agent).is_null());
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }

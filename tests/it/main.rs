@@ -20,6 +20,7 @@ mod cluster_bounds;
 mod cluster_line;
 mod cluster_resource;
 mod cluster_stage;
+mod cluster_told;
 mod command_line;
 mod contract;
 mod control_plane_doc;
