@@ -232,6 +232,13 @@ impl Outbox {
         conditions
     }
 
+    /// Whether an event finds room now.
+    #[must_use]
+    pub fn takes_event(&self) -> bool {
+        let stage = self.lock();
+        !stage.disk.is_there || !stage.events.is_full()
+    }
+
     /// Adds a status, unless the ring is needed for results.
     pub fn push_status(&self, id: &JobId, mut status: StatusUpdate) {
         let mut stage = self.lock();

@@ -150,8 +150,8 @@ impl Heart {
 
     /// Makes the heartbeat that was due `on` this moment, unless one waits.
     fn beat(&self, connection: Connection, on: Instant) {
-        // What is news beside that comes when it has gone out.
-        if self.parts.outbox.has_heartbeat() {
+        // What is news beside that comes when it has gone out. One that found no room would be lost, and the next an interval away.
+        if self.parts.outbox.has_heartbeat() || !self.parts.outbox.takes_event() {
             return;
         }
         let mut state = self.lock();

@@ -228,7 +228,12 @@ fn serving(view: &View<'_>, before: &ClusterStatus, said: &mut Vec<Said<'_>>) ->
         }
         Access::Accepted => {
             let old = before.conditions.iter().find(|old| old.kind == "Authenticated" && old.status == "True");
-            let reason = match (view.news, old.map(|old| old.reason.as_str())) {
+            let old = old.map(|old| old.reason.as_str());
+            let told = before.credential_status.as_ref().and_then(|told| told.registered_at);
+            // A credential that was refused meanwhile, and is accepted again, is none that is new.
+            let is_stale = matches!(old, None | Some("CredentialAccepted")) && told == view.registered_at;
+            let reason = match (view.news, old) {
+                _ if is_stale && told.is_some() => "CredentialAccepted",
                 (Some(News::Registered), _) | (None, Some("RegistrationComplete")) => "RegistrationComplete",
                 (Some(News::Rotated), _) | (None, Some("CredentialRotated")) => "CredentialRotated",
                 _ => "CredentialAccepted",
@@ -499,6 +504,23 @@ mod tests {
         let failed = desired(&View { rotation_fault: "no".into(), ..view(&stage) }, &status).unwrap();
         assert!(has(&failed, "Authenticated=False/RotationFailed"));
         assert_eq!(failed.phase, Some(Phase::Connected), "the credential in use stays");
+    }
+
+    #[test]
+    fn a_credential_that_is_accepted_again_is_none_that_is_new() {
+        let stage = Stage::Serving;
+        let first = View { news: Some(News::Registered), ..view(&stage) };
+        let registered = desired(&first, &ClusterStatus::default()).unwrap();
+        assert!(has(&registered, "Authenticated=True/RegistrationComplete"));
+        let refused = Connection { reachable: Some(true), access: Access::Forbidden };
+        let refused = desired(&View { connection: refused, ..first.clone() }, &registered).unwrap();
+        let again = desired(&first, &refused).unwrap();
+        assert!(has(&again, "Authenticated=True/CredentialAccepted"));
+        assert!(news(&refused, &again).is_empty(), "nobody has registered");
+        assert!(!differs(&again, &desired(&first, &again).unwrap()), "and that stays so");
+        let rotated = View { news: Some(News::Rotated), registered_at: Some(at(80)), ..first };
+        assert!(has(&desired(&rotated, &again).unwrap(), "Authenticated=True/CredentialRotated"));
+        assert!(has(&desired(&rotated, &refused).unwrap(), "Authenticated=True/CredentialRotated"));
     }
 
     #[test]
