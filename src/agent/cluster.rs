@@ -263,7 +263,11 @@ impl Controller {
             warn!(cluster = cluster.metadata.name, reason, "the Cluster is not served: {text}");
             self.base.supervisor.status(|| format!("the Cluster is not served: {text}").into());
         }
-        self.pause(cluster, limits::STATUS_PAUSE_MAX).await;
+        let wake = self.signals.wake.clone();
+        tokio::select! {
+            () = self.until_change(Some(limits::STATUS_PAUSE_MAX)) => {}
+            () = wake.wait() => {}
+        }
     }
 
     /// A registration over the credential that is there, which stays if it fails.
@@ -341,7 +345,7 @@ impl Controller {
             None => None,
         };
         let profile = profile(&config).map_err(|error| match &self.provided {
-            Some(_) => ("ClientCertificateUnusable", [UNUSABLE, &describe(&AgentError::Tls(error))].concat()),
+            Some(held) => ("ClientCertificateUnusable", held.tell(&describe(&AgentError::Tls(error)))),
             None => ("InvalidSpec", describe(&AgentError::Tls(error))),
         })?;
         self.store.set_owner(&cluster.metadata.name, &cluster.metadata.uid);
@@ -472,9 +476,6 @@ impl Controller {
         }
     }
 }
-
-/// What of the Secret cannot be used.
-const UNUSABLE: &str = "tls.crt and tls.key in the Secret vworkspace-system/vworkspace-agent-credentials: ";
 
 /// An error with what lies beneath it, in one line.
 fn describe(error: &AgentError) -> String {

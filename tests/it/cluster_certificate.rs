@@ -190,11 +190,17 @@ fn an_owners_certificate_that_cannot_be_used_is_told_and_mended_without_a_restar
     let _agent = stage.setup.spawn();
     stage.says("Accepted", "False/ClientCertificateUnusable");
     let text = message(&stage.cluster(), "Accepted");
-    assert!(text.contains("tls.crt and tls.key in the Secret") && text.contains("cannot be used together"), "{text}");
+    assert!(
+        text.contains("in the Secret vworkspace-system/vworkspace-agent-credentials: ")
+            && text.contains("cannot be used together"),
+        "{text}"
+    );
     assert_eq!(stage.testbed.requests().len(), 0, "the token is not used up");
     put(&stage, &json!({"tls.crt": "no certificate", "tls.key": key}));
     nudge(&stage, "garbage");
-    wait_until("that it is none", || message(&stage.cluster(), "Accepted").contains("holds no PEM certificate"));
+    wait_until("that it is none", || {
+        message(&stage.cluster(), "Accepted").contains("tls.crt holds no PEM certificate")
+    });
     put(&stage, &json!({"tls.crt": chain}));
     nudge(&stage, "mended");
     stage.is_connected();

@@ -13,7 +13,7 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::Seen;
-use super::secret_store::SecretStore;
+use super::secret_store::{self, SecretStore};
 use crate::link::store::entries::Provided;
 use crate::{limits, task};
 
@@ -42,6 +42,13 @@ impl InMemory {
             }
         }
         Ok(())
+    }
+
+    /// An error that names one of these files, for a person.
+    pub(super) fn tell(&self, error: &str) -> String {
+        let (chain, key) = self.paths();
+        let text = error.replace(&*chain.to_string_lossy(), "tls.crt").replace(&*key.to_string_lossy(), "tls.key");
+        ["in the Secret vworkspace-system/", secret_store::NAME, ": ", &text].concat()
     }
 
     /// Where they are, for this process alone.
