@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-pub use cluster::{CA_BUNDLE, credential_in_cluster};
+pub use cluster::{CA_BUNDLE, InMemory, certificate_in_cluster, credential_in_cluster};
 pub use error::AgentError;
 pub use target::find_access;
 
@@ -237,6 +237,9 @@ impl Agent {
         target: Arc<dyn Target>,
         signals: Signals,
     ) -> Result<(), AgentError> {
+        let store = Arc::clone(&self.store);
+        let aged = task::on_thread(move || credential.aged(store.as_ref()));
+        let credential = aged.await.map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?;
         let opened = self.open_journal().await?;
         let (opened, gate) = self.open_gate(&credential, opened).await?;
         info!(
@@ -408,7 +411,6 @@ impl Agent {
             None => config.hold,
         }));
         let counting = task::spawn(traffic::keep(Arc::clone(&state), budget.clone(), Arc::clone(&hold)));
-        let kept = Arc::clone(&state);
         let last_words = {
             let (budget, hold) = (budget.clone(), Arc::clone(&hold));
             move || traffic::save(&state, &budget, &hold)
@@ -429,7 +431,7 @@ impl Agent {
             known: known.clone(),
             health: Arc::clone(&health),
             link: Arc::clone(&link),
-            store: kept,
+            store: Arc::clone(&store),
         });
         let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated);
         let keeper = Arc::new(keeper.wanting_certificate(config.mtls));

@@ -6,7 +6,7 @@ use super::cluster::Known;
 use crate::job::gate::Gate;
 use crate::journal::Outbox;
 use crate::link::keeper::Rotated;
-use crate::link::{Health, LongPoll, StateDirectory, authorities, events};
+use crate::link::{CredentialStore, Health, LongPoll, authorities, events};
 use crate::protocol::ClusterId;
 
 /// Whom a rotation concerns.
@@ -18,7 +18,7 @@ pub(super) struct Parts {
     pub(super) health: Arc<Health>,
     pub(super) link: Arc<LongPoll>,
     /// Where authorities are kept.
-    pub(super) store: Arc<StateDirectory>,
+    pub(super) store: Arc<dyn CredentialStore>,
 }
 
 /// A new credential is told, and what came with it is looked at: keyrings and authorities.

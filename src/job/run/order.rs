@@ -19,7 +19,7 @@ impl Runner {
         match self.parts.target.stamp(&manifest.reference()).await {
             Ok(stamp) => {
                 let carried = stamp.and_then(|stamp| stamp.signed);
-                Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|(_, seq)| seq))
+                Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|order| order.seq))
             }
             // Nobody knows what is there: then nothing is put over it.
             Err(error @ (TargetError::Forbidden(_) | TargetError::Unavailable(_))) => Err(error),
