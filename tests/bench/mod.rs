@@ -22,7 +22,7 @@ use crate::testbed::job::{Job, config_map, timestamp};
 /// Where the table is written when `PULLET_MEASUREMENTS` names no other place; not written without it.
 const WRITE_TO: &str = "PULLET_MEASUREMENTS";
 
-/// Names the one part that is measured; nothing is written then.
+/// Names the one part that is measured; no table is written then.
 const ONLY: &str = "PULLET_BENCH";
 
 /// An idle agent with a poll held and three watches open: 4,096 kB are promised, 3,864 were reached, and this leaves room
@@ -88,13 +88,21 @@ fn what_the_agent_takes_is_within_the_promises() {
         figures.extend(found);
         drawings.push_str(&drawing);
     }
-    let table = table(&figures) + &drawings;
+    let table = table(&figures);
     #[allow(clippy::print_stderr, reason = "the table is what a person runs this for")]
     {
-        eprintln!("{table}");
+        eprintln!("{table}{drawings}");
     }
-    if let Some(path) = std::env::var_os(WRITE_TO).filter(|_| only.is_none()) {
-        write(Path::new(&path), &table);
+    if let Some(path) = std::env::var_os(WRITE_TO) {
+        let path = Path::new(&path);
+        if only.is_none() {
+            write(path, ["<!-- begin: written by tests/run --bench -->\n", "<!-- end -->"], &table);
+        }
+        // It stands by itself, and so can be written alone.
+        if !drawings.is_empty() {
+            let drawn = format!("Measured {}.\n{drawings}", measured());
+            write(path, ["<!-- begin: drawn by tests/run --bench -->\n", "<!-- end of it -->"], &drawn);
+        }
     }
     let broken: Vec<&str> =
         figures.iter().filter(|figure| figure.holds == Some(false)).map(|figure| figure.what).collect();
@@ -262,13 +270,18 @@ fn megabytes(bytes: u64) -> f64 {
     f64::from(u32::try_from(bytes).unwrap()) / 1_000_000.0
 }
 
-fn table(figures: &[Figure]) -> String {
+/// When, of what and on what.
+fn measured() -> String {
     let day = timestamp(0);
     let commit = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
     let commit =
         commit.map_or_else(|_| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let mut text = format!("Measured on {}, at {commit}, x86_64, {cores} cores.\n\n", &day[..10]);
+    format!("on {}, at {commit}, x86_64, {cores} cores", &day[..10])
+}
+
+fn table(figures: &[Figure]) -> String {
+    let mut text = format!("Measured {}.\n\n", measured());
     text.push_str("| what | measured | promise | holds |\n|---|---|---|---|\n");
     for Figure { what, value, promise, holds } in figures {
         let holds = match holds {
@@ -281,12 +294,10 @@ fn table(figures: &[Figure]) -> String {
     text
 }
 
-/// Puts the table between its two marks.
-fn write(path: &Path, table: &str) {
-    const BEGIN: &str = "<!-- begin: written by tests/run --bench -->\n";
-    const END: &str = "<!-- end -->";
+/// Puts a text between its two marks.
+fn write(path: &Path, [begin, end]: [&str; 2], written: &str) {
     let text = fs::read_to_string(path).unwrap();
-    let (head, rest) = text.split_once(BEGIN).expect("the table has a mark where it begins");
-    let (_, tail) = rest.split_once(END).expect("the table has a mark where it ends");
-    fs::write(path, format!("{head}{BEGIN}{table}{END}{tail}")).unwrap();
+    let (head, rest) = text.split_once(begin).expect("it has a mark where it begins");
+    let (_, tail) = rest.split_once(end).expect("it has a mark where it ends");
+    fs::write(path, format!("{head}{begin}{written}{end}{tail}")).unwrap();
 }
