@@ -243,6 +243,46 @@ fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
     node.does(node.sign(job("new-epoch").with("createdAt", "2026-06-01T00:00:00Z")));
 }
 
+/// Both copies are damaged, and the owner is far beyond the first numbers: a person on the node ends it, and the owner goes on.
+#[test]
+fn a_person_on_the_node_clears_a_loss_and_the_owner_goes_on_with_the_next_number() {
+    let mut node = Node::start();
+    let far = 1 << 20;
+    node.does(node.owner.sign_with_seq(CLUSTER, job("first"), far));
+    node.does(node.owner.sign_with_seq(CLUSTER, job("second"), 2 * far));
+    let before = node.owner.sign_with_seq(CLUSTER, job("withheld"), 2 * far + 1);
+    node.agent.stop();
+    let reset = |node: &Node| {
+        let mut doctor = node.setup.prepare("doctor");
+        doctor.arg("--reset-ledger");
+        run_to_end(doctor)
+    };
+    says(&reset(&node), 0, &["the ledger is whole; nothing was changed"]);
+    for name in ["journal", "checkpoint", "spool"] {
+        let path = node.setup.state_dir().join(name);
+        let length = fs::metadata(&path).unwrap().len();
+        fs::write(path, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
+    }
+    says(&reset(&node), 1, &["the journal has no ledger yet: start the agent once, which notes the loss"]);
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    node.again();
+    node.agent.wait_for_log("LedgerLost", SOON);
+    node.refuses(
+        node.owner.sign_with_seq(CLUSTER, job("old").with("createdAt", "2026-06-01T00:00:00Z"), 5),
+        "BeforeLoss",
+    );
+    says(&reset(&node), 1, &["another"]);
+    node.agent.stop();
+    says(&reset(&node), 0, &["signed jobs from before the loss pass again, each number once from now on"]);
+    node.again();
+    node.does(node.owner.sign_with_seq(CLUSTER, job("third").with("createdAt", "2026-06-01T00:00:00Z"), 2 * far + 2));
+    node.does(before);
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("replayed"), 2 * far + 2), "Replayed");
+    node.restart();
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("burnt"), 4 * far), "SequenceJump");
+    assert!(!node.agent.log().contains("LedgerLost"), "it is over");
+}
+
 #[test]
 fn a_loss_that_nobody_can_date_is_dated_when_the_time_is_known() {
     let mut node = Node::start();
