@@ -194,7 +194,12 @@ fn every_attack_of_the_document_has_its_test() {
         for name in row.split('`').skip(1).step_by(2) {
             let is_path = Path::new(name).extension().is_some_and(|extension| extension == "rs");
             match &text {
-                _ if is_path => text = Some(fs::read_to_string(name).expect(name)),
+                // One that needs an API server is run in CI as well.
+                _ if is_path => {
+                    let source = fs::read_to_string(name).expect(name);
+                    let lines = source.lines().filter(|line| !line.starts_with("#[ignore = "));
+                    text = Some(lines.collect::<Vec<_>>().join("\n"));
+                }
                 None => {}
                 Some(source) => {
                     let test = format!("#[test]\n    fn {name}()");

@@ -66,6 +66,7 @@ mod rights;
 mod scene;
 mod secrecy;
 mod setup;
+mod rollback;
 mod shipped_configuration;
 mod signed;
 #[cfg(feature = "sign")]
