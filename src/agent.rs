@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-pub use cluster::{CA_BUNDLE, credential_in_cluster};
+pub use cluster::{CA_BUNDLE, Unseen, credential_in_cluster, outlook};
 pub use error::AgentError;
 pub use target::find_access;
 

@@ -9,6 +9,7 @@
 
 mod credential;
 mod known;
+mod outlook;
 mod reporter;
 mod secret_store;
 mod status;
@@ -26,6 +27,7 @@ use tracing::{error, info, warn};
 use self::credential::Rotation;
 use self::known::Facts;
 pub(super) use self::known::{Known, Line};
+pub use self::outlook::{Unseen, outlook};
 use self::reporter::Reporter;
 use self::secret_store::SecretStore;
 use self::status::Stage;

@@ -465,21 +465,24 @@ fn asked(policy: &Policy, settings: &KeySettings, was_pinned: bool) -> Signature
     }
 }
 
-/// What a gate with this pin and these settings would ask, and with which keyring; nothing is pinned by it.
+/// What a gate would ask with this pin and these settings, with which keyring, and whether that one is older than one of
+/// before, as `newest` tells; nothing is pinned by it.
 ///
 /// # Errors
 /// When a keyring cannot be used.
 pub fn look(
     pin: Option<&Pin>,
+    newest: u32,
     settings: &KeySettings,
     policy: &Policy,
-) -> Result<(Signatures, Option<Keyring>), PinError> {
+) -> Result<(Signatures, Option<Keyring>, bool), PinError> {
     let pinned = match (pin, &settings.pin) {
         (Some(pin), _) => Some(follow(Keyring::restore(&pin.keyring).map_err(PinError::Pinned)?, settings)?),
         (None, Some(Wanted::Chain(chain))) => Some(Keyring::pin(chain).map_err(PinError::Given)?),
         (None, _) => None,
     };
-    Ok((asked(policy, settings, pinned.is_some()), pinned))
+    let is_behind = pinned.as_ref().is_some_and(|ring| ring.version() < newest);
+    Ok((asked(policy, settings, pinned.is_some() || newest > 0), pinned, is_behind))
 }
 
 /// The pinned ring, or the newest one of the chain that was given.

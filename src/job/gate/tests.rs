@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Gate, KeySettings, Parts};
+use super::{Gate, KeySettings, Parts, asked, look};
 use crate::journal::open::{Opened, open};
 use crate::limits;
 use crate::link::authorities::Voice;
 use crate::link::{Bearer, Certificates, Credential, CredentialStore as _, StateDirectory, Wanted};
 use crate::protocol::ClusterId;
+use crate::trust::Signatures;
 use crate::trust::keyring::{Key, Use};
-use crate::trust::policy::Policy;
+use crate::trust::policy::{Policy, Rules};
 use crate::trust::sign::SigningKey;
 
 /// What a start finds: a state directory with a credential, and what lies beside it.
@@ -80,6 +81,39 @@ fn chain() -> [String; 2] {
     let keys =
         |root| [(root, Use::Root), (2, Use::Job)].map(|(n, usage)| Key::new(*key(n).public(), usage, None, None));
     [key(1).sign_keyring(1, 1, &keys(1)), key(1).sign_keyring(2, 1, &keys(3))]
+}
+
+#[test]
+fn who_asks_for_signatures_is_heard_and_nobody_weakens_what_is_asked() {
+    use Signatures::{Off, Require, Warn};
+    for (demanded, set, was_pinned, expected) in [
+        (false, None, false, Warn),
+        (false, None, true, Require),
+        (false, Some(Off), true, Off),
+        (false, Some(Warn), true, Warn),
+        (false, Some(Require), false, Require),
+        (true, None, false, Require),
+        (true, Some(Off), true, Require),
+        (true, Some(Warn), false, Require),
+    ] {
+        let policy = Policy::from(Rules { requires_signatures: demanded, ..Rules::default() });
+        let settings = KeySettings { signatures: set, pin: None };
+        assert_eq!(asked(&policy, &settings, was_pinned), expected, "{demanded} {set:?} {was_pinned}");
+        // What narrows demands nothing less.
+        let narrowed = policy.narrowed_by(&Policy::from(Rules::default()));
+        assert_eq!(asked(&narrowed, &settings, was_pinned), expected, "{demanded} {set:?} {was_pinned}");
+    }
+    let policy = Policy::from(Rules::default());
+    let settings = |pin| KeySettings { signatures: None, pin: Some(pin) };
+    let fingerprint = Wanted::Fingerprint(key(1).kid());
+    assert_eq!(asked(&policy, &settings(fingerprint), false), Require, "an owner who has not been heard yet");
+    // A keyring that was pinned and is gone, or was replaced by an older one.
+    let none = KeySettings::default();
+    assert_eq!(look(None, 0, &none, &policy).unwrap(), (Warn, None, false));
+    assert_eq!(look(None, 2, &none, &policy).unwrap(), (Require, None, false));
+    let given = settings(Wanted::Chain(chain()[..1].to_vec()));
+    let (signatures, ring, is_behind) = look(None, 2, &given, &policy).unwrap();
+    assert_eq!((signatures, ring.map(|ring| ring.version()), is_behind), (Require, Some(1), true));
 }
 
 /// Who is heard, in a word.
