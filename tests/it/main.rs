@@ -18,6 +18,7 @@ mod booted;
 mod check;
 mod cluster_bounds;
 mod cluster_resource;
+mod cluster_security;
 mod cluster_stage;
 mod command_line;
 mod contract;

@@ -208,6 +208,24 @@ fn without_a_pinned_key_jobs_are_done_and_it_is_said() {
     assert_eq!(fs::read_dir(agent.directory()).unwrap().count(), 0);
 }
 
+/// Whoever says so gets what he says: also a signature that is none passes, and each heartbeat tells.
+#[test]
+fn signatures_that_are_turned_off_are_not_looked_at_and_it_is_said() {
+    let (testbed, owner) = (Testbed::start(), Owner::new());
+    let setup = pinned(&testbed, &[owner.keyring(1)]).flag("--signatures", "off");
+    let agent = setup.spawn();
+    testbed.held_poll(SOON);
+    for sent in
+        [job("unsigned"), job("nonsense").with("signature", "a..b"), Owner::new().sign("elsewhere", job("strange"))]
+    {
+        succeeds(&testbed, &testbed.enqueue(CLUSTER, sent), LATER);
+    }
+    agent.wait_for_log("signatures are not looked at", SOON);
+    testbed.event("a heartbeat that says so", LATER, |event| {
+        event["kind"] == "ClusterHeartbeat" && event.to_string().contains("TurnedOff")
+    });
+}
+
 /// Stops the node and takes what it remembers of sequence numbers; gives a job that was signed before that, by the clock.
 fn signed_before_a_loss(node: &mut Node) -> Job {
     let old = node.sign(job("old"));
