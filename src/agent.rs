@@ -320,6 +320,8 @@ impl Agent {
                 match exchanged {
                     Ok(credential) => {
                         info!(cluster = %credential.cluster_id, "registered");
+                        // It is used up, and wiped: the agent runs for months from here.
+                        self.token = None;
                         return Ok(Some(credential));
                     }
                     Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound | Fault::ServerTooOld(_)) => {
