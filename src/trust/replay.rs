@@ -3,7 +3,7 @@
 //! ```text
 //!   0  version of the keyring     4
 //!   4  its epoch                  8
-//!  12  floor of the clock         8   Unix seconds
+//!  12  whatever; zeros            8   meant for a floor of the clock, which lies in clock.json
 //!  20  when the ledger was lost   8   Unix seconds; the highest number = noticed before the time was known
 //!  28  1 = the ledger was lost    1   2 = it was, and somebody has said that nothing of it comes again
 //!  29  zeros                      3
@@ -95,8 +95,6 @@ pub struct TrustState {
     pub keyring_version: u32,
     /// Epoch of the pinned keyring.
     pub epoch: u64,
-    /// The time below which the clock is wrong, in Unix seconds.
-    pub clock_floor: i64,
     /// Both copies of this state were unreadable at that time, or [`UNDATED`]: what was accepted before is not known any
     /// more.
     pub lost_at: Option<i64>,
@@ -189,7 +187,7 @@ impl TrustState {
         let mut put = |part: &[u8]| places.by_ref().zip(part).for_each(|(place, byte)| *place = *byte);
         put(&self.keyring_version.to_le_bytes());
         put(&self.epoch.to_le_bytes());
-        put(&self.clock_floor.to_le_bytes());
+        put(&[0; 8]);
         put(&self.lost_at.unwrap_or(0).to_le_bytes());
         put(&[if self.is_cleared { 2 } else { u8::from(self.lost_at.is_some()) }, 0, 0, 0]);
         for row in &self.rows {
@@ -206,7 +204,7 @@ impl TrustState {
         let mut rest = bytes.as_slice();
         let keyring_version = u32::from_le_bytes(take(&mut rest)?);
         let epoch = u64::from_le_bytes(take(&mut rest)?);
-        let clock_floor = i64::from_le_bytes(take(&mut rest)?);
+        let _: [u8; 8] = take(&mut rest)?;
         let lost_at = i64::from_le_bytes(take(&mut rest)?);
         let (lost_at, is_cleared) = match take(&mut rest)? {
             [flag @ (0 | 2), 0, 0, 0] if lost_at == 0 => (None, flag == 2),
@@ -224,7 +222,7 @@ impl TrustState {
         }
         let used = || rows.iter().filter(|row| !row.is_free());
         let twice = used().any(|row| used().filter(|other| other.kid == row.kid).count() > 1);
-        (!twice).then_some(Self { keyring_version, epoch, clock_floor, lost_at, is_cleared, rows })
+        (!twice).then_some(Self { keyring_version, epoch, lost_at, is_cleared, rows })
     }
 }
 
@@ -339,13 +337,15 @@ mod tests {
 
     #[test]
     fn comes_back_from_its_bytes() {
-        let mut state =
-            TrustState { keyring_version: 7, epoch: 0, clock_floor: -5, lost_at: Some(0), ..Default::default() };
+        let mut state = TrustState { keyring_version: 7, epoch: 0, lost_at: Some(0), ..Default::default() };
         for n in 1..=8 {
             state = accept_all(state, &[u64::from(n) * 1000]).accept(kid(n + 1), 0, u64::from(n)).unwrap_or(state);
         }
         assert_eq!(TrustState::from_bytes(&state.to_bytes()), Some(state));
         assert_eq!(TrustState::from_bytes(&[0; STATE_BYTES]), Some(TrustState::default()));
+        let mut bytes = state.to_bytes();
+        bytes[12..20].fill(7);
+        assert_eq!(TrustState::from_bytes(&bytes), Some(state), "a floor that an earlier build may have written");
     }
 
     #[test]
