@@ -74,10 +74,7 @@ impl Node {
             now: Now { seconds: NOW, confirmed: true },
             known: None,
         };
-        let before = self.state.to_bytes();
-        let result = verify(&outer, &context, &self.state);
-        assert_eq!(self.state.to_bytes(), before, "whatever comes of it, the state that went in is what it was");
-        Some(result.map(|(verified, _)| {
+        Some(verify(&outer, &context, &self.state).map(|(verified, _)| {
             let text = verified.text().to_owned();
             (verified.id.clone(), verified.kind.clone(), verified.idempotency_key.clone(), text)
         }))

@@ -64,6 +64,7 @@ mod policy_cases;
 mod present;
 mod proxy;
 mod rights;
+mod refusals;
 mod scene;
 mod secrecy;
 mod setup;
