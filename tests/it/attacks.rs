@@ -107,9 +107,9 @@ fn job(payload: &str, sealed: Option<&str>) -> String {
     )
 }
 
-/// Flips each bit. What passes all the same does what was signed; here are the bytes where that may be: the member
-/// that nobody signed and nobody acts on, the name of a member that says `null`, and the letters of a time, which mean
-/// the same in either case.
+/// Flips each bit. What passes all the same does what was signed; here are the bytes where that may be (docs/security.md):
+/// the member that nobody signed and nobody acts on, the name of a member that says `null`, and the letters of a time,
+/// which mean the same in either case.
 fn flip_every_bit(node: &Node, text: &str, null: &str) {
     let whole = node.take(text.as_bytes()).unwrap().unwrap();
     let place = |part: &str| text.find(part).unwrap();

@@ -300,7 +300,7 @@ fn another_server_is_not_obeyed() {
 
 /// `size` zeros in as few bytes as gzip needs: one block of fixed codes (RFC 1951, 3.2.6), a zero and then as many times 258
 /// of the byte before as fit.
-fn bomb(size: usize) -> Vec<u8> {
+pub(crate) fn bomb(size: usize) -> Vec<u8> {
     let (mut packed, mut bits, mut count) = (vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3], 0_u64, 0);
     let mut put = |value: u64, length: u32, packed: &mut Vec<u8>| {
         bits |= value << count;

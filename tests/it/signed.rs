@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::agent::{CLUSTER, run_to_end};
-use crate::node::{Node, job};
+use crate::node::{Node, job, pinned, trust_state};
 use crate::scene::{LATER, SOON, quick, says, succeeds};
 use crate::testbed::job::config_map;
 use crate::testbed::owner::{Key, Owner, Use, encrypted, payload_key};
@@ -320,6 +320,30 @@ fn a_loss_that_nobody_can_date_is_dated_when_the_time_is_known() {
     assert!(result["error"].as_str().unwrap().starts_with("BeforeLoss: "), "{result}");
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     node.does(node.sign(job("young")));
+}
+
+/// A floor in the year 2046 is a clock that was 20 years ahead and came back.
+#[test]
+fn a_signed_job_waits_while_the_clock_is_20_years_ahead_and_is_done_when_it_is_back() {
+    let mut node = Node::start();
+    node.does(node.owner.sign_with_seq(CLUSTER, job("first"), 1));
+    node.agent.stop();
+    fs::write(node.setup.state_dir().join("clock.json"), r#"{"version":1,"confirmed":2424643200}"#).unwrap();
+    node.again();
+    let trusted = trust_state(&node.setup);
+    let waiting = node.send(node.owner.sign_with_seq(CLUSTER, job("waits"), 2));
+    node.agent.wait_for_log("the clock of this node is in doubt", SOON);
+    node.testbed.polls(node.testbed.counts().polls + 2, SOON);
+    assert_eq!((node.testbed.acks(&waiting), trust_state(&node.setup)), (0, trusted));
+    node.agent.stop();
+    let mut doctor = node.setup.prepare("doctor");
+    doctor.arg("--reset-clock");
+    says(&run_to_end(doctor), 0, &["is forgotten"]);
+    node.again();
+    succeeds(&node.testbed, &waiting, LATER);
+    for seq in [1, 2] {
+        node.refuses(node.owner.sign_with_seq(CLUSTER, job("again"), seq), "Replayed");
+    }
 }
 
 #[test]
