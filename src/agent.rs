@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-pub use cluster::{CA_BUNDLE, Unseen, credential_in_cluster, outlook};
+pub use cluster::{CA_BUNDLE, InMemory, Unseen, certificate_in_cluster, credential_in_cluster, outlook};
 pub use error::AgentError;
 pub use target::find_access;
 
@@ -238,6 +238,9 @@ impl Agent {
         target: Arc<dyn Target>,
         signals: Signals,
     ) -> Result<(), AgentError> {
+        let store = Arc::clone(&self.store);
+        let aged = task::on_thread(move || credential.aged(store.as_ref()));
+        let credential = aged.await.map_err(|interrupted| AgentError::Runtime(io::Error::other(interrupted)))?;
         let opened = self.open_journal().await?;
         let (opened, gate) = self.open_gate(&credential, opened).await?;
         info!(
@@ -320,8 +323,7 @@ impl Agent {
                 match exchanged {
                     Ok(credential) => {
                         info!(cluster = %credential.cluster_id, "registered");
-                        // It is used up, and wiped: the agent runs for months from here.
-                        self.token = None;
+                        self.token = None; // It is used up, and wiped: the agent runs for months.
                         return Ok(Some(credential));
                     }
                     Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound | Fault::ServerTooOld(_)) => {
@@ -411,7 +413,6 @@ impl Agent {
             None => config.hold,
         }));
         let counting = task::spawn(traffic::keep(Arc::clone(&state), budget.clone(), Arc::clone(&hold)));
-        let kept = Arc::clone(&state);
         let last_words = {
             let (budget, hold) = (budget.clone(), Arc::clone(&hold));
             move || traffic::save(&state, &budget, &hold)
@@ -425,7 +426,7 @@ impl Agent {
         }
         let gate = Arc::new(gate);
         let health = link.report_to(Arc::new(Health::default()));
-        let rotated = on_rotation(&outbox, &cluster_id, &gate, known.clone(), (&link, kept));
+        let rotated = on_rotation(&outbox, &cluster_id, &gate, known.clone(), (&link, Arc::clone(&store)));
         let keeper = Keeper::new(Arc::clone(&link), store, credential, rotated);
         let keeper = Arc::new(keeper.wanting_certificate(config.mtls));
         let account = Arc::clone(&keeper) as Arc<dyn Account>;
@@ -534,7 +535,7 @@ fn on_rotation(
     cluster_id: &ClusterId,
     gate: &Arc<Gate>,
     known: Option<Arc<cluster::Known>>,
-    (link, store): (&Arc<LongPoll>, Arc<StateDirectory>),
+    (link, store): (&Arc<LongPoll>, Arc<dyn CredentialStore>),
 ) -> Rotated {
     let (outbox, cluster_id, gate, link) = (Arc::clone(outbox), cluster_id.clone(), Arc::clone(gate), Arc::clone(link));
     Box::new(move |issued| {

@@ -181,7 +181,7 @@ impl Config {
         let target = read_target(settings.target, settings.directory, settings.kubeconfig, settings.context)?;
         let cluster_resource = read_cluster_resource(settings.cluster_resource, &target)?;
         let mtls = settings.mtls == Some(true);
-        may_be_issued(mtls, client_certificate.is_some(), cluster_resource.is_some())?;
+        may_be_issued(mtls, client_certificate.is_some())?;
         Ok(Self {
             state_dir: settings.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE)),
             endpoint,
@@ -280,14 +280,13 @@ fn read_cluster_resource(name: Option<String>, target: &TargetChoice) -> Result<
     }
 }
 
-/// A client certificate has one origin, and a place where it is kept.
-fn may_be_issued(mtls: bool, has_certificate: bool, goes_by_cluster: bool) -> Result<(), ConfigError> {
-    let why = match (mtls, has_certificate, goes_by_cluster) {
-        (true, true, _) => "client_cert names a certificate already; leave one of both out",
-        (true, _, true) => "the credential of a Cluster lies in a Secret, which keeps no issued certificate yet",
-        _ => return Ok(()),
-    };
-    Err(ConfigError::Value("mtls", "true".to_owned(), why.to_owned()))
+/// A client certificate has one origin.
+fn may_be_issued(mtls: bool, has_certificate: bool) -> Result<(), ConfigError> {
+    if mtls && has_certificate {
+        let why = "client_cert names a certificate already; leave one of both out";
+        return Err(ConfigError::Value("mtls", "true".to_owned(), why.to_owned()));
+    }
+    Ok(())
 }
 
 /// A certificate is of no use without its key, nor the other way round.
@@ -550,7 +549,6 @@ mod tests {
             ("proxy = \"socks5://p\"", "proxy URL"),
             ("allow_kind = [\"ConfigMap\"]", "/ConfigMap"),
             ("mtls = true\nclient_cert = \"/c\"\nclient_key = \"/k\"", "leave one of both out"),
-            ("mtls = true\ncluster_resource = \"*\"", "lies in a Secret"),
             ("allow_namespace = [\"*\"]", "clinic-*"),
         ] {
             assert!(error(text).contains(words), "{text}: {}", error(text));

@@ -4,6 +4,7 @@
 //! one job within [`JOB_NODES`], and one body of the API server within [`API_BODY_BYTES`] must fit on
 //! top of it and stay below 8 MiB.
 
+mod credential;
 mod device;
 pub mod doctor;
 mod installation;
@@ -11,6 +12,7 @@ mod monitor;
 
 use std::time::Duration;
 
+pub use credential::*;
 pub use device::*;
 pub use installation::*;
 pub use monitor::*;
@@ -403,34 +405,12 @@ pub const BEARER_MAX: usize = 8 * 1024;
 /// Keyrings in one answer: the longest chain of updates that is followed.
 pub const SIGNING_KEYS: usize = 16;
 
-/// The earliest moment of a rotation ahead of expiry, in hundredths of a credential's life.
-pub const ROTATE_FROM_PERCENT: u64 = 70;
-
-/// The latest moment of a rotation ahead of expiry, in hundredths of a credential's life: of a month three days are
-/// left for a line that is down.
-pub const ROTATE_TO_PERCENT: u64 = 90;
-
-/// A plan to rotate sooner after the issue than this is none: see [`ROTATION_UNPLANNED`].
-pub const ROTATION_FLOOR: Duration = Duration::from_secs(5);
-
-/// A credential that was to be rotated before it was issued is rotated this long after it: this node's clock is years
-/// ahead, or the server says "now" each time. Each would make a loop. If it ends before, a 401 finds a new one.
-pub const ROTATION_UNPLANNED: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// First pause after a rotation ahead of expiry that failed.
-pub const ROTATION_BACKOFF_FIRST: Duration = Duration::from_secs(60);
-
-/// Longest pause after a rotation ahead of expiry that failed: the tenth of a day's life that is left has two of them.
-pub const ROTATION_BACKOFF_CAP: Duration = Duration::from_secs(60 * 60);
-
-/// How long the credential before stays stored after the new one worked. Servers let two overlap for minutes.
-pub const ROTATION_GRACE: Duration = Duration::from_secs(60 * 60);
-
-/// How often the clock is looked at for a rotation: it may have been set meanwhile. Six wake-ups an hour.
-pub const ROTATION_LOOK: Duration = Duration::from_secs(10 * 60);
-
 /// The file that says which machine this is has 33 bytes, and `/proc/cpuinfo` of 64 cores 100 kB.
 pub const MACHINE_FILE_BYTES: u64 = 128 * 1024;
+
+/// Signed jobs whose ack was refused that are kept until they come again. A server holds back what is behind such a job: it is
+/// one as a rule.
+pub const LEFT_JOBS: usize = 4;
 
 /// Changes of what is said of a `Cluster` that come within this time are one write.
 pub const STATUS_PAUSE: Duration = Duration::from_secs(1);
@@ -468,9 +448,6 @@ pub const SECRET_OBJECT_BYTES: u64 = 256 * 1024;
 
 /// What a patch of that Secret has as a rule: made with that room, it is not copied while it grows.
 pub const SECRET_PATCH_BYTES: usize = 8 * 1024;
-
-/// Least bytes of a key that wraps the stored credential: 128 bits, if they are random.
-pub const SEAL_KEY_MIN: usize = 16;
 
 /// Body of an answer of the Kubernetes API server that is no success: a conflict over 500 fields has
 /// 150 bytes of cause for each, and the same again in its message.
@@ -560,22 +537,8 @@ pub const HOLDER_BODY_BYTES: usize = 64 * 1024;
 /// A name in the record of who acts: Kubernetes has none that is longer.
 pub const HOLDER_TEXT_BYTES: usize = 253;
 
-/// A client certificate with its chain, or a key: four certificates of 4 KiB in PEM fit three times.
-pub const CLIENT_CERTIFICATE_BYTES: u64 = 64 * 1024;
-
-/// A client certificate that the control plane issues, with its chain: five certificates of 2 KiB in PEM. Two of them in
-/// base64url, two bearers of [`BEARER_MAX`] and the keys are 45 KiB, and 60 KiB when they are sealed: within
-/// [`SECRET_FILE_BYTES`].
-pub const ISSUED_CHAIN_BYTES: usize = 10 * 1024;
-
-/// Authorities that the control plane gives, PEM: four overlapping ones of 2 KiB fit four times.
-pub const GIVEN_AUTHORITIES_BYTES: usize = 32 * 1024;
-
 /// The same as a signed text: a third more for base64url, the escapes of its ends of lines, header and signature.
 pub const CA_BUNDLE_BYTES: usize = 48 * 1024;
-
-/// A changed certificate that did not work is tried again after this: the server's side may not have changed yet.
-pub const CERTIFICATE_RETRY: Duration = Duration::from_secs(30);
 
 /// How far a date of the control plane and the system clock may lie apart and still agree: `Date` has whole seconds, and
 /// an answer may be on its way for as long as [`RESPONSE_TIMEOUT`].

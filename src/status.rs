@@ -265,10 +265,10 @@ impl Board {
     }
 
     /// Looks what changed, once a second while something does and ever more rarely while nothing does: each look
-    /// wakes the machine. A change of the connection is looked at at once. Never ends; the file goes with the
-    /// value.
+    /// wakes the machine. When a call has ended it is looked at at once: most of what changes does so by one. Never ends; the
+    /// file goes with the value.
     pub async fn keep(mut self) {
-        let mut changes = self.view.sources.health.subscribe();
+        let view = Arc::clone(&self.view);
         let mut pause = limits::STATUS_INTERVAL;
         loop {
             let status = self.view.gather();
@@ -276,27 +276,27 @@ impl Board {
             if self.written.as_ref().is_none_or(|written| written.differs(&status)) {
                 self.write(status);
                 pause = limits::STATUS_INTERVAL;
-            } else {
-                pause = (pause * 2).min(limits::STATUS_INTERVAL_IDLE);
+                tokio::time::sleep(pause).await;
+                continue;
             }
-            tokio::time::sleep(limits::STATUS_INTERVAL).await;
+            pause = (pause * 2).min(limits::STATUS_INTERVAL_IDLE);
             tokio::select! {
-                () = tokio::time::sleep(pause.saturating_sub(limits::STATUS_INTERVAL)) => {}
-                // The sender is in the sources of the view: it cannot be gone.
-                _ = changes.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = view.sources.health.call_ended() => {}
             }
         }
     }
 
     fn write(&mut self, mut status: Status) {
-        let Some(path) = &self.path else { return };
-        status.memory = Memory::now();
-        match replace(path, &status) {
-            Ok(()) => self.has_failed = false,
-            Err(error) if self.has_failed => debug!(%error, "the status still cannot be written"),
-            Err(error) => {
-                self.has_failed = true;
-                warn!(path = %path.display(), %error, "the status cannot be written, so pullet status has nothing to read");
+        if let Some(path) = &self.path {
+            status.memory = Memory::now();
+            match replace(path, &status) {
+                Ok(()) => self.has_failed = false,
+                Err(error) if self.has_failed => debug!(%error, "the status still cannot be written"),
+                Err(error) => {
+                    self.has_failed = true;
+                    warn!(path = %path.display(), %error, "the status cannot be written, so pullet status has nothing to read");
+                }
             }
         }
         self.written = Some(status);
@@ -330,8 +330,10 @@ fn replace(path: &Path, status: &Status) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).open(&beside)?;
     // There is no secret in it, and whoever is on the machine may ask.
     file.set_permissions(Permissions::from_mode(0o644))?;
-    serde_json::to_writer_pretty(&mut file, status)?;
-    file.write_all(b"\n")?;
+    // In one piece: written as it is made, it would be a call of the kernel for each bracket.
+    let mut text = serde_json::to_vec_pretty(status)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
     fs::rename(&beside, path)
 }
 

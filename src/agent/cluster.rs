@@ -7,6 +7,7 @@
 //!                        └──▶ reporter ◀── Known: what all of them find out
 //! ```
 
+mod certificate;
 mod credential;
 mod known;
 mod outlook;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+pub use self::certificate::InMemory;
 use self::credential::Rotation;
 use self::known::Facts;
 pub(super) use self::known::{Known, Line};
@@ -52,7 +54,17 @@ pub const CA_BUNDLE: &str = "cluster-ca.pem";
 /// # Errors
 /// When it is there and cannot be read.
 pub fn credential_in_cluster(own: Own) -> Result<Option<Credential>, StoreError> {
-    SecretStore::new(own).load()
+    SecretStore::new(own, None).load()
+}
+
+/// The owner's client certificate in that Secret, for as long as it is held; none where there is none. Blocks.
+///
+/// # Errors
+/// When the Secret cannot be read.
+pub fn certificate_in_cluster(own: Own) -> Result<Option<InMemory>, StoreError> {
+    let provided = SecretStore::new(own, None).provided()?;
+    let held = provided.map(|provided| InMemory::new(&provided)).transpose();
+    held.map_err(|error| StoreError::Io(secret_store::place(), error))
 }
 
 /// Which Clusters there are.
@@ -90,6 +102,8 @@ struct Controller {
     signals: Signals,
     access: Access,
     heard: Heard,
+    /// The owner's client certificate, where the Cluster wants one and there is one.
+    provided: Option<Arc<InMemory>>,
     /// A registration over a credential that works failed: the next one is not tried before this.
     not_before: Option<Instant>,
     /// Between two rotations that were asked for, or registrations, that failed; it outlasts the line, which such a
@@ -113,7 +127,7 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
     let watcher = task::spawn(look(own.clone(), base.config.cluster_resource.clone(), seen));
     let reporter = Reporter::new(own.clone(), Arc::clone(&known), watching.clone(), base.config.journal_size);
     let reporter = task::spawn(reporter.run());
-    let store = Arc::new(SecretStore::new(own.clone()));
+    let store = Arc::new(SecretStore::new(own.clone(), Some(Arc::clone(&base.state))));
     let mut controller = Controller {
         base,
         own,
@@ -123,6 +137,7 @@ pub(super) async fn run(base: Agent, signals: Signals) -> Result<(), AgentError>
         signals,
         access,
         heard: Heard::default(),
+        provided: None,
         not_before: None,
         rotation: Backoff::between(limits::ROTATION_BACKOFF_FIRST, limits::ROTATION_BACKOFF_CAP),
     };
@@ -203,6 +218,16 @@ impl Controller {
                     continue;
                 }
             };
+            let wants_certificate = config.mtls;
+            let config = match self.with_secret(config).await {
+                Ok(config) => config,
+                Err(error) => {
+                    warn!(error = describe(&error), "the Secret cannot be used; it is tried again");
+                    self.known.enter(Stage::Unusable(describe(&error)));
+                    self.pause(cluster, limits::STATUS_PAUSE_MAX).await;
+                    continue;
+                }
+            };
             let agent = match self.agent_for(cluster, config) {
                 Ok(agent) => agent,
                 Err(unacceptable) => {
@@ -211,7 +236,7 @@ impl Controller {
                 }
             };
             let Some(credential) = self.credential(&agent, cluster, false).await else { continue };
-            let end = self.line(agent, cluster, credential).await;
+            let end = self.line(agent, cluster, credential, wants_certificate).await;
             self.known.set(|facts| (facts.line, facts.just_registered) = (None, false));
             match end {
                 End::Stopped => return Ok(()),
@@ -240,14 +265,19 @@ impl Controller {
             warn!(cluster = cluster.metadata.name, reason, "the Cluster is not served: {text}");
             self.base.supervisor.status(|| format!("the Cluster is not served: {text}").into());
         }
-        self.pause(cluster, limits::STATUS_PAUSE_MAX).await;
+        let wake = self.signals.wake.clone();
+        tokio::select! {
+            () = self.until_change(Some(limits::STATUS_PAUSE_MAX)) => {}
+            () = wake.wait() => {}
+        }
     }
 
     /// A registration over the credential that is there, which stays if it fails.
     async fn register_anew(&mut self) {
         let seen = self.now();
         if let Step::Serve(cluster, config) = step::step(&self.base.config, &seen)
-            && let Ok(agent) = self.agent_for(cluster, *config)
+            && let Ok(config) = self.with_secret(*config).await
+            && let Ok(agent) = self.agent_for(cluster, config)
             && self.credential(&agent, cluster, true).await.is_some()
         {
             self.forget_request(cluster).await;
@@ -290,6 +320,25 @@ impl Controller {
         }
     }
 
+    /// These terms, with what the Secret has beside the credential: authorities, and the owner's client certificate in the place
+    /// of one that the control plane would issue.
+    async fn with_secret(&mut self, mut config: Config) -> Result<Config, AgentError> {
+        let (store, wants_certificate) = (Arc::clone(&self.store), config.mtls);
+        let looked = task::on_thread(move || {
+            store.restore_authorities()?;
+            if wants_certificate { store.provided() } else { Ok(None) }
+        });
+        let looked = looked.await.map_err(|error| AgentError::Runtime(io::Error::other(error)))?;
+        self.provided = match looked.map_err(AgentError::Store)? {
+            Some(provided) => Some(Arc::new(InMemory::new(&provided).map_err(AgentError::Runtime)?)),
+            None => None,
+        };
+        if let Some(provided) = &self.provided {
+            (config.client_certificate, config.mtls) = (Some(provided.paths()), false);
+        }
+        Ok(config)
+    }
+
     /// The agent that this Cluster asks for, by these terms.
     fn agent_for(&self, cluster: &Cluster, mut config: Config) -> Result<Agent, Unacceptable> {
         let bundle = cluster.spec.as_ref().ok().and_then(|spec| spec.ca_bundle.as_deref());
@@ -297,7 +346,10 @@ impl Controller {
             Some(pem) => Some(self.keep_bundle(pem).map_err(|error| ("CaBundleNotKept", error.to_string()))?),
             None => None,
         };
-        let profile = profile(&config).map_err(|error| ("InvalidSpec", describe(&AgentError::Tls(error))))?;
+        let profile = profile(&config).map_err(|error| match &self.provided {
+            Some(held) => ("ClientCertificateUnusable", held.tell(&describe(&AgentError::Tls(error)))),
+            None => ("InvalidSpec", describe(&AgentError::Tls(error))),
+        })?;
         self.store.set_owner(&cluster.metadata.name, &cluster.metadata.uid);
         Ok(Agent {
             config,
@@ -325,8 +377,11 @@ impl Controller {
     }
 
     /// Holds the line until it is to be another one.
-    async fn line(&mut self, agent: Agent, cluster: &Cluster, credential: Credential) -> End {
+    async fn line(&mut self, agent: Agent, cluster: &Cluster, credential: Credential, wants_certificate: bool) -> End {
         let Ok(spec) = cluster.spec.clone() else { return End::Changed };
+        if agent.config.mtls {
+            credential.certificates.show(&agent.profile.tls);
+        }
         let stop = Stop::default();
         let begin = async {
             let endpoint = agent.endpoint_of(&credential)?;
@@ -340,6 +395,8 @@ impl Controller {
         };
         let signals =
             Signals { stop: stop.clone(), wake: self.signals.wake.clone(), rotate: self.signals.rotate.clone() };
+        let certificate =
+            certificate::follow(Arc::clone(&self.store), self.provided.clone(), self.seen.clone(), wants_certificate);
         let mut session = Box::pin(agent.session(credential, endpoint, Arc::new(target), signals));
         let end = tokio::select! {
             ended = &mut session => {
@@ -349,6 +406,7 @@ impl Controller {
                 };
             }
             end = self.attend(&spec, &cluster.metadata.uid) => end,
+            () = certificate => End::Changed,
         };
         // The job at hand is finished, and what waits is posted.
         stop.set();

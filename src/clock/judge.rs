@@ -55,13 +55,15 @@ pub struct Clock {
     anchor: Option<(u64, Duration)>,
     /// The first date of those that have not been contradicted since.
     witness: Option<(u64, Duration)>,
+    /// When the system clock was confirmed last.
+    agreed: Option<(u64, Duration)>,
 }
 
 impl Clock {
     /// Nothing is known but when the program was built.
     #[must_use]
     pub const fn new(built: u64) -> Self {
-        Self { built, floor: built, standing: Standing::Plausible, anchor: None, witness: None }
+        Self { built, floor: built, standing: Standing::Plausible, anchor: None, witness: None, agreed: None }
     }
 
     /// No time before this one is believed: it was confirmed once.
@@ -100,6 +102,7 @@ impl Clock {
             // The one witness that may lower the floor: a wrong time must not lock the node out for ever.
             self.floor = reading.system;
             self.anchor = None;
+            self.agreed = Some((reading.system, reading.monotonic));
             self.standing = Standing::Synchronised;
         } else if self.is_behind(reading) {
             if !matches!(self.standing, Standing::Corrected(_)) {
@@ -124,6 +127,7 @@ impl Clock {
             self.floor = self.floor.max(reading.system);
             self.anchor = None;
             self.witness = None;
+            self.agreed = Some((reading.system, reading.monotonic));
             return;
         }
         let tolerance = limits::CLOCK_TOLERANCE.as_secs();
@@ -131,7 +135,11 @@ impl Clock {
             Some(first) if carried(first, reading).abs_diff(date) <= tolerance => {
                 let apart = reading.monotonic.saturating_sub(first.1);
                 // The system clock may only be behind: what it says is never judged earlier.
-                if apart >= limits::CLOCK_WITNESSES_APART && date >= self.floor && offset > 0 {
+                if apart >= limits::CLOCK_WITNESSES_APART
+                    && date >= self.floor
+                    && offset > 0
+                    && !self.still_agrees(reading)
+                {
                     self.anchor = Some((date, reading.monotonic));
                     self.floor = date;
                     self.standing = Standing::Corrected(offset);
@@ -146,6 +154,14 @@ impl Clock {
             return;
         }
         self.standing = Standing::Doubtful(offset);
+    }
+
+    /// Whether the system clock was confirmed since the start and has gone on evenly: then it is the server that has changed its
+    /// mind, and it is not believed.
+    fn still_agrees(&self, reading: Reading) -> bool {
+        self.agreed.is_some_and(|agreed| {
+            carried(agreed, reading).abs_diff(reading.system) <= limits::CLOCK_TOLERANCE.as_secs()
+        })
     }
 
     /// A clock that is set a little is no clock that stands in the past.
@@ -230,6 +246,32 @@ mod tests {
         assert_eq!(clock.judged(at(TODAY + 5, 5)), TODAY + 5);
         clock.witness(at(TODAY + 9, 9), TODAY + 9);
         assert!(clock.is_confirmed());
+    }
+
+    /// A control plane that was taken over says for as long as it likes that it is years later.
+    #[test]
+    fn a_clock_that_was_confirmed_is_not_moved_by_dates_that_agree_with_each_other() {
+        let lie = |clock: &mut Clock, from: u64| {
+            for second in [from, from + 700, from + 1_400] {
+                clock.witness(at(TODAY + second, second), TODAY + second + YEARS);
+            }
+            assert!(matches!(clock.standing(), Standing::Doubtful(_)));
+            assert_eq!(clock.judged(at(TODAY + from + 1_500, from + 1_500)), TODAY + from + 1_500);
+        };
+        let mut clock = Clock::new(BUILT);
+        clock.witness(at(TODAY, 0), TODAY);
+        lie(&mut clock, 5);
+        assert_eq!(clock.floor(), TODAY);
+        let mut clock = Clock::new(BUILT);
+        clock.look(synchronised(TODAY, 0));
+        clock.look(at(TODAY + 3, 3));
+        lie(&mut clock, 5);
+        // One that was set back since is put right.
+        let mut clock = Clock::new(BUILT);
+        clock.witness(at(TODAY, 0), TODAY);
+        clock.witness(at(BUILT, 100), TODAY + 100);
+        clock.witness(at(BUILT + 700, 800), TODAY + 800);
+        assert_eq!(clock.standing(), Standing::Corrected((TODAY + 100 - BUILT).cast_signed()));
     }
 
     #[test]

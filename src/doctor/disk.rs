@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use super::{Check, Desk, Patient, Verdict, chain, medium, span, within};
-use crate::agent::{self, CA_BUNDLE};
+use crate::agent::{self, CA_BUNDLE, InMemory};
 use crate::clock;
 use crate::config::{Config, TargetChoice};
 use crate::journal::survey::{Survey, View, ViewError};
@@ -44,6 +44,13 @@ pub(super) fn credential(config: &Config) -> Result<Option<Credential>, StoreErr
     }
     let seal = Provided::find().map(|provided| provided.seal()).transpose()?.flatten();
     StateDirectory::look(&config.state_dir, seal).map(|(_, credential)| credential)
+}
+
+/// The client certificate that the owner has put into the Secret.
+pub(super) fn owners_certificate(config: &Config) -> Option<InMemory> {
+    config.cluster_resource.as_ref()?;
+    let own = Own::new(&agent::find_access(config).ok()?);
+    within(limits::doctor::SECRET_TIME, move || agent::certificate_in_cluster(own))?.ok()?
 }
 
 /// Where the only Cluster, or the one that is named, says the control plane is.

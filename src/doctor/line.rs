@@ -94,7 +94,12 @@ fn endpoint(patient: &Patient, desk: &Desk, credential: Option<&Credential>) -> 
 
 /// How the agent connects. The check is the one that a fault of the files belongs to.
 fn profile(patient: &Patient, credential: Option<&Credential>) -> Result<Profile, (Check, TlsFileError)> {
-    let config = disk::with_bundle(&patient.config);
+    let mut config = disk::with_bundle(&patient.config);
+    // It is read here and now.
+    let owners = if config.client_certificate.is_none() { disk::owners_certificate(&config) } else { None };
+    if let Some(owners) = &owners {
+        config.client_certificate = Some(owners.paths());
+    }
     let profile = agent::profile(&config).map_err(|error| {
         let client = config.client_certificate.as_ref();
         let is_clients = match &error {
@@ -106,7 +111,8 @@ fn profile(patient: &Patient, credential: Option<&Credential>) -> Result<Profile
         };
         (if is_clients { Check::Certificate } else { Check::Tls }, error)
     })?;
-    if let Some(credential) = credential.filter(|_| config.mtls) {
+    let may_be_issued = config.mtls || config.cluster_resource.is_some() && owners.is_none();
+    if let Some(credential) = credential.filter(|_| may_be_issued) {
         credential.certificates.show(&profile.tls);
     }
     Ok(profile)
@@ -380,7 +386,7 @@ impl Way<'_> {
         let mend = if self.patient.config.mtls {
             "the agent asks for another one by itself; if it gets none: docs/mtls.md"
         } else {
-            "renew the files of client_cert and client_key; the agent takes them by itself"
+            "renew the files of client_cert and client_key, or of the Secret; the agent takes them by itself"
         };
         let left = span(end.abs_diff(now));
         if now > end {

@@ -353,6 +353,11 @@ impl Gate {
         true
     }
 
+    /// Writes down once more what holds, over what did not come to hold. Blocks.
+    pub fn write_again(&self, outbox: &Outbox) -> bool {
+        outbox.commit_trust(&self.held().state.to_bytes())
+    }
+
     /// A job was refused for this reason.
     pub fn note_refusal(&self, reason: &'static str) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

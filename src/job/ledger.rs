@@ -68,6 +68,8 @@ struct OpenJob {
     header: Option<[u8; 8]>,
     /// Its number in the journal; 0 = it is not there.
     number: u64,
+    /// Its ack was refused, and nobody works it. Its number of the signature is used up: it is known when it comes again.
+    is_left: bool,
 }
 
 /// What is known of a job that arrives.
@@ -77,6 +79,8 @@ pub enum Known {
     Duplicate,
     /// It ended, and this is how.
     Finished(JobResult),
+    /// Its ack was refused; it is written down, and waits to come again.
+    Left,
     /// Nothing.
     New,
     /// It is being worked.
@@ -87,19 +91,36 @@ impl Ledger {
     /// Looks a job up. The same id is a redelivery; another id with a used key is a duplicate (P1.5).
     #[must_use]
     pub fn look_up(&self, id: &JobId, key: Option<KeyHash>) -> Known {
-        if self.open.iter().any(|open| open.id == *id) {
-            return Known::Open;
+        if let Some(open) = self.open.iter().find(|open| open.id == *id) {
+            return if open.is_left { Known::Left } else { Known::Open };
         }
         if let Some(finished) = self.finished.iter().find(|finished| finished.id == *id) {
             return Known::Finished(finished.result.clone());
         }
-        let is_used = |key| self.keys.contains(&key) || self.open.iter().any(|open| open.key == Some(key));
-        if key.is_some_and(is_used) { Known::Duplicate } else { Known::New }
+        if self.is_used_before(key, u64::MAX) { Known::Duplicate } else { Known::New }
+    }
+
+    /// Its ack was refused: it stays as it is until it comes again. Gives the one that was left first where there are more than
+    /// [`limits::LEFT_JOBS`] then; that one is to be forgotten.
+    pub fn leave(&mut self, id: &JobId) -> Option<JobId> {
+        for open in self.open.iter_mut().filter(|open| open.id == *id) {
+            open.is_left = true;
+        }
+        let mut left = self.open.iter().filter(|open| open.is_left);
+        let first = left.next()?.id.clone();
+        (left.count() >= limits::LEFT_JOBS).then_some(first)
+    }
+
+    /// It came again, and is worked.
+    pub fn take_up(&mut self, id: &JobId) {
+        for open in self.open.iter_mut().filter(|open| open.id == *id) {
+            open.is_left = false;
+        }
     }
 
     /// A job is being worked from now on.
     pub fn open(&mut self, id: &JobId, key: Option<KeyHash>, header: Option<[u8; 8]>) {
-        self.open.push(OpenJob { id: id.clone(), key, header, number: 0 });
+        self.open.push(OpenJob { id: id.clone(), key, header, number: 0, is_left: false });
     }
 
     /// The hash of the header of a known job's signature.
@@ -132,10 +153,12 @@ impl Ledger {
         push(&mut self.finished, Finished { id, result, header }, limits::KEPT_OUTCOMES);
     }
 
-    /// Whether a job that ended, or an open one that was taken before the one of this number, used this key.
+    /// Whether a job that ended, or an open one that was taken before the one of this number, used this key. One that was left
+    /// uses none.
     #[must_use]
     pub fn is_used_before(&self, key: Option<KeyHash>, number: u64) -> bool {
-        let is_earlier = |key| self.open.iter().any(|open| open.key == Some(key) && open.number < number);
+        let uses = |open: &OpenJob, key| open.key == Some(key) && open.number < number && !open.is_left;
+        let is_earlier = |key| self.open.iter().any(|open| uses(open, key));
         key.is_some_and(|key| self.keys.contains(&key) || is_earlier(key))
     }
 
@@ -231,6 +254,24 @@ mod tests {
         assert!(!ledger.is_used_before(key, 9));
         ledger.restore_key(key.unwrap());
         assert!(ledger.is_used_before(key, 9) && !ledger.is_used_before(None, 9));
+    }
+
+    #[test]
+    fn a_job_that_was_left_is_known_and_uses_no_key_until_it_comes_again() {
+        let mut ledger = Ledger::default();
+        let key = KeyHash::of("k");
+        ledger.open(&id("a"), key, Some([7; 8]));
+        assert_eq!(ledger.leave(&id("a")), None);
+        assert_eq!((ledger.look_up(&id("a"), key), ledger.look_up(&id("b"), key)), (Known::Left, Known::New));
+        assert_eq!((ledger.header(&id("a")), ledger.open_jobs()), (Some([7; 8]), 1));
+        ledger.take_up(&id("a"));
+        assert_eq!((ledger.look_up(&id("a"), key), ledger.look_up(&id("b"), key)), (Known::Open, Known::Duplicate));
+        // Whoever leaves more and more of them leaves no room for others: the first one goes.
+        for number in 0..limits::LEFT_JOBS {
+            ledger.open(&id(&format!("c{number}")), None, None);
+            assert_eq!(ledger.leave(&id(&format!("c{number}"))), None);
+        }
+        assert_eq!(ledger.leave(&id("a")), Some(id("a")), "by their arrival");
     }
 
     #[test]

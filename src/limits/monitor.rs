@@ -7,8 +7,9 @@ use super::{BODY_TIMEOUT, CONNECT_TIMEOUT, HOLD_GRACE, RESOLVE_TIMEOUT, SEND_TIM
 /// How often the status is looked at for changes while there are some, and written at most.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is looked at while nothing changes: two wake-ups a minute.
-pub const STATUS_INTERVAL_IDLE: Duration = Duration::from_secs(30);
+/// How often it is looked at while no call ends, of which each is looked at: as often as a poll is held. Such a pause wakes
+/// the machine three times, for a timer goes through wheels of 4 s and of 64 ms.
+pub const STATUS_INTERVAL_IDLE: Duration = Duration::from_secs(240);
 
 /// The file of the status has 2 kB.
 pub const STATUS_FILE_BYTES: u64 = 64 * 1024;

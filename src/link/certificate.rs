@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use ring::rand::SystemRandom;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -104,6 +106,14 @@ impl ClientCertificate {
         let chain = String::from_utf8(base64url::decode(chain)?).ok()?;
         let key = ClientKey::parse(key, &SystemRandom::new())?;
         (chain.len() <= limits::ISSUED_CHAIN_BYTES).then_some(Self { key, chain })
+    }
+
+    /// Takes one as a Secret has it, both in PEM; none where the key is none that was made here.
+    #[must_use]
+    pub fn from_pem(chain: &str, key: &str) -> Option<Self> {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes()).ok()?;
+        let key = ClientKey::from_pkcs8(key.secret_pkcs8_der(), &SystemRandom::new())?;
+        (chain.len() <= limits::ISSUED_CHAIN_BYTES).then(|| Self { key, chain: chain.to_owned() })
     }
 
     /// What is in use, with this certificate.
@@ -224,8 +234,18 @@ mod tests {
             ClientCertificate { key, chain: chain.to_owned() }.to_text()
         };
         let text = whole(&chain);
-        let again = ClientCertificate::parse(&text).unwrap();
-        assert_eq!((again.key.pkcs8(), &again.chain), (asked.key.pkcs8(), &chain));
+        let pem = asked.key.to_pem();
+        let again = [ClientCertificate::parse(&text), ClientCertificate::from_pem(&chain, &pem)].map(Option::unwrap);
+        for again in again {
+            assert_eq!((again.key.pkcs8(), &again.chain), (asked.key.pkcs8(), &chain));
+        }
+        let others = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+        for wrong in ["", "x", &chain, &others, &pem[..pem.len() / 2]] {
+            assert!(ClientCertificate::from_pem(&chain, wrong).is_none(), "{wrong}");
+        }
+        for (length, is_taken) in [(limits::ISSUED_CHAIN_BYTES, true), (limits::ISSUED_CHAIN_BYTES + 1, false)] {
+            assert_eq!(ClientCertificate::from_pem(&"x".repeat(length), &pem).is_some(), is_taken);
+        }
         assert!(ClientCertificate::parse(&whole(&"x".repeat(limits::ISSUED_CHAIN_BYTES))).is_some());
         let long = whole(&"x".repeat(limits::ISSUED_CHAIN_BYTES + 1));
         let (key, body) = text.split_once('.').unwrap();

@@ -5,14 +5,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::certificate::Certificates;
 use super::machine::Binding;
 use super::pinned::PinStore;
-use crate::limits;
 use crate::protocol::{ClusterId, Timestamp};
 use crate::secret::Secret;
 use crate::trust::identity::NodeKeys;
 use crate::trust::mac::MacKey;
+use crate::{clock, limits};
 
 /// One bearer.
 #[derive(Clone, Debug)]
@@ -55,6 +57,29 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// The keys, without the payload key of before the registration once no job is on its way any more that was encrypted to it.
+    #[must_use]
+    pub fn keys_at(&self, now: u64) -> Option<Arc<NodeKeys>> {
+        let keys = self.keys.as_ref()?;
+        let kept_until = self.registered_seconds().map(|at| at.saturating_add(limits::PAYLOAD_KEY_KEPT.as_secs()));
+        let is_over = keys.payload().previous.is_some() && kept_until.is_some_and(|end| end < now);
+        Some(if is_over { Arc::new(keys.without_previous()) } else { Arc::clone(keys) })
+    }
+
+    /// The same with keys that are not older than they may be. What is taken away is taken away in its store, too. Blocks.
+    #[must_use]
+    pub fn aged(mut self, store: &dyn CredentialStore) -> Self {
+        let has_previous =
+            |keys: &Option<Arc<NodeKeys>>| keys.as_ref().is_some_and(|keys| keys.payload().previous.is_some());
+        let keys = self.keys_at(clock::unix_seconds());
+        let is_over = has_previous(&self.keys) && !has_previous(&keys);
+        self.keys = keys;
+        if is_over && let Err(error) = store.save(&self) {
+            warn!(%error, "the payload key of before the registration could not be removed; it is tried again at the next start");
+        }
+        self
+    }
+
     /// When this node was registered, Unix seconds.
     #[must_use]
     pub fn registered_seconds(&self) -> Option<u64> {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::rotation::is_near;
 use crate::clock;
@@ -16,6 +16,7 @@ use crate::protocol::Timestamp;
 pub struct Health {
     connection: watch::Sender<Connection>,
     contact: Mutex<Contact>,
+    ended: Notify,
 }
 
 /// The state of the connection.
@@ -133,6 +134,7 @@ impl Default for Health {
         Self {
             connection: watch::Sender::new(Connection { reachable: None, access: Access::Accepted }),
             contact: Mutex::new(contact),
+            ended: Notify::new(),
         }
     }
 }
@@ -173,6 +175,11 @@ impl Health {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Connection> {
         self.connection.subscribe()
+    }
+
+    /// Waits for the end of a call, or has missed one. One waits at a time.
+    pub async fn call_ended(&self) {
+        self.ended.notified().await;
     }
 
     /// The longest time between two answers from now on, while all is well.
@@ -327,6 +334,7 @@ impl Health {
             *held = connection;
             is_new
         });
+        self.ended.notify_one();
         before
     }
 

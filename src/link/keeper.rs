@@ -255,6 +255,7 @@ impl Keeper {
             previous: Some(held.current.clone()),
             current: issued.bearer.clone(),
             certificates: Certificates { current: held.certificates.current.clone(), next },
+            keys: held.keys_at(clock::unix_seconds()),
             ..duplicate(held)
         };
         if let Err(error) = self.store.save(&rotated) {

@@ -45,7 +45,13 @@ pub fn read_one_time_token(path: &Path, stdin: impl Read) -> Result<Secret, Stor
 /// First 16 hex digits of the SHA-256 of a one-time token: enough to know it again, useless to anybody.
 #[must_use]
 pub fn observed_token(token: &Secret) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA256, token.expose().as_bytes());
+    mark(token.expose())
+}
+
+/// The same of any text: whether it is the one that was written.
+#[must_use]
+pub fn mark(text: &str) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     hash.as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));

@@ -189,6 +189,25 @@ impl StateDirectory {
         format!("{:016x}{:016x}", draw(), draw())
     }
 
+    /// Has these authorities in [`AUTHORITIES`]; written where they are not there yet.
+    ///
+    /// # Errors
+    /// When they could not be made durable.
+    pub fn hold_authorities(&self, pem: &str) -> Result<(), StoreError> {
+        match self.read(AUTHORITIES) {
+            Ok(Some(held)) if *held == pem => Ok(()),
+            _ => self.replace(AUTHORITIES, pem.as_bytes()),
+        }
+    }
+
+    /// Believes them no more.
+    ///
+    /// # Errors
+    /// When they could not be removed.
+    pub fn drop_authorities(&self) -> Result<(), StoreError> {
+        self.remove(AUTHORITIES)
+    }
+
     /// Writes beside and renames: a power cut leaves the old file or the new one, and of two who write at once one is the
     /// last.
     pub(super) fn replace(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@ use super::Readiness;
 use crate::protocol::{
     CLUSTER_ID_LABEL, KEY_HASH_ANNOTATION, MANAGED_BY_LABEL, MANAGED_BY_VALUE, ObjectRef, SIGNED_SEQ_ANNOTATION,
 };
+use crate::trust::Order;
 
 /// An object of ours that is there already, with what was stamped on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +15,8 @@ pub struct Stamp {
     pub readiness: Readiness,
     /// The hash of the idempotency key of the job that applied it last.
     pub key_hash: Option<String>,
-    /// Epoch and sequence number of the signed job that applied it last.
-    pub signed: Option<(u64, u64)>,
+    /// Where the signed job stands that applied it last.
+    pub signed: Option<Order>,
 }
 
 /// Collects a stamp from labels and annotations, in any order.
@@ -24,7 +25,7 @@ pub(super) struct Marks {
     is_managed: bool,
     is_of_cluster: bool,
     key_hash: Option<String>,
-    signed: Option<(u64, u64)>,
+    signed: Option<Order>,
 }
 
 /// Eleven letters of base64url.
@@ -42,7 +43,7 @@ impl Marks {
     pub(super) fn annotation(&mut self, name: &str, value: &str) {
         match name {
             KEY_HASH_ANNOTATION => self.key_hash = (value.len() == KEY_HASH_BYTES).then(|| value.to_owned()),
-            SIGNED_SEQ_ANNOTATION => self.signed = signed(value),
+            SIGNED_SEQ_ANNOTATION => self.signed = Order::parse(value),
             _ => {}
         }
     }
@@ -58,27 +59,11 @@ impl Marks {
     }
 }
 
-/// `<epoch>.<seq>`, in digits alone.
-fn signed(text: &str) -> Option<(u64, u64)> {
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let (epoch, seq) = text.split_once('.')?;
-    Some((number(epoch)?, number(seq)?))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Marks, signed};
+    use super::Marks;
     use crate::protocol::{CLUSTER_ID_LABEL, KEY_HASH_ANNOTATION, MANAGED_BY_LABEL, ObjectRef};
     use crate::target::Readiness;
-
-    #[test]
-    fn an_epoch_and_a_number_are_digits_with_a_dot() {
-        assert_eq!(signed("3.41"), Some((3, 41)));
-        assert_eq!(signed("0.18446744073709551615"), Some((0, u64::MAX)));
-        for bad in ["", ".", "1", "1.", ".1", "+1.2", "1.-2", "1.2.3", " 1.2", "0.18446744073709551616"] {
-            assert_eq!(signed(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn only_an_object_with_both_of_our_labels_has_a_stamp() {

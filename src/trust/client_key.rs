@@ -65,7 +65,13 @@ impl ClientKey {
     /// Takes a key as it is stored, in base64url; none where it is no key of this kind.
     #[must_use]
     pub fn parse(text: &str, random: &dyn SecureRandom) -> Option<Self> {
-        let key = Self(Zeroizing::new(base64url::decode(text)?));
+        Self::from_pkcs8(&Zeroizing::new(base64url::decode(text)?), random)
+    }
+
+    /// Takes a key as PKCS#8; none where it is no key of this kind.
+    #[must_use]
+    pub fn from_pkcs8(der: &[u8], random: &dyn SecureRandom) -> Option<Self> {
+        let key = Self(Zeroizing::new(der.to_vec()));
         key.pair(random).map(|_| key)
     }
 
@@ -79,6 +85,12 @@ impl ClientKey {
     #[must_use]
     pub fn pkcs8(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The key in PEM, as the field keeps it beside a certificate.
+    #[must_use]
+    pub fn to_pem(&self) -> Zeroizing<String> {
+        pem("PRIVATE KEY", &self.0)
     }
 
     /// A certificate request in PEM. `name` becomes the common name of the subject. None where the system has no
@@ -95,7 +107,8 @@ impl ClientKey {
         let key = tlv(SEQUENCE, &[&P256, &bits(pair.public_key().as_ref())]);
         let signed = tlv(SEQUENCE, &[&VERSION, &subject, &key, &NO_ATTRIBUTES]);
         let signature = pair.sign(random, &signed).ok()?;
-        Some(pem(&tlv(SEQUENCE, &[&signed, &ECDSA_WITH_SHA256, &bits(signature.as_ref())])))
+        let request = tlv(SEQUENCE, &[&signed, &ECDSA_WITH_SHA256, &bits(signature.as_ref())]);
+        Some(String::clone(&pem("CERTIFICATE REQUEST", &request)))
     }
 
     fn pair(&self, random: &dyn SecureRandom) -> Option<EcdsaKeyPair> {
@@ -132,16 +145,18 @@ fn bits(bytes: &[u8]) -> Vec<u8> {
     tlv(BIT_STRING, &[&[0], bytes])
 }
 
-fn pem(der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut text = "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned();
+fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let body = Zeroizing::new(STANDARD.encode(der));
+    let mut text = Zeroizing::new(["-----BEGIN ", label, "-----"].concat());
     for (at, character) in body.char_indices() {
-        if at > 0 && at.is_multiple_of(LINE) {
+        if at.is_multiple_of(LINE) {
             text.push('\n');
         }
         text.push(character);
     }
-    text.push_str("\n-----END CERTIFICATE REQUEST-----\n");
+    for part in ["\n-----END ", label, "-----\n"] {
+        text.push_str(part);
+    }
     text
 }
 

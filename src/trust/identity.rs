@@ -61,6 +61,13 @@ impl NodeKeys {
         self
     }
 
+    /// The same without the payload key of before: what was encrypted to that one is not read any more.
+    #[must_use]
+    pub fn without_previous(&self) -> Self {
+        let present = PayloadKey::from_bytes(&self.payload.present.to_bytes());
+        Self { identity: self.identity.clone(), payload: PayloadKeys { present, previous: None } }
+    }
+
     /// Seed of the identity key.
     #[must_use]
     pub fn identity(&self) -> &SecretBytes {

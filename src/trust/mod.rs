@@ -21,5 +21,5 @@ pub mod signature;
 mod vectors;
 mod verify;
 
-pub use permit::{Denied, Permitted, permit};
+pub use permit::{Denied, Order, Permitted, permit};
 pub use verify::{Assurance, Context, Payload, Signatures, Signed, TrustError, Verified, verify};

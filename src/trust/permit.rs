@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::base64url;
 use super::policy::{NamespaceRule, Policy, Provenance, Refusal};
 use super::verify::{Assurance, Payload, Verified};
 use crate::protocol::{Instruction, JobError, KEY_HASH_ANNOTATION, SIGNED_SEQ_ANNOTATION};
@@ -12,7 +13,7 @@ pub struct Permitted<'a> {
     instruction: Instruction<'a>,
     rule: NamespaceRule,
     /// Epoch and number, when the job was signed.
-    order: Option<(u64, u64)>,
+    order: Option<Order>,
 }
 
 /// Why a verified job is not carried out.
@@ -59,14 +60,15 @@ pub fn permit<'a>(
     let provenance = Provenance { encrypted: payload.encrypted };
     let rule = policy.check(&instruction, provenance).map_err(Denied::Refused)?;
     let order = match payload.assurance() {
-        Assurance::Signed(signed) => Some((signed.epoch, signed.seq)),
+        Assurance::Signed(signed) => {
+            Some(Order { epoch: signed.epoch, seq: signed.seq, key: Some(signed.kid.prefix()) })
+        }
         Assurance::Unsigned => None,
     };
     if let Instruction::Apply(manifest) = &mut instruction {
         // Who looks at the object later, on this node or another, knows which job made it so. What a job says of that
         // itself does not count.
-        let stamps =
-            [(KEY_HASH_ANNOTATION, key), (SIGNED_SEQ_ANNOTATION, order.map(|(epoch, seq)| format!("{epoch}.{seq}")))];
+        let stamps = [(KEY_HASH_ANNOTATION, key), (SIGNED_SEQ_ANNOTATION, order.map(Order::to_text))];
         for (annotation, stamp) in stamps {
             match stamp {
                 Some(stamp) => manifest.annotations.insert(annotation.to_owned(), stamp),
@@ -90,23 +92,58 @@ impl<'a> Permitted<'a> {
         self.rule
     }
 
-    /// Epoch and number, when the job was signed.
+    /// Where it stands among signed jobs; none where it is not signed.
     #[must_use]
-    pub fn order(&self) -> Option<(u64, u64)> {
+    pub fn order(&self) -> Option<Order> {
         self.order
     }
 
     /// Whether what an object carries of an earlier job is from a later one: an apply of this would bring back what was
     /// replaced.
     #[must_use]
-    pub fn is_behind(&self, carried: Option<(u64, u64)>) -> bool {
-        matches!((self.order, carried), (Some((epoch, seq)), Some((other, newer))) if epoch == other && seq < newer)
+    pub fn is_behind(&self, carried: Option<Order>) -> bool {
+        let (Some(ours), Some(theirs)) = (self.order, carried) else { return false };
+        // Each key counts for itself. Of a stamp without one it is not known whose number it is.
+        let is_of_one_key = theirs.key.is_none() || theirs.key == ours.key;
+        ours.epoch == theirs.epoch && is_of_one_key && ours.seq < theirs.seq
+    }
+}
+
+/// Where a signed job stands among those of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The epoch of the keyring.
+    pub epoch: u64,
+    /// The number.
+    pub seq: u64,
+    /// How the name of the key begins; none in a stamp of before it was written down.
+    pub key: Option<[u8; 4]>,
+}
+
+impl Order {
+    /// `<epoch>.<seq>.<key>`: two numbers, and six letters of base64url.
+    fn to_text(self) -> String {
+        let Self { epoch, seq, key } = self;
+        let key = key.map(|key| base64url::encode(&key)).unwrap_or_default();
+        format!("{epoch}.{seq}.{key}")
+    }
+
+    /// Reads what is stamped on an object, also without a key; none for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let (epoch, rest) = text.split_once('.')?;
+        let (seq, key) = match rest.split_once('.') {
+            Some((seq, key)) => (seq, Some(base64url::decode_array(key)?)),
+            None => (rest, None),
+        };
+        Some(Self { epoch: number(epoch)?, seq: number(seq)?, key })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Denied, Permitted, permit};
+    use super::{Denied, Order, Permitted, permit};
     use crate::protocol::{Instruction, KEY_HASH_ANNOTATION, SIGNED_SEQ_ANNOTATION};
     use crate::trust::keyring::{Key, Keyring, Use};
     use crate::trust::policy::Policy;
@@ -201,7 +238,9 @@ mod tests {
         let payload = signed(&forged, 5);
         let permitted = permit(&payload, &policy, Some("k".into())).unwrap();
         assert_eq!(annotation(&permitted, KEY_HASH_ANNOTATION), Some("k"));
-        assert_eq!(annotation(&permitted, SIGNED_SEQ_ANNOTATION), Some("7.5"));
+        let order = permitted.order().unwrap();
+        assert_eq!(annotation(&permitted, SIGNED_SEQ_ANNOTATION), Some(&*order.to_text()));
+        assert_eq!(Order::parse(&order.to_text()), Some(order));
     }
 
     #[test]
@@ -209,13 +248,29 @@ mod tests {
         let policy = Policy::new(Vec::new(), Vec::new());
         let payload = signed(&instance(""), 5);
         let permitted = permit(&payload, &policy, None).unwrap();
-        assert_eq!(permitted.order(), Some((7, 5)));
-        assert!(permitted.is_behind(Some((7, 6))));
-        for carried in [None, Some((7, 5)), Some((7, 4)), Some((8, 6)), Some((6, 6))] {
+        let ours = permitted.order().unwrap();
+        assert_eq!((ours.epoch, ours.seq, ours.key.is_some()), (7, 5, true));
+        let order = |epoch, seq| Some(Order { epoch, seq, key: ours.key });
+        assert!(permitted.is_behind(order(7, 6)));
+        assert!(permitted.is_behind(Some(Order { key: None, ..order(7, 6).unwrap() })), "whosever it is");
+        let others = Some(Order { epoch: 7, seq: 6, key: Some([0; 4]) });
+        for carried in [None, order(7, 5), order(7, 4), order(8, 6), order(6, 6), others] {
             assert!(!permitted.is_behind(carried), "{carried:?}");
         }
         let payload = unsigned("apply", &instance(""));
-        assert!(!permit(&payload, &policy, None).unwrap().is_behind(Some((7, 6))));
+        assert!(!permit(&payload, &policy, None).unwrap().is_behind(order(7, 6)));
+    }
+
+    #[test]
+    fn an_order_is_digits_and_a_key_with_dots_between() {
+        let order = |epoch, seq, key| Some(Order { epoch, seq, key });
+        assert_eq!(Order::parse("3.41"), order(3, 41, None));
+        assert_eq!(Order::parse("3.41.AAECAw"), order(3, 41, Some([0, 1, 2, 3])));
+        assert_eq!(Order::parse("0.18446744073709551615"), order(0, u64::MAX, None));
+        let bad = ["", ".", "1", "1.", ".1", "+1.2", "1.-2", " 1.2", "0.18446744073709551616", "1.2.", "1.2.3"];
+        for bad in bad.into_iter().chain(["1.2.AAECAwQ", "1.2.AAEC", "1.2.AAECAw.", "1.2.AAECAw.3", "1.2.AAECA="]) {
+            assert_eq!(Order::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -108,7 +108,12 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(definitions: Definitions) -> Self {
-        let (node, testbed) = (Node::new(definitions), Testbed::start());
+        Self::with(definitions, Testbed::start())
+    }
+
+    /// With this control plane.
+    pub(crate) fn with(definitions: Definitions, testbed: Testbed) -> Self {
+        let node = Node::new(definitions);
         let name = format!("clinic-{}", unique());
         let setup = setup(&node, &testbed);
         let written = node.0.writes_of(ACCOUNT).len();

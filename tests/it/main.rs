@@ -17,6 +17,7 @@ mod bench;
 mod booted;
 mod check;
 mod cluster_bounds;
+mod cluster_certificate;
 mod cluster_resource;
 mod cluster_security;
 mod cluster_stage;

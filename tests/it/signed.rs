@@ -10,7 +10,7 @@ use crate::node::{Node, job, pinned, trust_state};
 use crate::scene::{LATER, SOON, quick, says, succeeds};
 use crate::testbed::job::config_map;
 use crate::testbed::owner::{Key, Owner, Use, encrypted, payload_key};
-use crate::testbed::{Call, Job, Testbed};
+use crate::testbed::{Call, Fault, Job, Testbed};
 
 #[test]
 fn what_the_owner_signed_is_done_and_an_arbitrary_job_is_not() {
@@ -92,6 +92,39 @@ fn the_same_job_again_is_a_redelivery_also_after_a_power_cut() {
     assert_eq!(node.testbed.job(&id).result.unwrap()["outcome"], "succeeded");
 }
 
+/// Its number is used up before the ack: a job that is left then, and comes again, is not its own replay. Also where the agent
+/// was killed meanwhile, and acks it by itself at its next start.
+#[test]
+fn a_job_whose_ack_is_refused_is_done_when_it_comes_again() {
+    let mut node = Node::start();
+    let is_refused = |node: &Node| {
+        let acks = node.testbed.requests_of(Call::Ack).len();
+        node.testbed.wait_for("an ack that is refused", LATER, |state| {
+            let acked = state.requests.iter().filter(|seen| seen.call == Some(Call::Ack) && seen.answered.is_some());
+            (acked.count() > acks).then_some(())
+        });
+    };
+    for cut in [false, true] {
+        node.testbed.fault_until_cleared(Call::Ack, Fault::status(400));
+        let id = node.send(node.sign(job(if cut { "cut" } else { "left" }).with("idempotencyKey", "k")));
+        is_refused(&node);
+        is_refused(&node);
+        if cut {
+            node.power_cut();
+            is_refused(&node);
+            is_refused(&node);
+        }
+        assert!(node.testbed.result(&id).is_none() && !node.applied().iter().any(|(_, text)| text.contains("cut")));
+        node.testbed.clear_faults();
+        let outcome = node.testbed.result_of(&id, LATER)["outcome"].clone();
+        // Of two with one key the first one has the effect.
+        assert_eq!(outcome, if cut { "noop" } else { "succeeded" });
+    }
+    let refused = |record: &crate::testbed::EventRecord| record.event["kind"] == "JobPayloadSignatureInvalid";
+    assert!(!node.testbed.events().iter().any(refused), "it is no replay");
+    assert_eq!(node.testbed.violations(), Vec::<String>::new());
+}
+
 #[test]
 fn a_used_key_on_a_signed_job_has_no_second_effect() {
     let node = Node::start();
@@ -134,7 +167,7 @@ fn an_encrypted_payload_is_done_and_no_mixture_of_two() {
 fn an_encrypted_job_that_was_open_goes_on_after_a_power_cut() {
     let mut node = Node::start();
     let key = payload_key(&node.testbed);
-    node.testbed.fault_until_cleared(Call::Ack, crate::testbed::Fault::LostAnswer);
+    node.testbed.fault_until_cleared(Call::Ack, Fault::LostAnswer);
     let id = node.send(node.owner.seal(CLUSTER, job("cut"), &key));
     node.testbed.wait_for("an ack", LATER, |state| {
         state.requests.iter().any(|seen| seen.call == Some(Call::Ack)).then_some(())

@@ -25,7 +25,7 @@ pub fn outlook(config: &Config) -> Result<(Config, impl CredentialStore + use<>)
     let mut found = own.clusters(name).map_err(|_| Unseen::NotTold)?.clusters;
     match (found.pop(), found.is_empty()) {
         (Some(cluster), true) => match terms(config, &cluster) {
-            Ok(config) => Ok((config, SecretStore::new(own))),
+            Ok(config) => Ok((config, SecretStore::new(own, None))),
             Err((_, text)) => Err(Unseen::NotServed(text)),
         },
         (Some(_), false) => {

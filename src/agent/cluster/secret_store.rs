@@ -5,12 +5,14 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::link::store::entries::{self, Entry};
-use crate::link::{Credential, CredentialStore, Pin, PinStore, StoreError};
+use crate::limits;
+use crate::link::store::entries::{self, Entry, Provided};
+use crate::link::{Credential, CredentialStore, Pin, PinStore, StateDirectory, StoreError};
 use crate::target::kubernetes::{Own, OwnError, SecretObject, push_encoded, push_text, secret_patch};
 use crate::trust::identity::NodeKeys;
+use zeroize::Zeroizing;
 
 /// The Secret. It is made empty by the manifests: the agent's account makes none.
 pub(crate) const NAME: &str = "vworkspace-agent-credentials";
@@ -24,13 +26,31 @@ const TRIES: u32 = 3;
 /// The store. It blocks.
 pub(super) struct SecretStore {
     own: Own,
+    /// Where authorities lie for those who follow files.
+    state: Option<Arc<StateDirectory>>,
     /// Name and uid of the Cluster that the credential is for.
     owner: Mutex<(String, String)>,
 }
 
 impl SecretStore {
-    pub(super) fn new(own: Own) -> Self {
-        Self { own, owner: Mutex::default() }
+    pub(super) fn new(own: Own, state: Option<Arc<StateDirectory>>) -> Self {
+        Self { own, state, owner: Mutex::default() }
+    }
+
+    /// The client certificate that the owner put there; none where there is none.
+    pub(super) fn provided(&self) -> Result<Option<Provided>, StoreError> {
+        provided(&self.secret()?)
+    }
+
+    /// Puts the authorities of the Secret into the state directory, for those who follow files, unless they are there. They
+    /// are the owner's or were looked at when they came.
+    pub(super) fn restore_authorities(&self) -> Result<(), StoreError> {
+        let secret = self.secret()?;
+        match (&self.state, secret.text(entries::AUTHORITIES).map_err(not_read)?) {
+            (Some(state), Some(pem)) if pem.len() <= limits::GIVEN_AUTHORITIES_BYTES => state.hold_authorities(&pem),
+            (Some(_), Some(_)) => Err(malformed()),
+            _ => Ok(()),
+        }
     }
 
     /// The Secret belongs to this Cluster from the next write on.
@@ -53,14 +73,15 @@ impl SecretStore {
                     push_encoded(patch, &before, None);
                 }
             }
-        })
+            Ok(())
+        })?;
+        self.state.as_ref().map_or(Ok(()), |state| state.drop_authorities())
     }
 
     fn write(&self, entries: &[Entry]) -> Result<(), StoreError> {
         self.change(&self.owner_reference(), |_, patch| {
-            for (name, text) in entries {
-                push_text(patch, name, text.as_deref().map(String::as_str));
-            }
+            push_all(patch, entries);
+            Ok(())
         })
     }
 
@@ -77,7 +98,11 @@ impl SecretStore {
     }
 
     /// Reads, and writes what `entries` makes of that; nothing where it makes nothing.
-    fn change(&self, metadata: &str, entries: impl Fn(&SecretObject, &mut String)) -> Result<(), StoreError> {
+    fn change(
+        &self,
+        metadata: &str,
+        entries: impl Fn(&SecretObject, &mut String) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut tries = TRIES;
         loop {
             let secret = self.own.secret(NAME).map_err(not_read)?;
@@ -85,7 +110,7 @@ impl SecretStore {
             patch.push_str(metadata);
             patch.push_str(r#"},"data":{"#);
             let bare = patch.len();
-            entries(&secret, &mut patch);
+            entries(&secret, &mut patch)?;
             if patch.len() == bare {
                 return Ok(());
             }
@@ -105,7 +130,17 @@ impl SecretStore {
     }
 }
 
-fn place() -> PathBuf {
+fn push_all(patch: &mut String, entries: &[Entry]) {
+    for (name, text) in entries {
+        push_text(patch, name, text.as_deref().map(String::as_str));
+    }
+}
+
+fn provided(secret: &SecretObject) -> Result<Option<Provided>, StoreError> {
+    entries::provided(&|name| secret.text(name).map_err(not_read))
+}
+
+pub(super) fn place() -> PathBuf {
     PathBuf::from("the Secret vworkspace-system/vworkspace-agent-credentials")
 }
 
@@ -131,12 +166,17 @@ impl CredentialStore for SecretStore {
     }
 
     fn save(&self, credential: &Credential) -> Result<(), StoreError> {
-        self.write(&entries::of_credential(credential))
+        self.change(&self.owner_reference(), |secret, patch| {
+            push_all(patch, &entries::of_credential(credential, provided(secret)?.is_some()));
+            Ok(())
+        })
     }
 
-    /// They lie in the state directory, beside the files that TLS is made of.
-    fn keep_authorities(&self, _: &[u8]) -> Result<(), StoreError> {
-        Err(StoreError::Io(place(), io::ErrorKind::Unsupported.into()))
+    /// Also in the state directory, beside the files that TLS is made of.
+    fn keep_authorities(&self, pem: &[u8]) -> Result<(), StoreError> {
+        let text = std::str::from_utf8(pem).map_err(|_| malformed())?;
+        self.write(&[(entries::AUTHORITIES, Some(Zeroizing::new(text.to_owned())))])?;
+        self.state.as_ref().map_or(Ok(()), |state| state.keep_authorities(pem))
     }
 
     fn pending_keys(&self) -> Result<Option<NodeKeys>, StoreError> {
@@ -155,6 +195,7 @@ impl CredentialStore for SecretStore {
                     push_encoded(patch, &[BEFORE, name].concat(), encoded);
                 }
             }
+            Ok(())
         })
     }
 
@@ -165,6 +206,7 @@ impl CredentialStore for SecretStore {
                 push_encoded(patch, name, secret.encoded(&before));
                 push_encoded(patch, &before, None);
             }
+            Ok(())
         })
     }
 
@@ -176,6 +218,7 @@ impl CredentialStore for SecretStore {
                     push_encoded(patch, &before, None);
                 }
             }
+            Ok(())
         })
     }
 }

@@ -21,7 +21,7 @@ const MODE: &str = "ModeNotSupported";
 pub(super) fn terms(config: &Config, cluster: &Cluster) -> Result<Config, Unacceptable> {
     let invalid = |error: &dyn std::fmt::Display| (INVALID, error.to_string());
     let spec = cluster.spec.as_ref().map_err(|error| invalid(error))?;
-    check_mode(config, spec)?;
+    check_mode(spec)?;
     let mut config = config.clone();
     if let Some(url) = spec.endpoint().map_err(|error| invalid(&error))? {
         let endpoint = Endpoint::parse(url, config.plain_http)
@@ -52,11 +52,14 @@ pub(super) fn terms(config: &Config, cluster: &Cluster) -> Result<Config, Unacce
     }
     let rules = spec.policy.clone().unwrap_or_default().rules(spec.security).map_err(|error| invalid(&error))?;
     config.policy = config.policy.narrowed_by(&rules.into());
+    let wants_certificate = spec.security.and_then(|security| security.mtls).is_some_and(|mtls| mtls.enabled);
+    // One from files shows as well who is talking.
+    config.mtls = (config.mtls || wants_certificate) && config.client_certificate.is_none();
     Ok(config)
 }
 
 /// What this build does not do is said, and nothing else is done in its place.
-fn check_mode(config: &Config, spec: &ClusterSpec) -> Result<(), Unacceptable> {
+fn check_mode(spec: &ClusterSpec) -> Result<(), Unacceptable> {
     let mode = match spec.connectivity_mode {
         ConnectivityMode::Pull => None,
         ConnectivityMode::Push => Some("connectivityMode push"),
@@ -74,12 +77,6 @@ fn check_mode(config: &Config, spec: &ClusterSpec) -> Result<(), Unacceptable> {
             "{what} is not built into this agent, which does nothing until that is changed: it has pull by longpoll"
         );
         return Err((MODE, text));
-    }
-    let wants_certificate = spec.security.and_then(|security| security.mtls).is_some_and(|mtls| mtls.enabled);
-    if wants_certificate && config.client_certificate.is_none() {
-        let text =
-            "security.mtls.enabled: the agent has no client certificate; give it one with client_cert and client_key";
-        return Err(("ClientCertificateMissing", text.to_owned()));
     }
     Ok(())
 }
@@ -151,12 +148,29 @@ mod tests {
             (r#"{"controlPlaneEndpoint":"https://a","pull":{"waitSeconds":0}}"#, "InvalidSpec", "waitSeconds"),
             (r#"{"controlPlaneEndpoint":"https://a","policy":{"kinds":["X"]}}"#, "InvalidSpec", "spec.policy.kinds"),
             (r#"{"controlPlaneEndpoint":7}"#, "InvalidSpec", "invalid type"),
-            (r#"{"security":{"mtls":{"enabled":true}}}"#, "ClientCertificateMissing", "client_cert"),
         ] {
             let (told, text) = apply(spec).unwrap_err();
             assert_eq!(told, reason, "{spec}");
             assert!(text.contains(words), "{spec}: {text}");
         }
+    }
+
+    #[test]
+    fn a_client_certificate_is_asked_for_by_the_cluster_or_the_file_and_one_from_files_is_enough() {
+        let spec = |mtls: &str| format!(r#"{{"controlPlaneEndpoint":"https://a","security":{mtls}}}"#);
+        for (file, mtls, wanted) in [
+            (false, "{}", false),
+            (false, r#"{"mtls":{"enabled":false}}"#, false),
+            (false, r#"{"mtls":{"enabled":true}}"#, true),
+            (true, r#"{"mtls":{"enabled":false}}"#, true),
+        ] {
+            let config = config(|settings| settings.mtls = Some(file));
+            assert_eq!(terms(&config, &cluster(&spec(mtls))).unwrap().mtls, wanted, "{file} {mtls}");
+        }
+        let config = config(|settings| {
+            (settings.client_cert, settings.client_key) = (Some("/c".into()), Some("/k".into()));
+        });
+        assert!(!terms(&config, &cluster(&spec(r#"{"mtls":{"enabled":true}}"#))).unwrap().mtls);
     }
 
     #[test]

@@ -19,6 +19,6 @@ impl Runner {
         // Where nobody can tell what is there, nothing is put over it: whatever went wrong, the job ends with it.
         let stamp = self.parts.target.stamp(&manifest.reference()).await?;
         let carried = stamp.and_then(|stamp| stamp.signed);
-        Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|(_, seq)| seq))
+        Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|order| order.seq))
     }
 }

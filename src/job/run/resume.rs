@@ -108,11 +108,12 @@ impl Runner {
         }
         match self.ack_until_definite(&id).await {
             None => return,
-            Some(Acknowledged::Closed) => {
+            Some(Word::Acked(Acknowledged::Closed)) => {
                 info!(job = %id, "the job is closed meanwhile and is dropped");
                 return self.forget(&id).await;
             }
-            Some(Acknowledged::Ours) => {}
+            Some(Word::Refused) => return self.leave(&id, open.job.header.is_some()).await,
+            Some(Word::Acked(Acknowledged::Ours)) => {}
         }
         // The answer to the ack was dated, too.
         if open.job.expires_at.is_some() && !self.until_the_time_is_known().await {
@@ -177,13 +178,13 @@ impl Runner {
     }
 
     /// None when it is time to stop. Until there is an answer the job may be ours, even when it has expired.
-    async fn ack_until_definite(&self, id: &JobId) -> Option<Acknowledged> {
+    async fn ack_until_definite(&self, id: &JobId) -> Option<Word> {
         let mut backoff = Backoff::default();
         loop {
             let pause = match self.ack(id).await {
-                Ok(acknowledged) => return Some(acknowledged),
+                Ok(acknowledged) => return Some(Word::Acked(acknowledged)),
                 // It was never ours, or is not any more.
-                Err(link::Fault::Refused(..)) => return Some(Acknowledged::Closed),
+                Err(link::Fault::Refused(..)) => return Some(Word::Refused),
                 Err(fault) => match settle(fault, &self.parts.account).await {
                     // P1.9.4: another credential is accepted now, and still nothing is repeated at once.
                     Ok(()) => backoff.next(draw()),
@@ -200,6 +201,12 @@ impl Runner {
             }
         }
     }
+}
+
+/// What the server said to an ack.
+enum Word {
+    Acked(Acknowledged),
+    Refused,
 }
 
 /// The reason of a job whose text is lost.

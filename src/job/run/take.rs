@@ -1,5 +1,7 @@
 //! One job of an answer, from its arrival to its ack: verified, judged, written down, taken.
 
+use std::sync::Arc;
+
 use tracing::{error, info, warn};
 
 use super::super::gate::{self, Task};
@@ -22,7 +24,7 @@ impl Runner {
     pub(super) async fn work_one(&self, task: Task, arrival: &Arrival) -> Taken {
         let known = self.book().ledger.look_up(&task.id, task.key);
         let id = task.id.clone();
-        if task.expires_at.is_some() && known == Known::New && !clock::standing().may_judge() {
+        if task.expires_at.is_some() && matches!(known, Known::New | Known::Left) && !clock::standing().may_judge() {
             warn!(job = %id, "the clock of this node is in doubt: a job with an expiry waits until the time is confirmed");
             return Taken::Known; // Not acked: it comes again, and holds up nothing.
         }
@@ -37,8 +39,16 @@ impl Runner {
                     warn!(job = %id, %error, "the job is left, and comes again");
                     Taken::Left
                 }
+                // Its time was over before it could be acked.
+                Known::Left if *error == TrustError::Signature(SignatureError::Expired) => {
+                    let taken = self.refuse(&task, error).await;
+                    if !matches!(taken, Taken::Left) {
+                        self.forget(&id).await;
+                    }
+                    taken
+                }
                 // What claims to be a job that is known is no reason to touch that one.
-                Known::Open | Known::Finished(_) => {
+                Known::Open | Known::Left | Known::Finished(_) => {
                     self.audit(&id, error);
                     Taken::Known
                 }
@@ -49,18 +59,28 @@ impl Runner {
         if let (Some(Fault::Denied(denied)), Known::New) = (&fault, &known) {
             self.parts.gate.note_refusal(denied.reason());
         }
-        let mut facts = self.facts(task.expires_at, known == Known::Duplicate, fault);
+        let is_used = match known {
+            Known::Duplicate => true,
+            // Meanwhile another one may have used its key.
+            Known::Left => self.book().ledger.is_used_before(task.key, u64::MAX),
+            Known::Finished(_) | Known::New | Known::Open => false,
+        };
+        let mut facts = self.facts(task.expires_at, is_used, fault);
         match known {
             // A redelivery: it goes on, or its outcome is posted again.
             Known::Open | Known::Finished(_) => match (self.take(&id, &facts).await.1, known) {
-                (Effect::Leave, _) => Taken::Left,
+                (Effect::Leave, _) => return Taken::Left,
                 (effect, Known::Finished(result)) if effect != Effect::Drop => {
                     info!(job = %id, "the job came again; its outcome is posted again");
                     self.parts.outbox.push_result(&id, result);
-                    Taken::Known
+                    return Taken::Known;
                 }
-                _ => Taken::Known,
+                _ => return Taken::Known,
             },
+            Known::Left => {
+                self.book().ledger.take_up(&id);
+                facts.is_kept = true;
+            }
             Known::Duplicate | Known::New => {
                 self.book().ledger.open(&id, task.key, task.header);
                 facts.is_kept = self.write_down(&task, arrival).await;
@@ -73,27 +93,43 @@ impl Runner {
                     }
                     if !self.parts.gate.commit(&next) {
                         warn!(job = %id, "the job is left: a new keyring was pinned just now");
+                        // Its number was written over what came with that keyring, and is not used up.
+                        let gate = Arc::clone(&self.parts.gate);
+                        self.on_disk(move |outbox| gate.write_again(outbox)).await;
                         self.forget(&id).await;
                         return Taken::Left;
                     }
                 }
-                let (state, effect) = self.take(&id, &facts).await;
-                match effect {
-                    Effect::Keep => Taken::Left,
-                    Effect::Drop => {
-                        self.forget(&id).await;
-                        Taken::Known
-                    }
-                    Effect::Leave => {
-                        self.forget(&id).await;
-                        Taken::Left
-                    }
-                    effect => {
-                        self.carry_out(id, facts, state, effect, act.as_ref()).await;
-                        Taken::Done
-                    }
-                }
             }
+        }
+        let (state, effect) = self.take(&id, &facts).await;
+        match effect {
+            Effect::Keep => Taken::Left,
+            Effect::Drop => {
+                self.forget(&id).await;
+                Taken::Known
+            }
+            Effect::Leave => {
+                self.leave(&id, task.header.is_some()).await;
+                Taken::Left
+            }
+            effect => {
+                self.carry_out(id, facts, state, effect, act.as_ref()).await;
+                Taken::Done
+            }
+        }
+    }
+
+    /// A job that is not ours and comes again. The number of a signed one is used up: it is kept with it, or it would be taken
+    /// for its own replay.
+    pub(super) async fn leave(&self, id: &JobId, is_signed: bool) {
+        if !is_signed {
+            return self.forget(id).await;
+        }
+        let first = self.book().ledger.leave(id);
+        if let Some(first) = first {
+            warn!(job = %first, "the job was left, and others after it: it is forgotten, and refused when it comes again");
+            self.forget(&first).await;
         }
     }
 

@@ -42,11 +42,14 @@ impl Outbox {
         (stage.is_read_only, stage.disk.is_there) = (true, false);
     }
 
-    /// Whether events are to be written: there is a page of them, or nobody takes them.
-    fn is_flush_due(&self) -> Option<Duration> {
+    /// When events are to be written: there is a page of them, or nobody takes them. Never, while there are none.
+    fn flush_due(&self) -> Option<Duration> {
         let stage = self.lock();
-        if !stage.disk.is_there || stage.disk.is_full_of_events || stage.events.is_empty() {
+        if stage.events.is_empty() {
             return None;
+        }
+        if !stage.disk.is_there || stage.disk.is_full_of_events {
+            return Some(limits::FLUSH_DELAY);
         }
         if stage.events.len() >= limits::FLUSH_EVENTS {
             return Some(Duration::ZERO);
@@ -58,7 +61,7 @@ impl Outbox {
 /// Writes events that nobody takes, until `stop`.
 pub async fn keep(outbox: Arc<Outbox>, stop: Stop) {
     while !stop.is_set() {
-        match outbox.is_flush_due() {
+        match outbox.flush_due() {
             Some(left) if left.is_zero() => {
                 let writing = Arc::clone(&outbox);
                 // A thread that ended early wrote nothing, and it is tried again.
@@ -69,7 +72,7 @@ pub async fn keep(outbox: Arc<Outbox>, stop: Stop) {
                 }
             }
             left => tokio::select! {
-                () = tokio::time::sleep(left.unwrap_or(limits::FLUSH_DELAY)) => {}
+                () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
                 () = outbox.staged.notified() => {}
                 () = stop.wait() => {}
             },

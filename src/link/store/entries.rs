@@ -6,19 +6,25 @@
 //! | `keypair` | the keys that were made on the node |
 //! | `mac-key` | the key for MACs that the server gave with the bearer |
 //! | `keyring` | the pinned keyring, a compact JWS |
+//! | `tls.crt`, `tls.key` | the client certificate in use: one that was issued here, or the owner's |
+//! | `ca.crt` | authorities that the control plane gave, or the owner |
 //! | `agent-state` | what none of these says: the bearer before, times, the machine, the one-time token's mark |
 //! | `keypair-pending` | the keys of a registration that has no answer yet |
 //! | `keyring-ledger` | there was a trust state for the keyring |
 //!
 //! Who puts a `token` there by hand takes `agent-state` away, or it speaks of another one: it holds the mark of the bearer
-//! that it belongs to.
+//! that it belongs to. It holds the mark of the client certificate that was issued here, too: another one is the owner's, who
+//! renews it.
+
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::{KeyTexts, Stored, StoredBearer, StoredKeys, StoredMachine, VERSION, written};
+use crate::link::certificate::ClientCertificate;
 use crate::link::credential::{Credential, StoreError};
 use crate::link::pinned::Pin;
-use crate::link::secret_file::observed_token;
+use crate::link::secret_file::mark;
 use crate::trust::identity::NodeKeys;
 
 /// A name, and the text that stands there; none = nothing does.
@@ -30,32 +36,60 @@ const TOKEN: &str = "token";
 const KEYPAIR: &str = "keypair";
 const MAC_KEY: &str = "mac-key";
 const STATE: &str = "agent-state";
+const CHAIN: &str = "tls.crt";
+const CHAIN_KEY: &str = "tls.key";
 const PENDING: &str = "keypair-pending";
 const KEYRING: &str = "keyring";
 const LEDGER: &str = "keyring-ledger";
 
+/// Authorities beside those of the system, in PEM.
+pub const AUTHORITIES: &str = "ca.crt";
+
 /// The entries of a credential.
-pub const CREDENTIAL: [&str; 6] = [ENDPOINT, CLUSTER_ID, TOKEN, KEYPAIR, MAC_KEY, STATE];
+pub const CREDENTIAL: [&str; 8] = [ENDPOINT, CLUSTER_ID, TOKEN, KEYPAIR, MAC_KEY, STATE, CHAIN, CHAIN_KEY];
 
 /// What goes with a Cluster: all that is written here, or that the field keeps beside it, but for the pinned keyring.
 pub const OF_A_CLUSTER: [&str; 10] =
-    [ENDPOINT, CLUSTER_ID, TOKEN, KEYPAIR, MAC_KEY, STATE, PENDING, "ca.crt", "tls.crt", "tls.key"];
+    [ENDPOINT, CLUSTER_ID, TOKEN, KEYPAIR, MAC_KEY, STATE, PENDING, AUTHORITIES, CHAIN, CHAIN_KEY];
 
 /// Reads an entry.
 pub type Read<'a> = &'a dyn Fn(&str) -> Result<Option<Zeroizing<String>>, StoreError>;
 
-/// A credential, and that its keys do not wait for an answer any more.
+/// A client certificate that the owner put there, and its key, both in PEM.
+pub type Provided = (Zeroizing<String>, Zeroizing<String>);
+
+/// The owner's client certificate; none where there is none, or one that was issued here.
+///
+/// # Errors
+/// As `read`'s.
+pub fn provided(read: Read<'_>) -> Result<Option<Provided>, StoreError> {
+    let Some(chain) = read(CHAIN)? else { return Ok(None) };
+    let state = read(STATE)?;
+    let state = state.as_deref().and_then(|state| serde_json::from_str::<Stored<'_>>(state).ok());
+    if state.is_some_and(|state| state.certificate == Some(&mark(&chain))) {
+        return Ok(None);
+    }
+    // Without its key it is the owner's all the same, and no use.
+    Ok(Some((chain, read(CHAIN_KEY)?.unwrap_or_default())))
+}
+
+/// A credential, and that its keys do not wait for an answer any more. The owner's client certificate stays where it is.
 #[must_use]
-pub fn of_credential(credential: &Credential) -> Vec<Entry> {
+pub fn of_credential(credential: &Credential, has_provided: bool) -> Vec<Entry> {
     let open = |text: &str| Some(Zeroizing::new(text.to_owned()));
     let keys = credential.keys.as_deref().and_then(keypair);
     let previous = credential.previous.as_ref().and_then(|bearer| bearer.mac_key.as_ref()).map(|key| key.to_text());
-    let mark = observed_token(&credential.current.token);
+    let bearer = mark(credential.current.token.expose());
     let mac_keys = [None, previous];
     let mut state = Stored::of(credential, None, &mac_keys);
-    // What has an entry of its own stands there alone. In the place of the bearer is its mark.
-    (state.cluster_id, state.endpoint, state.current.token) = ("", "", &mark);
-    vec![
+    // What has an entry of its own stands there alone. In the place of the bearer is its mark, as in that of the certificate.
+    (state.cluster_id, state.endpoint, state.current.token) = ("", "", &bearer);
+    let issued = credential.certificates.current.as_deref();
+    let issued_mark = issued.map(|issued| mark(&issued.chain));
+    let next = credential.certificates.next.as_ref().map(|next| next.to_text());
+    state.certificate = issued_mark.as_deref();
+    state.next_certificate = next.as_deref().map(String::as_str);
+    let mut entries = vec![
         (ENDPOINT, open(&credential.endpoint)),
         (CLUSTER_ID, open(credential.cluster_id.as_str())),
         (TOKEN, open(credential.current.token.expose())),
@@ -63,7 +97,12 @@ pub fn of_credential(credential: &Credential) -> Vec<Entry> {
         (MAC_KEY, credential.current.mac_key.as_ref().map(|key| key.to_text())),
         (STATE, text(written(&state))),
         (PENDING, None),
-    ]
+    ];
+    if !has_provided {
+        entries.push((CHAIN, issued.and_then(|issued| open(&issued.chain))));
+        entries.push((CHAIN_KEY, issued.map(|issued| issued.key.to_pem())));
+    }
+    entries
 }
 
 /// The credential that entries make; none where there is no bearer.
@@ -96,9 +135,13 @@ pub fn to_credential(read: Read<'_>, malformed: impl Fn() -> StoreError) -> Resu
     if stored.version != VERSION {
         return Err(malformed());
     }
+    // One that is damaged is none, and another one is asked for.
+    let issued = match (stored.certificate.take(), read(CHAIN)?, read(CHAIN_KEY)?) {
+        (Some(issued), Some(chain), Some(key)) if issued == mark(&chain) => ClientCertificate::from_pem(&chain, &key),
+        _ => None,
+    };
     let token = token.trim();
-    let mark = observed_token(&crate::secret::Secret::new("bearer", token.to_owned()));
-    if stored.current.token == mark {
+    if stored.current.token == mark(token) {
         stored.current.mac_key = mac_key.as_deref().map(String::as_str);
     } else {
         // Endpoint and cluster may be others as well: the bearer before it belongs to those of before.
@@ -109,7 +152,9 @@ pub fn to_credential(read: Read<'_>, malformed: impl Fn() -> StoreError) -> Resu
     if let Some(keys) = &keys {
         stored.keys = Some(serde_json::from_str::<StoredKeys<'_>>(keys).map_err(|_| malformed())?);
     }
-    stored.into_credential().map(Some).map_err(|error| error.unwrap_or_else(malformed))
+    let mut credential = stored.into_credential().map_err(|error| error.unwrap_or_else(malformed))?;
+    credential.certificates.current = issued.map(Arc::new);
+    Ok(Some(credential))
 }
 
 /// A bearer of which nothing else is known.
@@ -159,10 +204,13 @@ fn text(bytes: Zeroizing<Vec<u8>>) -> Option<Zeroizing<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::credential;
-    use super::{CREDENTIAL, OF_A_CLUSTER, of_credential, of_pending, of_pin, to_credential, to_pending, to_pin};
+    use super::super::tests::{certificate, credential};
+    use super::{
+        CREDENTIAL, OF_A_CLUSTER, of_credential, of_pending, of_pin, provided, to_credential, to_pending, to_pin,
+    };
     use crate::link::credential::StoreError;
     use crate::link::pinned::Pin;
+    use crate::link::{Certificates, Credential};
     use crate::protocol::Timestamp;
     use std::collections::HashMap;
     use std::path::PathBuf;
@@ -180,14 +228,15 @@ mod tests {
         StoreError::Malformed(PathBuf::new())
     }
 
-    fn load(secret: &Secret) -> Result<Option<crate::link::Credential>, StoreError> {
+    fn load(secret: &Secret) -> Result<Option<Credential>, StoreError> {
         to_credential(&|name| Ok(secret.get(name).cloned().map(Zeroizing::new)), malformed)
     }
 
     #[test]
     fn a_credential_comes_back_whole_and_each_secret_stands_in_one_place() {
-        let before = credential(BEARER);
-        let secret = secret(of_credential(&before));
+        let certificates = Certificates { current: Some(certificate(100)), next: Some(certificate(200)) };
+        let before = Credential { certificates, ..credential(BEARER) };
+        let secret = secret(of_credential(&before, false));
         let mut names: Vec<&str> = secret.keys().copied().collect();
         names.sort_unstable();
         let mut expected = CREDENTIAL;
@@ -206,11 +255,44 @@ mod tests {
         assert_eq!(after.previous.unwrap().token.expose(), before.previous.unwrap().token.expose());
         assert_eq!((after.generation, after.endpoint, after.machine), (3, before.endpoint, before.machine));
         assert_eq!(after.keys.unwrap().identity(), before.keys.unwrap().identity());
+        let key = &secret["tls.key"];
+        assert!(key.lines().filter(|line| line.len() == 64).all(|line| !secret["agent-state"].contains(line)));
+        let (before, after) = (before.certificates, after.certificates);
+        for (before, after) in [(before.current, after.current), (before.next, after.next)] {
+            let (before, after) = (before.unwrap(), after.unwrap());
+            assert_eq!((before.key.pkcs8(), &before.chain), (after.key.pkcs8(), &after.chain));
+        }
+    }
+
+    /// One that was issued here is renewed and taken away here; another one stays where its owner has put it.
+    #[test]
+    fn the_owners_certificate_is_told_from_an_issued_one() {
+        let is_owners = |secret: &Secret| {
+            let read = |name: &str| Ok(secret.get(name).cloned().map(Zeroizing::new));
+            provided(&read).unwrap().is_some()
+        };
+        let certificates = Certificates { current: Some(certificate(100)), next: None };
+        let issued = Credential { certificates, ..credential(BEARER) };
+        let mut secret = secret(of_credential(&issued, false));
+        let mut damaged = secret.clone();
+        assert!(!is_owners(&secret));
+        let none = of_credential(&credential(BEARER), false);
+        assert!(none.iter().any(|(name, text)| *name == "tls.crt" && text.is_none()), "it goes with its mark");
+        secret.insert("tls.crt", "another".into());
+        assert!(is_owners(&secret) && load(&secret).unwrap().unwrap().certificates.current.is_none());
+        assert!(of_credential(&issued, true).iter().all(|(name, _)| !name.starts_with("tls")));
+        secret.remove("tls.key");
+        assert!(is_owners(&secret), "half of one is not for us to mend");
+        secret.remove("tls.crt");
+        assert!(!is_owners(&secret) && load(&secret).unwrap().is_some());
+        // A damaged one is asked for anew.
+        damaged.insert("tls.key", "x".into());
+        assert!(!is_owners(&damaged) && load(&damaged).unwrap().unwrap().certificates.current.is_none());
     }
 
     #[test]
     fn a_bearer_that_was_put_there_by_hand_is_used_and_nothing_is_said_of_it_that_was_another_ones() {
-        let mut secret = secret(of_credential(&credential(BEARER)));
+        let mut secret = secret(of_credential(&credential(BEARER), false));
         secret.insert("token", "another-one-of-22-chars\n".into());
         let credential = load(&secret).unwrap().unwrap();
         assert_eq!(credential.current.token.expose(), "another-one-of-22-chars");
@@ -223,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_lacks_the_bearer_is_none_and_what_is_damaged_is_an_error() {
-        let whole = secret(of_credential(&credential(BEARER)));
+        let whole = secret(of_credential(&credential(BEARER), false));
         for name in ["token", "cluster-id", "control-plane-base-url"] {
             let mut secret = whole.clone();
             secret.remove(name);

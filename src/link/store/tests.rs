@@ -39,7 +39,7 @@ pub(super) fn credential(token: &str) -> Credential {
     }
 }
 
-fn certificate(length: usize) -> Arc<ClientCertificate> {
+pub(super) fn certificate(length: usize) -> Arc<ClientCertificate> {
     let key = ClientKey::generate(&SystemRandom::new()).unwrap();
     // What would be escaped takes no more room.
     Arc::new(ClientCertificate { key, chain: "\u{1}".repeat(length) })
@@ -281,6 +281,32 @@ fn pending_keys_wait_for_their_credential() {
     std::fs::write(directory.path().join("keys.json"), "{\"version\":1,\"keys\":{}}").unwrap();
     set_mode(&directory.path().join("keys.json"), 0o600);
     assert!(matches!(store.pending_keys(), Err(StoreError::Malformed(_))));
+}
+
+/// It is kept as long as what was encrypted to it may still be on its way, and then it is nowhere any more.
+#[test]
+fn the_payload_key_of_before_a_registration_goes_with_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateDirectory::open(directory.path()).unwrap();
+    let registered = |ago: u64| {
+        let random = SystemRandom::new();
+        let keys = NodeKeys::generate(&random).unwrap().after(&NodeKeys::generate(&random).unwrap());
+        let at = Timestamp::from_unix_seconds(crate::clock::unix_seconds() - ago);
+        Credential { keys: Some(Arc::new(keys)), registered_at: Some(at), ..credential(TOKEN) }
+    };
+    let life = limits::PAYLOAD_KEY_KEPT.as_secs();
+    for (ago, is_kept) in [(life - 100, true), (life + 100, false)] {
+        let before = registered(ago);
+        store.save(&before).unwrap();
+        let (identity, present) =
+            before.keys.as_ref().map(|keys| (keys.identity().clone(), keys.payload().present.to_bytes())).unwrap();
+        let aged = before.aged(&store).keys.unwrap();
+        let stored = store.load().unwrap().unwrap().keys.unwrap();
+        for keys in [aged, stored] {
+            assert_eq!(keys.payload().previous.is_some(), is_kept, "{ago}");
+            assert_eq!((keys.identity(), keys.payload().present.to_bytes()), (&identity, present.clone()));
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! directory of seeds with its name in `tests/fuzz/corpus`; the fuzzer and the replay of the corpus find it there.
 
 mod disk;
+mod http;
 mod operations;
 mod owner;
 pub(crate) mod records;
@@ -30,6 +31,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "checkpoint", run: disk::checkpoint, memory: 1536 * KIB },
     Target { name: "config", run: owner::config, memory: 2048 * KIB },
     Target { name: "envelope", run: trust::envelope, memory: 512 * KIB },
+    Target { name: "http", run: http::http, memory: 2048 * KIB },
     Target { name: "job", run: wire::job, memory: 4096 * KIB },
     Target { name: "journal", run: disk::journal, memory: 1536 * KIB },
     Target { name: "keyring", run: trust::keyring, memory: 1024 * KIB },

@@ -1,14 +1,19 @@
 //! What a hostile control plane answers, and the jobs in it.
 
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use pullet::limits;
 use pullet::link::backoff::retry_after;
 use pullet::link::stream::{self, Arrival};
 use pullet::link::{Bearer, Fault};
+use pullet::net::Tls;
+use pullet::net::renewal::TlsFiles;
 use pullet::protocol::{ClusterId, CredentialAnswer, ErrorBody, GroupKind, Instruction, Job};
+use pullet::trust::client_key::ClientKey;
 use pullet::trust::keyring::Keyring;
 use pullet::trust::policy::{NamespacePattern, Policy, Provenance};
+use ring::rand::SystemRandom;
 
 pub(crate) fn stream(data: &[u8]) {
     let answer = stream::read(data);
@@ -59,6 +64,14 @@ fn check(text: &str) {
     }
 }
 
+/// Made once: the authorities of the system are read from a file.
+fn tls() -> &'static Tls {
+    static TLS: LazyLock<Tls> = LazyLock::new(|| Tls::open(TlsFiles::default()).unwrap());
+    &TLS
+}
+
+static KEY: LazyLock<ClientKey> = LazyLock::new(|| ClientKey::generate(&SystemRandom::new()).unwrap());
+
 pub(crate) fn answer(data: &[u8]) {
     if let Ok(body) = serde_json::from_slice::<ErrorBody>(data) {
         let told = Fault::Unauthorized(body).to_string();
@@ -68,6 +81,12 @@ pub(crate) fn answer(data: &[u8]) {
         let _ = answer.cluster_id.as_deref().map(ClusterId::parse);
         let _ = Bearer::new(&answer.token, answer.expires_at);
         let _ = Keyring::pin(&answer.signing_keys);
+        if let Some(pem) = &answer.ca_bundle {
+            let _ = tls().with_given(pem.as_bytes());
+        }
+        if let Some(pem) = &answer.client_certificate {
+            let _ = tls().with_issued(pem, KEY.pkcs8());
+        }
     }
     if let Ok(text) = std::str::from_utf8(data) {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
