@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-pub use cluster::{CA_BUNDLE, InMemory, certificate_in_cluster, credential_in_cluster};
+pub use cluster::{CA_BUNDLE, InMemory, Unseen, certificate_in_cluster, credential_in_cluster, outlook};
 pub use error::AgentError;
 pub use target::find_access;
 
@@ -322,6 +322,7 @@ impl Agent {
                 match exchanged {
                     Ok(credential) => {
                         info!(cluster = %credential.cluster_id, "registered");
+                        self.token = None; // It is used up, and wiped: the agent runs for months.
                         return Ok(Some(credential));
                     }
                     Err(fault) if fault.is_passing() || matches!(fault, Fault::NotFound | Fault::ServerTooOld(_)) => {

@@ -10,6 +10,7 @@
 mod certificate;
 mod credential;
 mod known;
+mod outlook;
 mod reporter;
 mod secret_store;
 mod status;
@@ -28,6 +29,7 @@ pub use self::certificate::InMemory;
 use self::credential::Rotation;
 use self::known::Facts;
 pub(super) use self::known::{Known, Line};
+pub use self::outlook::{Unseen, outlook};
 use self::reporter::Reporter;
 use self::secret_store::SecretStore;
 use self::status::Stage;

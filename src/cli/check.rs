@@ -5,13 +5,13 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Failure, say};
-use crate::agent;
+use crate::agent::{self, Unseen};
 use crate::clock;
 use crate::config::Config;
 use crate::job::check::{Report, Rules, check as check_job};
 use crate::job::gate::{self, KeySettings};
 use crate::limits;
-use crate::link::{Provided, StateDirectory};
+use crate::link::{CredentialStore, Provided, StateDirectory, StoreError};
 use crate::protocol::{ClusterId, Timestamp};
 use crate::trust::Signatures;
 use crate::trust::identity::NodeKeys;
@@ -32,14 +32,33 @@ pub(super) fn check(config: &Config, file: &Path, is_json: bool) -> Result<(), F
     }
 }
 
-/// With the keyring and the keys that the agent would use. Nothing is pinned, counted or written, and an agent that runs is
-/// not disturbed.
+/// With the keyring and the keys that the agent would use, and with what its Cluster says. Nothing is pinned, counted or
+/// written, and an agent that runs is not disturbed.
 fn judge(text: &[u8], config: &Config) -> Result<Report, Failure> {
-    let seal = Provided::find().map(|provided| provided.seal()).transpose().map_err(Failure::failed)?.flatten();
-    let (pin, credential) = StateDirectory::look(&config.state_dir, seal).map_err(Failure::failed)?;
-    let pinned = agent::wanted(config).map_err(Failure::usage)?;
-    let settings = KeySettings { signatures: config.signatures, pin: pinned };
-    let (signatures, keyring) = gate::look(pin.as_ref(), &settings, &config.policy).map_err(Failure::failed)?;
+    if config.cluster_resource.is_none() {
+        let seal = Provided::find().map(|provided| provided.seal()).transpose().map_err(Failure::failed)?.flatten();
+        let store = StateDirectory::look_at(&config.state_dir, seal).map_err(Failure::failed)?;
+        return judge_by(text, config, store.as_ref().map(|store| store as &dyn CredentialStore));
+    }
+    match agent::outlook(config) {
+        Ok((config, store)) => judge_by(text, &config, Some(&store)),
+        Err(Unseen::NotServed(why)) => {
+            Err(Failure::failed(["no job is done, because the Cluster is not served: ", &why].concat()))
+        }
+        Err(Unseen::NotTold) => {
+            let mut report = judge_by(text, config, None)?;
+            report.left.push("what the Cluster says beside this file: the API server does not tell it here");
+            Ok(report)
+        }
+    }
+}
+
+fn judge_by(text: &[u8], config: &Config, store: Option<&dyn CredentialStore>) -> Result<Report, Failure> {
+    let found = store.map(|store| Ok::<_, StoreError>((store.load_pin()?, store.load()?, store.newest_version())));
+    let (pin, credential, newest) = found.transpose().map_err(Failure::failed)?.unwrap_or_default();
+    let settings = KeySettings { signatures: config.signatures, pin: agent::wanted(config).map_err(Failure::usage)? };
+    let looked = gate::look(pin.as_ref(), newest, &settings, &config.policy);
+    let (signatures, keyring, is_behind) = looked.map_err(Failure::failed)?;
     let cluster = credential.as_ref().map(|credential| &credential.cluster_id).or(config.cluster_id.as_ref());
     if cluster.is_none() && keyring.is_some() && signatures != Signatures::Off {
         return Err(Failure::usage(
@@ -51,6 +70,7 @@ fn judge(text: &[u8], config: &Config) -> Result<Report, Failure> {
         policy: &config.policy,
         signatures,
         keyring: keyring.as_ref(),
+        is_behind,
         payload_keys: keys.map(NodeKeys::payload),
         cluster: cluster.map(ClusterId::as_str).unwrap_or_default(),
     };

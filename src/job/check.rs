@@ -77,6 +77,8 @@ pub struct Rules<'a> {
     pub signatures: Signatures,
     /// The keys that are trusted.
     pub keyring: Option<&'a Keyring>,
+    /// The keyring is older than one that was used before: no job passes.
+    pub is_behind: bool,
     /// The keys that payloads are encrypted to.
     pub payload_keys: Option<&'a PayloadKeys>,
     /// The id of this cluster; empty where it is not known.
@@ -127,7 +129,10 @@ fn walk(text: &[u8], rules: &Rules<'_>, now: Timestamp, report: &mut Report) -> 
         verified(&job, rules, now).map_err(|error| stop(Clause::Signature, error.reason(), trusts(&error)))?;
     report.passed.push(Clause::Signature);
     if matches!(payload.assurance(), Assurance::Signed(_)) {
-        report.left.push("whether the number of its signature was taken before");
+        report.left.push(
+            "whether the number of its signature was taken before, and whether the running agent has lost its ledger or doubts its \
+             clock (pullet status)",
+        );
     }
     if job.expires_at.is_some_and(|end| end <= now) {
         return Err(stop(
@@ -162,13 +167,17 @@ fn walk(text: &[u8], rules: &Rules<'_>, now: Timestamp, report: &mut Report) -> 
 fn verified(job: &Job<'_>, rules: &Rules<'_>, now: Timestamp) -> Result<Verified<Payload>, TrustError> {
     let context = Context {
         signatures: rules.signatures,
-        keyring: rules.keyring,
+        keyring: rules.keyring.filter(|_| !rules.is_behind),
         payload_keys: rules.payload_keys,
         cluster: rules.cluster,
         now: Now { seconds: now.unix_seconds(), confirmed: true },
         known: job.signature.as_deref().map(header_hash),
     };
-    verify(&outer(job), &context, &TrustState::default()).map(|(payload, _)| payload)
+    match verify(&outer(job), &context, &TrustState::default()) {
+        Ok((payload, _)) => Ok(payload),
+        Err(TrustError::NoKeyring) if rules.is_behind => Err(TrustError::KeyringBehind),
+        Err(error) => Err(error),
+    }
 }
 
 /// What happened, and what can be done where the person who checks can do it.
@@ -220,7 +229,14 @@ mod tests {
     }
 
     fn held(policy: &Policy) -> Held<'_> {
-        Held { policy, signatures: Signatures::Warn, keyring: None, payload_keys: None, cluster: "c1" }
+        Held {
+            policy,
+            signatures: Signatures::Warn,
+            keyring: None,
+            is_behind: false,
+            payload_keys: None,
+            cluster: "c1",
+        }
     }
 
     fn stopped(text: &str) -> (Clause, String) {

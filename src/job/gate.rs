@@ -255,14 +255,18 @@ impl Gate {
         }
     }
 
-    /// Calls with who may say whom this node believes. Blocks nobody else.
+    /// Calls with who may say whom this node believes. Blocks nobody else. A ring that is behind vouches for nothing: a root
+    /// key that the owner has left out since would be heard.
     pub fn with_voice<T>(&self, call: impl FnOnce(Voice<'_>) -> T) -> T {
-        let keyring = self.held().keyring.clone();
-        match &keyring {
-            Some(ring) => call(Voice::Root(ring)),
-            None if self.settings.pin.is_some() || self.held().state.keyring_version > 0 => call(Voice::Nobody),
-            None => call(Voice::Anybody),
-        }
+        let (keyring, had_owner) = {
+            let held = self.held();
+            (held.keyring.clone().filter(|_| !held.is_behind), self.settings.pin.is_some() || self.was_pinned(&held))
+        };
+        call(match &keyring {
+            Some(ring) => Voice::Root(ring),
+            None if had_owner => Voice::Nobody,
+            None => Voice::Anybody,
+        })
     }
 
     /// None for a job that nobody could answer. `known` gives the header hash of the job of an id that is known.
@@ -414,9 +418,12 @@ impl Gate {
 
     /// A party that asks for signatures is heard, whatever is set here; nobody weakens what is set.
     fn signatures(&self, held: &Held) -> Signatures {
-        // A keyring that was pinned and is gone is no reason to trust everybody.
-        let was_pinned = held.keyring.is_some() || held.state.keyring_version > 0 || self.was_pinned;
-        asked(&self.policy, &self.settings, was_pinned)
+        asked(&self.policy, &self.settings, self.was_pinned(held))
+    }
+
+    /// A keyring that was pinned and is gone is no reason to trust everybody.
+    fn was_pinned(&self, held: &Held) -> bool {
+        held.keyring.is_some() || held.state.keyring_version > 0 || self.was_pinned
     }
 
     fn say(&self) {
@@ -463,21 +470,24 @@ fn asked(policy: &Policy, settings: &KeySettings, was_pinned: bool) -> Signature
     }
 }
 
-/// What a gate with this pin and these settings would ask, and with which keyring; nothing is pinned by it.
+/// What a gate would ask with this pin and these settings, with which keyring, and whether that one is older than one of
+/// before, as `newest` tells; nothing is pinned by it.
 ///
 /// # Errors
 /// When a keyring cannot be used.
 pub fn look(
     pin: Option<&Pin>,
+    newest: u32,
     settings: &KeySettings,
     policy: &Policy,
-) -> Result<(Signatures, Option<Keyring>), PinError> {
+) -> Result<(Signatures, Option<Keyring>, bool), PinError> {
     let pinned = match (pin, &settings.pin) {
         (Some(pin), _) => Some(follow(Keyring::restore(&pin.keyring).map_err(PinError::Pinned)?, settings)?),
         (None, Some(Wanted::Chain(chain))) => Some(Keyring::pin(chain).map_err(PinError::Given)?),
         (None, _) => None,
     };
-    Ok((asked(policy, settings, pinned.is_some()), pinned))
+    let is_behind = pinned.as_ref().is_some_and(|ring| ring.version() < newest);
+    Ok((asked(policy, settings, pinned.is_some() || newest > 0), pinned, is_behind))
 }
 
 /// The pinned ring, or the newest one of the chain that was given.
@@ -495,3 +505,6 @@ fn follow(pinned: Keyring, settings: &KeySettings) -> Result<Keyring, PinError> 
         Some(Wanted::Fingerprint(_)) | None => Ok(pinned),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use crate::trust::keyring::{Keyring, KeyringError};
 pub enum Voice<'a> {
     /// Nobody is pinned: the control plane.
     Anybody,
-    /// An owner is pinned, but the keyring is not there yet.
+    /// An owner is pinned, but the keyring is not there yet, was lost, or is older than one that was there before.
     Nobody,
     /// The root keys of the pinned ring.
     Root(&'a Keyring),
@@ -35,7 +35,7 @@ pub enum Unused {
     Unsigned(KeyringError),
     /// They could not be stored.
     Unstored(StoreError),
-    /// They came before the keyring that could vouch for them.
+    /// The keyring that could vouch for them is not there.
     WithoutKeyring,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Unused {
             Self::TooLong => "they are longer than 32 KiB",
             Self::Unsigned(_) => "no root key of the pinned keyring has signed them (pullet sign bundle)",
             Self::Unstored(_) => "they could not be stored",
-            Self::WithoutKeyring => "the keyring that could vouch for them has not come yet",
+            Self::WithoutKeyring => "the keyring that could vouch for them is not there",
         })
     }
 }

@@ -225,12 +225,12 @@ impl Registration<'_> {
         credential: &Credential,
         store: &dyn CredentialStore,
     ) {
+        let newest = store.newest_version();
         let voice = match (ring, self.pin) {
-            (Some(ring), _) => Voice::Root(ring),
-            (None, Some(_)) => Voice::Nobody,
-            // There was a ring once, and it is lost: what it said is not for anybody to say.
-            (None, None) if store.newest_version() > 0 => Voice::Nobody,
-            (None, None) => Voice::Anybody,
+            (Some(ring), _) if ring.version() >= newest => Voice::Root(ring),
+            // There was another ring once, and it is lost: what it said is not for anybody to say.
+            (None, None) if newest == 0 => Voice::Anybody,
+            _ => Voice::Nobody,
         };
         let link = self.link_of(credential);
         // What is not used is sent again with a rotation.

@@ -122,19 +122,26 @@ impl StateDirectory {
         }
     }
 
-    /// What lies in a directory, without its lock and without making or changing anything: the pinned keyring and the
-    /// credential. Neither where there is no directory.
+    /// A directory for whoever only looks, without its lock and without making or changing anything; none where there is no
+    /// directory.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn look_at(path: &Path, seal: Option<Seal>) -> Result<Option<Self>, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match fs::open(path, flags, Mode::empty()) {
+            Ok(handle) => Ok(Some(Self { path: path.to_owned(), handle, seal, newest: Mutex::default() })),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(StoreError::Io(path.to_owned(), error.into())),
+        }
+    }
+
+    /// What lies there: the pinned keyring and the credential. Neither where there is no directory.
     ///
     /// # Errors
     /// When it is there and cannot be trusted or read.
     pub fn look(path: &Path, seal: Option<Seal>) -> Result<(Option<Pin>, Option<Credential>), StoreError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = match fs::open(path, flags, Mode::empty()) {
-            Ok(handle) => handle,
-            Err(rustix::io::Errno::NOENT) => return Ok((None, None)),
-            Err(error) => return Err(StoreError::Io(path.to_owned(), error.into())),
-        };
-        let store = Self { path: path.to_owned(), handle, seal, newest: Mutex::default() };
+        let Some(store) = Self::look_at(path, seal)? else { return Ok((None, None)) };
         Ok((store.load_pin()?, store.load()?))
     }
 

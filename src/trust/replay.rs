@@ -3,9 +3,9 @@
 //! ```text
 //!   0  version of the keyring     4
 //!   4  its epoch                  8
-//!  12  floor of the clock         8   Unix seconds
+//!  12  whatever; zeros            8   meant for a floor of the clock, which lies in clock.json
 //!  20  when the ledger was lost   8   Unix seconds; the highest number = noticed before the time was known
-//!  28  1 = the ledger was lost    1
+//!  28  1 = the ledger was lost    1   2 = it was, and somebody has said that nothing of it comes again
 //!  29  zeros                      3
 //!  32  8 × key                   20   4 bytes of its name, highest seq, which of the 64 up to it were accepted
 //! ```
@@ -95,11 +95,11 @@ pub struct TrustState {
     pub keyring_version: u32,
     /// Epoch of the pinned keyring.
     pub epoch: u64,
-    /// The time below which the clock is wrong, in Unix seconds.
-    pub clock_floor: i64,
     /// Both copies of this state were unreadable at that time, or [`UNDATED`]: what was accepted before is not known any
     /// more.
     pub lost_at: Option<i64>,
+    /// The ledger was lost in this epoch, and somebody who can tell has said that nothing of it comes again.
+    is_cleared: bool,
     rows: [Row; limits::KEYS],
 }
 
@@ -107,7 +107,8 @@ impl TrustState {
     /// The state after a job with this number.
     ///
     /// After a loss the first number of a key may be any: the bar is then the time of the loss, which a job must be
-    /// younger than.
+    /// younger than. It stays so in this epoch when the loss is cleared: an owner who is far beyond the first numbers could
+    /// not go on otherwise.
     ///
     /// # Errors
     /// When the number is not one that may come now.
@@ -121,7 +122,7 @@ impl TrustState {
             *row = row.accept(seq)?;
             return Ok(next);
         }
-        if seq > limits::SEQUENCE_STEP && self.lost_at.is_none() {
+        if seq > limits::SEQUENCE_STEP && self.lost_at.is_none() && !self.is_cleared {
             return Err(ReplayError::Start);
         }
         let row = next.rows.iter_mut().find(|row| row.is_free()).ok_or(ReplayError::NoRoom)?;
@@ -154,6 +155,7 @@ impl TrustState {
             if self.keyring_version > 0 {
                 next.lost_at = None;
             }
+            next.is_cleared = false;
             next.rows = Default::default();
             return Ok(next);
         }
@@ -174,7 +176,7 @@ impl TrustState {
     /// The state after somebody who can tell has said that nothing of what was lost comes again.
     #[must_use]
     pub fn without_loss(self) -> Self {
-        Self { lost_at: None, ..self }
+        Self { lost_at: None, is_cleared: true, ..self }
     }
 
     /// As it is written.
@@ -185,9 +187,9 @@ impl TrustState {
         let mut put = |part: &[u8]| places.by_ref().zip(part).for_each(|(place, byte)| *place = *byte);
         put(&self.keyring_version.to_le_bytes());
         put(&self.epoch.to_le_bytes());
-        put(&self.clock_floor.to_le_bytes());
+        put(&[0; 8]);
         put(&self.lost_at.unwrap_or(0).to_le_bytes());
-        put(&[u8::from(self.lost_at.is_some()), 0, 0, 0]);
+        put(&[if self.is_cleared { 2 } else { u8::from(self.lost_at.is_some()) }, 0, 0, 0]);
         for row in &self.rows {
             put(&row.kid);
             put(&row.high.to_le_bytes());
@@ -202,11 +204,11 @@ impl TrustState {
         let mut rest = bytes.as_slice();
         let keyring_version = u32::from_le_bytes(take(&mut rest)?);
         let epoch = u64::from_le_bytes(take(&mut rest)?);
-        let clock_floor = i64::from_le_bytes(take(&mut rest)?);
+        let _: [u8; 8] = take(&mut rest)?;
         let lost_at = i64::from_le_bytes(take(&mut rest)?);
-        let lost_at = match take(&mut rest)? {
-            [0, 0, 0, 0] if lost_at == 0 => None,
-            [1, 0, 0, 0] => Some(lost_at),
+        let (lost_at, is_cleared) = match take(&mut rest)? {
+            [flag @ (0 | 2), 0, 0, 0] if lost_at == 0 => (None, flag == 2),
+            [1, 0, 0, 0] => (Some(lost_at), false),
             _ => return None,
         };
         let mut rows = [Row::default(); limits::KEYS];
@@ -220,7 +222,7 @@ impl TrustState {
         }
         let used = || rows.iter().filter(|row| !row.is_free());
         let twice = used().any(|row| used().filter(|other| other.kid == row.kid).count() > 1);
-        (!twice).then_some(Self { keyring_version, epoch, clock_floor, lost_at, rows })
+        (!twice).then_some(Self { keyring_version, epoch, lost_at, is_cleared, rows })
     }
 }
 
@@ -235,6 +237,8 @@ mod tests {
     use super::{ReplayError, Row, STATE_BYTES, TrustState};
     use crate::limits::SEQUENCE_STEP;
     use crate::trust::key_id::KeyId;
+    use crate::trust::keyring::{Key, Keyring, Use};
+    use crate::trust::sign::SigningKey;
 
     fn kid(n: u8) -> KeyId {
         KeyId::of_ed25519(&[n; 32])
@@ -311,15 +315,37 @@ mod tests {
         assert_eq!(state.accept(kid(1), 0, (1 << 40) + SEQUENCE_STEP + 1), Err(ReplayError::Jump));
     }
 
+    /// The owner's next number is far beyond the first ones, and nobody can tell the node where it stood.
+    #[test]
+    fn a_loss_that_was_cleared_lets_an_old_owner_go_on_and_no_number_twice() {
+        let lost = TrustState { keyring_version: 3, lost_at: Some(17), ..TrustState::default() };
+        let state = lost.accept(kid(2), 0, 4).unwrap().without_loss();
+        assert_eq!(state.lost_at, None);
+        let state = TrustState::from_bytes(&state.to_bytes()).unwrap().accept(kid(1), 0, 1 << 40).unwrap();
+        assert_eq!(state.accept(kid(1), 0, 1 << 40), Err(ReplayError::Replayed));
+        assert_eq!(state.accept(kid(1), 0, (1 << 40) + SEQUENCE_STEP + 1), Err(ReplayError::Jump));
+        assert_eq!(state.accept(kid(2), 0, 4), Err(ReplayError::Replayed), "what came since the loss is known");
+        // A later loss is one again, and a new epoch begins at its first numbers.
+        let again = TrustState { lost_at: Some(18), ..TrustState::default() };
+        assert_eq!(TrustState::from_bytes(&again.to_bytes()), Some(again));
+        let key = |n: u8, usage| Key::new(*SigningKey::from_seed(&[n; 32]).unwrap().public(), usage, None, None);
+        let keys = [key(8, Use::Root), key(9, Use::Job)];
+        let ring = SigningKey::from_seed(&[8; 32]).unwrap().sign_keyring(4, 1, &keys);
+        let next = state.pin(&Keyring::restore(&ring).unwrap()).unwrap();
+        assert_eq!(next.accept(kid(1), 1, SEQUENCE_STEP + 1), Err(ReplayError::Start));
+    }
+
     #[test]
     fn comes_back_from_its_bytes() {
-        let mut state =
-            TrustState { keyring_version: 7, epoch: 0, clock_floor: -5, lost_at: Some(0), ..Default::default() };
+        let mut state = TrustState { keyring_version: 7, epoch: 0, lost_at: Some(0), ..Default::default() };
         for n in 1..=8 {
             state = accept_all(state, &[u64::from(n) * 1000]).accept(kid(n + 1), 0, u64::from(n)).unwrap_or(state);
         }
         assert_eq!(TrustState::from_bytes(&state.to_bytes()), Some(state));
         assert_eq!(TrustState::from_bytes(&[0; STATE_BYTES]), Some(TrustState::default()));
+        let mut bytes = state.to_bytes();
+        bytes[12..20].fill(7);
+        assert_eq!(TrustState::from_bytes(&bytes), Some(state), "a floor that an earlier build may have written");
     }
 
     #[test]
@@ -331,9 +357,12 @@ mod tests {
             changed[at] = byte;
             TrustState::from_bytes(&changed)
         };
-        assert_eq!(with(28, 2), None, "an unknown flag");
+        assert_eq!(with(28, 3), None, "an unknown flag");
         assert_eq!(with(29, 1), None);
         assert_eq!(with(20, 1), None, "a time of a loss without a loss");
+        let mut cleared = state.without_loss().to_bytes();
+        cleared[20] = 1;
+        assert_eq!(TrustState::from_bytes(&cleared), None, "a time of a loss that was cleared");
         assert_eq!(with(32 + 12, 2), None, "a window without its highest number");
         assert_eq!(with(191, 1), None, "a free row with something in it");
         let mut twice = state;

@@ -74,10 +74,7 @@ impl Node {
             now: Now { seconds: NOW, confirmed: true },
             known: None,
         };
-        let before = self.state.to_bytes();
-        let result = verify(&outer, &context, &self.state);
-        assert_eq!(self.state.to_bytes(), before, "whatever comes of it, the state that went in is what it was");
-        Some(result.map(|(verified, _)| {
+        Some(verify(&outer, &context, &self.state).map(|(verified, _)| {
             let text = verified.text().to_owned();
             (verified.id.clone(), verified.kind.clone(), verified.idempotency_key.clone(), text)
         }))
@@ -110,9 +107,9 @@ fn job(payload: &str, sealed: Option<&str>) -> String {
     )
 }
 
-/// Flips each bit. What passes all the same does what was signed; here are the bytes where that may be: the member
-/// that nobody signed and nobody acts on, the name of a member that says `null`, and the letters of a time, which mean
-/// the same in either case.
+/// Flips each bit. What passes all the same does what was signed; here are the bytes where that may be (docs/security.md):
+/// the member that nobody signed and nobody acts on, the name of a member that says `null`, and the letters of a time,
+/// which mean the same in either case.
 fn flip_every_bit(node: &Node, text: &str, null: &str) {
     let whole = node.take(text.as_bytes()).unwrap().unwrap();
     let place = |part: &str| text.find(part).unwrap();
@@ -194,7 +191,12 @@ fn every_attack_of_the_document_has_its_test() {
         for name in row.split('`').skip(1).step_by(2) {
             let is_path = Path::new(name).extension().is_some_and(|extension| extension == "rs");
             match &text {
-                _ if is_path => text = Some(fs::read_to_string(name).expect(name)),
+                // One that needs an API server is run in CI as well.
+                _ if is_path => {
+                    let source = fs::read_to_string(name).expect(name);
+                    let lines = source.lines().filter(|line| !line.starts_with("#[ignore = "));
+                    text = Some(lines.collect::<Vec<_>>().join("\n"));
+                }
                 None => {}
                 Some(source) => {
                     let test = format!("#[test]\n    fn {name}()");

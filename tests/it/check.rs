@@ -179,6 +179,26 @@ fn the_signature_is_judged_with_the_given_or_the_pinned_keyring_and_nothing_is_c
 
     let unsaid = check(Value::from(signed).to_string().as_bytes(), &given[..2]);
     says(&unsaid, 2, &["--cluster-id"]);
-    let (code, report) = report(job(), &["--signatures", "require"]);
-    assert_eq!((code, &report["stopped"]["reason"]), (1, &json!("NoKeyring")));
+    let reason = |job: Job, flags: &[&str]| {
+        let (code, report) = report(job, flags);
+        assert_eq!(code, 1, "{report}");
+        report["stopped"]["reason"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(reason(job(), &["--signatures", "require"]), "NoKeyring");
+    // What stands beside the credential tells of a newer ring, and of one that is gone.
+    let file = state.join("credential.json");
+    let credential = fs::read_to_string(&file).unwrap();
+    crate::agent::write_secret(&file, &credential.replace("\"keyringVersion\":1", "\"keyringVersion\":2"));
+    assert_eq!(reason(owner.sign(CLUSTER, job()), &pinned), "KeyringBehind");
+    fs::remove_file(state.join("keyring.json")).unwrap();
+    assert_eq!(reason(job(), &pinned), "NoKeyring");
+}
+
+#[test]
+fn what_a_cluster_says_that_cannot_be_seen_is_left_open() {
+    let flags = ["--cluster-resource", "*", "--kubeconfig", "/nonexistent/kubeconfig"];
+    let (code, report) = report(Job::apply(operation("shop", "a")), &flags);
+    assert_eq!(code, 0, "{report}");
+    let left = report["left"].as_array().unwrap();
+    assert!(left.iter().any(|left| left.as_str().unwrap().contains("what the Cluster says")), "{report}");
 }

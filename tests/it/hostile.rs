@@ -21,9 +21,14 @@ use crate::testbed::{Answer, Call, Fault, Job, MEDIA_TYPE, Testbed};
 
 /// Has the agent rotate its credential; the answer brings these keyrings along. Gives what it said from then on.
 fn rotate_with(node: &Node, rings: &Value) -> String {
+    rotate(node, json!({"signingKeys": rings}))
+}
+
+/// As [`rotate_with`], with whatever stands in the answer beside the credential.
+fn rotate(node: &Node, mut answer: Value) -> String {
     let said = node.agent.log().len();
     let before = node.agent.log().matches("a new credential is in use").count();
-    let answer = json!({"token": node.testbed.issue_bearer(CLUSTER), "signingKeys": rings});
+    answer["token"] = json!(node.testbed.issue_bearer(CLUSTER));
     node.testbed.fault(Call::Rotate, 1, Fault::Answer(Answer::json(&answer)));
     node.agent.signal(Signal::USR1);
     node.testbed.wait_for("a rotation", LATER, |_| {
@@ -118,14 +123,11 @@ fn a_pinned_keyring_that_was_replaced_by_an_older_one_lets_no_job_pass() {
     let status = status(&node.setup, "KeyringBehind");
     assert_eq!((&status["trust"]["keyringVersion"], &status["trust"]["signatures"]), (&json!(1), &json!("require")));
     node.testbed.event("a heartbeat that says so", LATER, |event| event.to_string().contains("KeyringBehind"));
-    // A rotation of the credential forgets nothing of it.
-    node.testbed.fault(
-        Call::Rotate,
-        1,
-        Fault::Answer(Answer::json(&json!({"token": node.testbed.issue_bearer(CLUSTER)}))),
-    );
-    node.agent.signal(Signal::USR1);
-    node.agent.wait_for_log("a new credential is in use", SOON);
+    // A rotation of the credential forgets nothing of it, and authorities are not for a ring to vouch for that is behind.
+    let pem = node.testbed.ca_pem().to_owned();
+    let vouched = node.owner.root.compact("edge-ca+jws", &json!({"pem": pem}));
+    let log = rotate(&node, json!({"caBundle": vouched}));
+    assert!(log.contains("the keyring that could vouch for them is not there"), "{log}");
     assert_eq!(credential(&node.setup)["keyringVersion"], 2);
 
     // Without the ring nobody is believed in its place: not everybody, and not the control plane.
@@ -137,8 +139,11 @@ fn a_pinned_keyring_that_was_replaced_by_an_older_one_lets_no_job_pass() {
     node.agent = bare.spawn();
     node.testbed.polls(polls + 1, SOON);
     node.refuses(job("nobody-signed"), "NoKeyring");
-    rotate_with(&node, &json!([Owner::new().keyring(7)]));
-    assert!(!node.setup.state_dir().join("keyring.json").exists());
+    let log = rotate(&node, json!({"signingKeys": [Owner::new().keyring(7)], "caBundle": pem}));
+    assert!(log.contains("the keyring that could vouch for them is not there"), "{log}");
+    for name in ["keyring.json", "ca.pem"] {
+        assert!(!node.setup.state_dir().join(name).exists(), "{name}");
+    }
     node.refuses(node.sign(job("no-ring")), "NoKeyring");
 
     // The owner's newest chain mends it; what was accepted before stays unknown.
@@ -295,7 +300,7 @@ fn another_server_is_not_obeyed() {
 
 /// `size` zeros in as few bytes as gzip needs: one block of fixed codes (RFC 1951, 3.2.6), a zero and then as many times 258
 /// of the byte before as fit.
-fn bomb(size: usize) -> Vec<u8> {
+pub(crate) fn bomb(size: usize) -> Vec<u8> {
     let (mut packed, mut bits, mut count) = (vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3], 0_u64, 0);
     let mut put = |value: u64, length: u32, packed: &mut Vec<u8>| {
         bits |= value << count;

@@ -4,14 +4,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, CLUSTER, Setup};
+use crate::agent::{Agent, CLUSTER, Setup, write_secret};
 use crate::apiserver::{ApiServer, unique};
 use crate::scene::{LATER, SOON, quick, succeeds};
 use crate::testbed::owner::{Owner, payload_key};
-use crate::testbed::{Call, Job, Testbed};
+use crate::testbed::{Call, Job, MacRule, Testbed};
 
 /// The regions of an agent's memory in which a text lies. The kernel gives the image of a process that we may trace:
 /// the same bytes that a core file would have.
@@ -52,20 +52,64 @@ fn the_image_of_an_agent_shows_its_bearer() {
     assert!(!places(&agent, bearer.as_bytes()).is_empty(), "what is in use is there, or this looks at the wrong place");
 }
 
+/// The bearer and the key for MACs, as they are stored; the key also as the bytes that it is.
+fn secrets_of(setup: &Setup, which: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let text = fs::read_to_string(setup.state_dir().join("credential.json")).expect("there is a credential");
+    let stored: Value = serde_json::from_str(&text).expect("it is JSON");
+    let key = stored[which]["macKey"].as_str().unwrap_or_else(|| panic!("no MAC key: {stored}"));
+    let bytes = URL_SAFE_NO_PAD.decode(key).expect("it is base64url");
+    vec![("bearer", bearer_of(setup, which).into_bytes()), ("MAC key", key.into()), ("bytes of the MAC key", bytes)]
+}
+
+#[track_caller]
+fn are_forgotten(agent: &Agent, secrets: &[(&str, Vec<u8>)], when: &str) {
+    for (name, secret) in secrets {
+        assert_eq!(places(agent, secret), Vec::<String>::new(), "{when}: {name}");
+    }
+}
+
 #[test]
-fn a_bearer_that_was_replaced_twice_is_not_in_memory() {
+fn the_one_time_token_is_not_in_memory_once_it_is_used() {
     let testbed = Testbed::start();
     let setup = quick(&testbed);
+    let token = fs::read_to_string(setup.home().join("token")).expect("there is a token");
     let agent = setup.spawn();
     testbed.held_poll(SOON);
-    let first = bearer_of(&setup, "current");
-    for _ in 0..2 {
+    testbed.polls(testbed.counts().polls + 2, LATER);
+    assert!(testbed.requests_of(Call::Register).len() == 1 && token.trim().len() > 16);
+    assert_eq!(places(&agent, token.trim().as_bytes()), Vec::<String>::new());
+}
+
+/// The one before is kept for an hour, and no longer.
+#[test]
+fn what_a_rotation_replaced_is_not_in_memory_when_its_hour_is_over() {
+    let testbed = Testbed::start();
+    testbed.behave(|behaviour| behaviour.mac = MacRule::V2);
+    let setup = quick(&testbed);
+    let mut agent = setup.spawn();
+    testbed.held_poll(SOON);
+    let rotate = || {
         let job = testbed.intent(CLUSTER, "rotate-operator-credentials", Value::Null);
         succeeds(&testbed, &job, LATER);
-    }
-    // The connections that carried it are used again, or closed.
+        // The connections that carried the bearer are used again, or closed.
+        testbed.polls(testbed.counts().polls + 3, LATER);
+    };
+    let first = secrets_of(&setup, "current");
+    rotate();
+    let second = secrets_of(&setup, "current");
+    assert!(!places(&agent, &first[0].1).is_empty(), "it is kept in case the new one is refused");
+    rotate();
+    are_forgotten(&agent, &first, "replaced twice");
+
+    agent.stop();
+    let file = setup.state_dir().join("credential.json");
+    let mut stored: Value = serde_json::from_slice(&fs::read(&file).expect("it is there")).expect("it is JSON");
+    stored["current"]["issuedAt"] = json!(crate::testbed::job::timestamp(-2 * 60 * 60));
+    write_secret(&file, &stored.to_string());
+    let agent = setup.spawn();
+    agent.wait_for_log("the credential before is no longer kept", LATER);
     testbed.polls(testbed.counts().polls + 3, LATER);
-    assert_eq!(places(&agent, first.as_bytes()), Vec::<String>::new());
+    are_forgotten(&agent, &second, "its hour is over");
 }
 
 /// What a patient would not want to be found.

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::agent::{CLUSTER, run_to_end};
-use crate::node::{Node, job};
+use crate::node::{Node, job, pinned, trust_state};
 use crate::scene::{LATER, SOON, quick, says, succeeds};
 use crate::testbed::job::config_map;
 use crate::testbed::owner::{Key, Owner, Use, encrypted, payload_key};
@@ -241,6 +241,24 @@ fn without_a_pinned_key_jobs_are_done_and_it_is_said() {
     assert_eq!(fs::read_dir(agent.directory()).unwrap().count(), 0);
 }
 
+/// Whoever says so gets what he says: also a signature that is none passes, and each heartbeat tells.
+#[test]
+fn signatures_that_are_turned_off_are_not_looked_at_and_it_is_said() {
+    let (testbed, owner) = (Testbed::start(), Owner::new());
+    let setup = pinned(&testbed, &[owner.keyring(1)]).flag("--signatures", "off");
+    let agent = setup.spawn();
+    testbed.held_poll(SOON);
+    for sent in
+        [job("unsigned"), job("nonsense").with("signature", "a..b"), Owner::new().sign("elsewhere", job("strange"))]
+    {
+        succeeds(&testbed, &testbed.enqueue(CLUSTER, sent), LATER);
+    }
+    agent.wait_for_log("signatures are not looked at", SOON);
+    testbed.event("a heartbeat that says so", LATER, |event| {
+        event["kind"] == "ClusterHeartbeat" && event.to_string().contains("TurnedOff")
+    });
+}
+
 /// Stops the node and takes what it remembers of sequence numbers; gives a job that was signed before that, by the clock.
 fn signed_before_a_loss(node: &mut Node) -> Job {
     let old = node.sign(job("old"));
@@ -276,6 +294,46 @@ fn a_lost_ledger_lets_only_younger_jobs_pass_until_a_new_epoch() {
     node.does(node.sign(job("new-epoch").with("createdAt", "2026-06-01T00:00:00Z")));
 }
 
+/// Both copies are damaged, and the owner is far beyond the first numbers: a person on the node ends it, and the owner goes on.
+#[test]
+fn a_person_on_the_node_clears_a_loss_and_the_owner_goes_on_with_the_next_number() {
+    let mut node = Node::start();
+    let far = 1 << 20;
+    node.does(node.owner.sign_with_seq(CLUSTER, job("first"), far));
+    node.does(node.owner.sign_with_seq(CLUSTER, job("second"), 2 * far));
+    let before = node.owner.sign_with_seq(CLUSTER, job("withheld"), 2 * far + 1);
+    node.agent.stop();
+    let reset = |node: &Node| {
+        let mut doctor = node.setup.prepare("doctor");
+        doctor.arg("--reset-ledger");
+        run_to_end(doctor)
+    };
+    says(&reset(&node), 0, &["the ledger is whole; nothing was changed"]);
+    for name in ["journal", "checkpoint", "spool"] {
+        let path = node.setup.state_dir().join(name);
+        let length = fs::metadata(&path).unwrap().len();
+        fs::write(path, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
+    }
+    says(&reset(&node), 1, &["the journal has no ledger yet: start the agent once, which notes the loss"]);
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    node.again();
+    node.agent.wait_for_log("LedgerLost", SOON);
+    node.refuses(
+        node.owner.sign_with_seq(CLUSTER, job("old").with("createdAt", "2026-06-01T00:00:00Z"), 5),
+        "BeforeLoss",
+    );
+    says(&reset(&node), 1, &["another"]);
+    node.agent.stop();
+    says(&reset(&node), 0, &["signed jobs from before the loss pass again, each number once from now on"]);
+    node.again();
+    node.does(node.owner.sign_with_seq(CLUSTER, job("third").with("createdAt", "2026-06-01T00:00:00Z"), 2 * far + 2));
+    node.does(before);
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("replayed"), 2 * far + 2), "Replayed");
+    node.restart();
+    node.refuses(node.owner.sign_with_seq(CLUSTER, job("burnt"), 4 * far), "SequenceJump");
+    assert!(!node.agent.log().contains("LedgerLost"), "it is over");
+}
+
 #[test]
 fn a_loss_that_nobody_can_date_is_dated_when_the_time_is_known() {
     let mut node = Node::start();
@@ -295,6 +353,30 @@ fn a_loss_that_nobody_can_date_is_dated_when_the_time_is_known() {
     assert!(result["error"].as_str().unwrap().starts_with("BeforeLoss: "), "{result}");
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     node.does(node.sign(job("young")));
+}
+
+/// A floor in the year 2046 is a clock that was 20 years ahead and came back.
+#[test]
+fn a_signed_job_waits_while_the_clock_is_20_years_ahead_and_is_done_when_it_is_back() {
+    let mut node = Node::start();
+    node.does(node.owner.sign_with_seq(CLUSTER, job("first"), 1));
+    node.agent.stop();
+    fs::write(node.setup.state_dir().join("clock.json"), r#"{"version":1,"confirmed":2424643200}"#).unwrap();
+    node.again();
+    let trusted = trust_state(&node.setup);
+    let waiting = node.send(node.owner.sign_with_seq(CLUSTER, job("waits"), 2));
+    node.agent.wait_for_log("the clock of this node is in doubt", SOON);
+    node.testbed.polls(node.testbed.counts().polls + 2, SOON);
+    assert_eq!((node.testbed.acks(&waiting), trust_state(&node.setup)), (0, trusted));
+    node.agent.stop();
+    let mut doctor = node.setup.prepare("doctor");
+    doctor.arg("--reset-clock");
+    says(&run_to_end(doctor), 0, &["is forgotten"]);
+    node.again();
+    succeeds(&node.testbed, &waiting, LATER);
+    for seq in [1, 2] {
+        node.refuses(node.owner.sign_with_seq(CLUSTER, job("again"), seq), "Replayed");
+    }
 }
 
 #[test]

@@ -264,6 +264,15 @@ def check():
             found[f"{name} decrypts"] = decrypt(unb64url(order["secret"]), order["sealed"]).decode() == order["payload"]
         except Exception as error:
             found[f"{name} decrypts"] = repr(error)
+    # The payload of an encrypted job is null, and its header names the ciphertext.
+    for name, verify in VERIFIERS.items():
+        try:
+            verify(public, order["sealedSignature"], rfc8785.dumps(None))
+            found[f"{name} verifies an encrypted job"] = True
+        except Exception as error:
+            found[f"{name} verifies an encrypted job"] = repr(error)
+    header = json.loads(unb64url(order["sealedSignature"].split(".")[0]))
+    found["the ciphertext is the signed one"] = header["enc_sha256"] == digest(order["sealed"])
     header, body, signature = order["keyring"].split(".")
     Ed25519PublicKey.from_public_bytes(public).verify(unb64url(signature), f"{header}.{body}".encode())
     key = json.loads(unb64url(body))["keys"][0]
@@ -411,12 +420,28 @@ def classify(text):
     return form, "large" if reads_as_a_large_integer(value) else None
 
 
+# What makes a good text a bad one, of one kind alone.
+FAULTS = {
+    "depth": lambda good: "[" * 33 + good + "]" * 33,
+    "duplicate": lambda good: f'{{"a":{good},"b":1,"\\u0061":2}}',
+    "integer": lambda good: f"[{good},9007199254740992]",
+    "malformed": lambda good: f"[{good}",
+    "number": lambda good: f"[{good},-1.5e309]",
+    "surrogate": lambda good: f'["\\ud83d",{good}]',
+}
+
+
 def canonical(count, seed):
     rng = random.Random(seed)
-    for _ in range(count):
-        text = Writer(rng).text()
+    for number in range(count):
+        text, only = Writer(rng).text(), None
         form, fault = classify(text)
-        print(json.dumps({"text": text, "form": form, "fault": fault}))
+        if fault is None and number % 5 == 0 and nesting(json.loads(text)) < 20:
+            only = rng.choice(list(FAULTS))
+            text = FAULTS[only](text)
+            form, fault = classify(text)
+            assert fault == only, (text, fault, only)
+        print(json.dumps({"text": text, "form": form, "fault": fault, "isOnly": only is not None}))
 
 
 match sys.argv[1:]:

@@ -251,6 +251,7 @@ async fn serve(
             connection: client.number,
             certificate: client.certificate.clone(),
             answered: None,
+            answer: Bytes::new(),
             fault: fault.clone(),
         });
         state.counts.polls += usize::from(call == Some(Call::Jobs));
@@ -269,12 +270,13 @@ async fn serve(
             answer.unwrap_or_else(|refusal| refuse(refusal, &head, shared))
         }
     };
-    let status = answer.status;
+    let (status, body) = (answer.status, answer.body.clone().unwrap_or_default());
     let sent = wire::send(answer, fault).await;
     shared.change(|state| {
         let status = sent.as_ref().map_or(status, |response| response.status().as_u16());
         if let Some(seen) = state.requests.get_mut(number).filter(|_| sent.is_ok()) {
             seen.answered = Some((Instant::now(), status));
+            seen.answer = body;
         }
     });
     sent

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Refusal};
@@ -104,6 +105,8 @@ pub(crate) struct Seen {
     pub(crate) certificate: Option<Arc<[u8]>>,
     /// When it was answered, with which status; none while it is held, and when a fault left it without.
     pub(crate) answered: Option<(Instant, u16)>,
+    /// Body of the answer, whole, whatever a fault made of it.
+    pub(crate) answer: Bytes,
     /// The fault that hit it.
     pub(crate) fault: Option<Fault>,
 }

@@ -16,15 +16,9 @@ impl Runner {
         if permitted.order().is_none() {
             return Ok(None);
         }
-        match self.parts.target.stamp(&manifest.reference()).await {
-            Ok(stamp) => {
-                let carried = stamp.and_then(|stamp| stamp.signed);
-                Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|order| order.seq))
-            }
-            // Nobody knows what is there: then nothing is put over it.
-            Err(error @ (TargetError::Forbidden(_) | TargetError::Unavailable(_))) => Err(error),
-            // The kind is not there, or its object cannot be read: that is for the apply to say.
-            Err(_) => Ok(None),
-        }
+        // Where nobody can tell what is there, nothing is put over it: whatever went wrong, the job ends with it.
+        let stamp = self.parts.target.stamp(&manifest.reference()).await?;
+        let carried = stamp.and_then(|stamp| stamp.signed);
+        Ok(carried.filter(|carried| permitted.is_behind(Some(*carried))).map(|order| order.seq))
     }
 }
