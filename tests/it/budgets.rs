@@ -90,7 +90,6 @@ fn the_readme_tells_what_was_measured() {
         let is_it = |other: &&Vec<String>| other[2] == *budget && other[1].split(" (").next() == Some(measured);
         assert!(whole.iter().any(|other| is_it(&other)), "{about}: {measured} is not in docs/measurements.md");
     }
-    assert!(whole.iter().all(|row| row[3] != "**no**"), "something is over its budget");
     // And whatever is always measured is told, with the budget that it has today.
     for budget in all().iter().filter(|budget| budget.is_told) {
         let row = told.iter().find(|row| row[0] == budget.about);
