@@ -1,13 +1,17 @@
 //! A node that does not know the time.
 
 use std::fs;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::agent::{CLUSTER, Setup, run_to_end, write_secret};
-use crate::scene::{LATER, SOON, quick, says, succeeds};
-use crate::testbed::job::config_map;
+use crate::scene::{LATER, SOON, quick, said, says, succeeds};
+use crate::testbed::job::{self, config_map};
 use crate::testbed::{Call, Certificate, Clients, Fault, Job, Options, Testbed};
+
+/// Says that the process lives in a later time.
+const AHEAD: &str = "PULLET_TEST_LIVES_AHEAD";
 
 /// In the year 2046.
 const FAR: u64 = 2_424_643_200;
@@ -75,6 +79,67 @@ fn a_server_whose_certificate_is_not_valid_yet_is_asked_for_the_time_and_does_no
     }
     assert_eq!(testbed.acks(&job), 0);
     assert!(testbed.result(&job).is_none());
+}
+
+/// After a failure what waits is posted before there is a poll; here that fails for as long as nobody has the time.
+#[test]
+fn what_waits_to_be_posted_does_not_keep_the_node_from_asking_for_the_time() {
+    let mut testbed = Testbed::start();
+    let setup = quick(&testbed).flag("--ca-file", testbed.directory().join("both.pem"));
+    fs::write(testbed.directory().join("both.pem"), testbed.ca_pem()).unwrap();
+    let mut agent = setup.spawn();
+    testbed.held_poll(SOON);
+    testbed.fault_until_cleared(Call::Result, Fault::LostAnswer);
+    let done = without_expiry(&testbed, "done");
+    testbed.result_of(&done, LATER);
+    agent.kill();
+    testbed.clear_faults();
+    let next = testbed.change_certificate(Certificate::NotYetValid);
+    fs::write(testbed.directory().join("both.pem"), next).unwrap();
+    let agent = setup.spawn();
+    let asked = || agent.log().matches("was asked for the time").count();
+    let deadline = Instant::now() + LATER;
+    while asked() < 3 {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The control plane lives two days later than the node, with a certificate of yesterday: by the node's clock of tomorrow. Two
+/// answers ten minutes apart set the clock, though neither does a job; then the certificate is valid, and the jobs are done.
+#[test]
+#[ignore = "needs minutes and faketime"]
+fn a_node_that_is_behind_its_server_s_certificate_gets_the_time_from_it_and_then_its_jobs() {
+    if std::env::var_os(AHEAD).is_none() {
+        let mut later = Command::new("faketime");
+        // Only what tells the date is faked: pauses are as long as ever.
+        later.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env(AHEAD, "1").args(["-f", "+2d"]);
+        later.arg(std::env::current_exe().unwrap()).args(["--exact", "--include-ignored", "--nocapture"]);
+        later
+            .arg("wrong_clock::a_node_that_is_behind_its_server_s_certificate_gets_the_time_from_it_and_then_its_jobs");
+        let (code, text) = said(&later.output().expect("faketime is installed"));
+        assert!(code == 0 && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let mut testbed = Testbed::start();
+    // The agent has the clock of this machine.
+    let setup = quick(&testbed).env("LD_PRELOAD", "").flag("--ca-file", testbed.directory().join("both.pem"));
+    fs::write(testbed.directory().join("both.pem"), testbed.ca_pem()).unwrap();
+    says(&setup.run_to_end("register"), 0, &["registered as c1"]);
+    let next = testbed.change_certificate(Certificate::Young);
+    fs::write(testbed.directory().join("both.pem"), next).unwrap();
+    let dated = testbed.enqueue(CLUSTER, Job::apply(config_map("clinic", "dated", "x")).expires_in(3_600));
+    let begin = Instant::now();
+    let agent = setup.spawn();
+    agent.wait_for_log("was asked for the time", SOON);
+    assert_eq!(testbed.acks(&dated), 0);
+    testbed.result_of(&dated, Duration::from_secs(30 * 60));
+    assert!(begin.elapsed() >= pullet::limits::CLOCK_WITNESSES_APART, "a single date was enough");
+    succeeds(&testbed, &without_expiry(&testbed, "undated"), LATER);
+    let kept = fs::read_to_string(setup.state_dir().join("clock.json")).unwrap();
+    let confirmed: String = kept.split("confirmed").nth(1).unwrap().chars().filter(char::is_ascii_digit).collect();
+    assert!(confirmed.parse::<u64>().unwrap().abs_diff(job::now()) < 30 * 60, "{kept}");
+    assert!(agent.log().contains("two answers of the server say the same time"), "{}", agent.log());
 }
 
 /// A job that was taken before the clock went wrong goes on when it is right again, and holds up nothing meanwhile.
