@@ -28,7 +28,7 @@
 //! | [`net`] | ureq, rustls, sockets |
 //! | [`protocol`] | the types of the wire, and nothing else |
 //! | [`resources`] | the custom resources: what the owner of the cluster writes, and what is written there |
-//! | [`limits`], [`clock`], [`metrics`], [`secret`], [`shutdown`], [`supervisor`], [`texts`] | one noun each |
+//! | [`limits`], [`clock`], [`count`], [`metrics`], [`secret`], [`shutdown`], [`supervisor`], [`texts`] | one noun each |
 //!
 //! What it defends against, and where:
 //!
@@ -52,6 +52,7 @@ pub mod args;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod count;
 pub mod doctor;
 pub mod job;
 pub mod journal;

@@ -4,7 +4,6 @@
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use super::checkpoint::CHECKPOINT;
 use super::medium::faulty::{Faults, Faulty, Random};
@@ -29,7 +28,7 @@ fn event(journal: &Journal<Faulty>, name: usize) -> Frame {
         ..records::object(&format!("{name:0100}"))
     };
     let event = StoredEvent { shape: "s".repeat(120), ..records::event(object) };
-    Frame { number: journal.numbers().fetch_add(1, Ordering::Relaxed), record: Record::Event(event) }
+    Frame { number: journal.numbers().add(1), record: Record::Event(event) }
 }
 
 fn job(id: &str, text: &str) -> StoredJob {

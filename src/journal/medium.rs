@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::count::Count;
 
 /// Bytes at fixed places. What was written is durable after the next [`sync`](Self::sync), and not before.
 pub trait Medium: Send {
@@ -51,9 +52,9 @@ pub trait Medium: Send {
 /// What was done to the flash since the start: it wears out by being written.
 #[derive(Debug, Default)]
 pub struct Flash {
-    writes: AtomicU64,
-    bytes: AtomicU64,
-    syncs: AtomicU64,
+    writes: Count,
+    bytes: Count,
+    syncs: Count,
 }
 
 /// The numbers of a [`Flash`].
@@ -71,16 +72,12 @@ impl Flash {
     /// The numbers now.
     #[must_use]
     pub fn counts(&self) -> FlashCounts {
-        FlashCounts {
-            writes: self.writes.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            syncs: self.syncs.load(Ordering::Relaxed),
-        }
+        FlashCounts { writes: self.writes.now(), bytes: self.bytes.now(), syncs: self.syncs.now() }
     }
 
     fn wrote(&self, bytes: usize) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.writes.add(1);
+        self.bytes.add(bytes as u64);
     }
 }
 
@@ -159,7 +156,7 @@ impl FileMedium {
             offset = offset.saturating_add(piece as u64);
         }
         self.file.sync_all()?;
-        self.flash.syncs.fetch_add(1, Ordering::Relaxed);
+        self.flash.syncs.add(1);
         Ok(())
     }
 }
@@ -185,7 +182,7 @@ impl Medium for FileMedium {
 
     fn sync(&mut self) -> io::Result<()> {
         fs::fdatasync(self.file.as_fd())?;
-        self.flash.syncs.fetch_add(1, Ordering::Relaxed);
+        self.flash.syncs.add(1);
         Ok(())
     }
 }

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::checkpoint::CHECKPOINT;
 use super::medium::faulty::{Faults, Faulty, Random};
@@ -14,6 +13,7 @@ use super::records::{self, job};
 use super::spool::SPOOL;
 use super::stamp::BootMoment;
 use super::store::{Journal, Restored};
+use crate::count::Count;
 use crate::limits;
 
 const PAGES: usize = 16;
@@ -161,7 +161,7 @@ impl Bench {
 
     fn stage(&mut self) {
         let len = usize::try_from(self.random.below(700)).unwrap();
-        let number = self.store.numbers().fetch_add(1, Ordering::Relaxed);
+        let number = self.store.numbers().add(1);
         self.model.stage.push_back(Frame { number, record: event(len) });
     }
 
@@ -355,11 +355,11 @@ fn run_all(cuts: u64, each: u64, one_run: impl Fn(u64, u64) + Sync) {
         return one_run(seed, each);
     }
     let cuts = if std::env::var_os("PULLET_LONG").is_some() { cuts * 10 } else { cuts };
-    let (next, runs) = (AtomicU64::new(0), cuts / each);
+    let (next, runs) = (Count::default(), cuts / each);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let seed = next.fetch_add(1, Ordering::Relaxed)
+                while let seed = next.add(1)
                     && seed < runs
                 {
                     one_run(seed + 1, each);

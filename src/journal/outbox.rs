@@ -3,7 +3,6 @@
 mod disk;
 mod present;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -21,6 +20,7 @@ use super::record::{StoredJob, StoredOutcome, StoredRef, number_of};
 use super::ring::RingError;
 use super::stamp::{self, BootMoment, Staged};
 use super::store::{Journal, OpenJob, event_frame};
+use crate::count::Count;
 use crate::limits;
 use crate::protocol::{Event, EventKind, JobId, JobResult, ObjectRef, StatusUpdate};
 
@@ -51,7 +51,7 @@ struct Stage {
     /// When the oldest waiting event came.
     events_since: Option<Instant>,
     epoch: u64,
-    numbers: Arc<AtomicU64>,
+    numbers: Arc<Count>,
     /// The report that is being posted.
     posting: Option<u64>,
     next_ticket: u64,
@@ -82,7 +82,7 @@ enum Owed {
 }
 
 impl Stage {
-    fn new(epoch: u64, numbers: Arc<AtomicU64>) -> Self {
+    fn new(epoch: u64, numbers: Arc<Count>) -> Self {
         Self {
             reports: Box::new(Deque::new()),
             events: Box::new(Deque::new()),
@@ -209,7 +209,7 @@ impl Outbox {
     /// it; with a journal that takes no more it is refused. Either is counted. How many of its conditions had room.
     pub fn push_event(&self, shape: &str, mut event: Event) -> usize {
         let mut stage = self.lock();
-        let number = stage.numbers.fetch_add(1, Ordering::Relaxed);
+        let number = stage.numbers.add(1);
         event.event_key = super::record::event_key(shape, stage.epoch, number);
         bound_event(&mut event);
         if event.kind == EventKind::ClusterHeartbeat {

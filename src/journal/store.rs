@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::checkpoint::{Checkpoint, Kept};
 use super::medium::Medium;
@@ -14,6 +13,7 @@ use super::record::{Body, Record, StoredEvent, StoredJob, StoredOutcome, StoredR
 use super::ring::{Ring, RingError};
 use super::spool::Spool;
 use super::stamp::BootMoment;
+use crate::count::Count;
 use crate::limits;
 use crate::protocol::Event;
 
@@ -28,7 +28,7 @@ pub struct Journal<M> {
     jobs_since: u64,
     mark: Mark,
     /// The number of the next record, shared with whoever numbers events before they are written.
-    next: Arc<AtomicU64>,
+    next: Arc<Count>,
     open: Vec<Open>,
     /// Numbers of the outcomes that were not posted.
     unsent: BTreeSet<u64>,
@@ -149,7 +149,7 @@ impl<M: Medium> Journal<M> {
             mark.lost_at_most = mark.lost_at_most.saturating_add(limits::STAGE_RECORDS as u64);
         }
         (mark.epoch, mark.clean) = (epoch, false);
-        let next = Arc::new(AtomicU64::new(mark.next.max(kept.through.saturating_add(1)).max(1)));
+        let next = Arc::new(Count::new(mark.next.max(kept.through.saturating_add(1)).max(1)));
         let open: Vec<Open> =
             restored.open.iter().map(|open| Open { number: open.number, slot: slot_of(&open.job.body) }).collect();
         let spool = spool.and_then(|spool| Spool::open(spool, open.iter().filter_map(|open| open.slot)));
@@ -203,12 +203,12 @@ impl<M: Medium> Journal<M> {
 
     /// Where the numbers of records come from.
     #[must_use]
-    pub fn numbers(&self) -> Arc<AtomicU64> {
+    pub fn numbers(&self) -> Arc<Count> {
         Arc::clone(&self.next)
     }
 
     fn next_number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        self.next.add(1)
     }
 
     fn frame(&self, record: Record) -> Frame {
@@ -487,7 +487,7 @@ impl<M: Medium> Journal<M> {
         let lost = self.ring.events_to_go(self.mark.events_through);
         self.mark.lost = self.mark.lost.saturating_add(lost);
         self.mark.clock = crate::clock::unix_seconds();
-        self.mark.next = self.next.load(Ordering::Relaxed);
+        self.mark.next = self.next.now();
         self.mark.results_through = match self.unsent.first() {
             Some(first) => first.saturating_sub(1),
             None => self.mark.next.saturating_sub(1),

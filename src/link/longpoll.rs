@@ -1,6 +1,5 @@
 //! The calls of the protocol over HTTPS: one connection for polling, one for posting.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::endpoint::{Endpoint, form_value, segment};
 use super::fault::Fault;
 use super::stream::{self, Answer, End, StreamError};
 use super::{Acknowledged, Health, JobSource, Posted, StatusSink};
+use crate::count::Count;
 use crate::json;
 use crate::net::renewal::Candidate;
 use crate::net::{Body, Line, NetError, Patience, Profile, Tls};
@@ -39,7 +39,7 @@ pub struct LongPoll {
     bearer: RwLock<Bearer>,
     /// The `n` of the next MAC. It begins anywhere below 2^52 and counts on: no clock is needed so that a restart does not
     /// repeat one, and every reader of JSON or a float can hold it (decision 0017).
-    posts: AtomicU64,
+    posts: Count,
     /// Where is told what became of certificates that have changed.
     health: OnceLock<Arc<Health>>,
 }
@@ -68,7 +68,7 @@ impl LongPoll {
             post: Mutex::new(Line::new(profile.clone())),
             profile,
             bearer: RwLock::new(bearer),
-            posts: AtomicU64::new(draw() >> 12),
+            posts: Count::new(draw() >> 12),
             health: OnceLock::new(),
         }
     }
@@ -193,7 +193,7 @@ impl LongPoll {
 
     /// P2.3.
     fn add_mac(&self, request: &mut Request<Vec<u8>>, bearer: &Bearer, at: u64) -> Result<(), Fault> {
-        let n = self.posts.fetch_add(1, Ordering::Relaxed);
+        let n = self.posts.add(1);
         let path = path_of(request);
         let covered = Covered { method: "POST", path: &path, at, n, body: request.body() };
         let value = match &bearer.mac_key {

@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Figure, PATIENCE, setup};
+use super::budget::Held;
+use super::report::Figure;
+use super::{PATIENCE, setup};
 use crate::agent::{Agent, CLUSTER};
 use crate::apiserver::wait_until;
 use crate::testbed::Testbed;
@@ -14,41 +16,18 @@ use crate::testbed::job::{Job, config_map};
 
 const JOBS: u32 = 100;
 
-/// The promise: two pages with one sync each.
-const PAGES_BYTES: f64 = 2.0 * 4096.0;
-const SYNCS: f64 = 2.0;
-
-/// Of the promise for a job that is not in its page, and comes besides: the spool's header, and the wiping of both.
-const SPOOL_PAGES: f64 = 2.0;
-
 pub(super) fn figures() -> Vec<Figure> {
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        let value = "not measured: strace is missing".into();
-        return vec![Figure { what: "flash per job", value, promise: "two pages, two syncs", holds: None }];
+        return vec![Figure::seen("flash per job", "not measured: strace is missing")];
     }
     let small = per_job(200);
     let large = per_job(16_384);
-    // One checkpoint in 256 jobs is no job's own.
-    let slack = 1.05;
     vec![
-        Figure {
-            what: "flash per job of 0.3 kB: state directory",
-            value: small.to_string(),
-            promise: "8,192 bytes (two pages), 2 syncs",
-            holds: Some(small.bytes <= PAGES_BYTES * slack && small.syncs <= SYNCS * slack),
-        },
-        Figure {
-            what: "flash per job of 16 kB: state directory",
-            value: large.to_string(),
-            promise: "two pages and the job as received",
-            holds: Some(large.bytes <= (PAGES_BYTES + SPOOL_PAGES * 4096.0 + 2.0 * 16_384.0) * slack),
-        },
-        Figure {
-            what: "flash per job of 0.3 kB: the object in the directory",
-            value: small.object,
-            promise: "–",
-            holds: None,
-        },
+        Figure::held(Held::FlashOfSmallJob, "flash per job of 0.3 kB: state directory", small.bytes),
+        Figure::held(Held::SyncsOfSmallJob, "flash per job of 0.3 kB: state directory, syncs", small.syncs),
+        Figure::held(Held::FlashOfLargeJob, "flash per job of 16 kB: state directory", large.bytes),
+        Figure::held(Held::SyncsOfLargeJob, "flash per job of 16 kB: state directory, syncs", large.syncs),
+        Figure::seen("flash per job of 0.3 kB: the object in the directory", small.object),
     ]
 }
 
@@ -57,12 +36,6 @@ struct Flash {
     bytes: f64,
     syncs: f64,
     object: String,
-}
-
-impl std::fmt::Display for Flash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.0} bytes, {:.2} syncs", self.bytes, self.syncs)
-    }
 }
 
 fn per_job(value: usize) -> Flash {

@@ -4,18 +4,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{Figure, PATIENCE, kilobytes, setup};
+use super::budget::Held;
+use super::report::Figure;
+use super::{PATIENCE, kilobytes, setup};
 use crate::agent::CLUSTER;
-use crate::memory::PEAK_KB;
 use crate::testbed::job::{Job, config_map};
 use crate::testbed::{Call, Fault, Seen, Testbed};
 use crate::year_offline;
 
 /// Jobs whose results wait when the line goes down.
 const JOBS: usize = 100;
-
-/// The program makes no pause below one second; a gap of one in the drain would be one of those.
-const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn figures() -> Vec<Figure> {
     let mut figures = Vec::from(events());
@@ -53,24 +51,12 @@ fn events() -> [Figure; 4] {
     let drain = Drain::of(&testbed, before, Call::Events);
     assert_eq!((testbed.repeated_events(), testbed.violations()), (0, Vec::new()));
     [
-        Figure {
-            what: "RSS offline, after a year of 1,000,000 events",
-            value: kilobytes(offline),
-            promise: "8 MiB (8,192 kB) or less",
-            holds: Some(offline <= PEAK_KB),
-        },
-        Figure {
-            what: "peak RSS while these drain",
-            value: kilobytes(peak),
-            promise: "8 MiB (8,192 kB) or less",
-            holds: Some(peak <= PEAK_KB),
-        },
-        Figure {
-            what: "events per second after an outage",
-            value: format!("{:.0} ({came} events in {} requests)", drain.rate(came), drain.requests),
-            promise: "–",
-            holds: None,
-        },
+        Figure::held(Held::OfflineMemory, "RSS offline, after a year of 1,000,000 events", kilobytes(offline)),
+        Figure::held(Held::PeakDraining, "peak RSS while these drain", kilobytes(peak)),
+        Figure::seen(
+            "events per second after an outage",
+            format!("{:.0} ({came} events in {} requests)", drain.rate(came), drain.requests),
+        ),
         drain.pause("longest gap between two batches of events"),
     ]
 }
@@ -98,12 +84,10 @@ fn results() -> [Figure; 2] {
     let drain = Drain::of(&testbed, before, Call::Result);
     assert_eq!(testbed.violations(), Vec::<String>::new());
     [
-        Figure {
-            what: "results per second after an outage",
-            value: format!("{:.0} ({jobs} results in {} requests)", drain.rate(jobs), drain.requests),
-            promise: "–",
-            holds: None,
-        },
+        Figure::seen(
+            "results per second after an outage",
+            format!("{:.0} ({jobs} results in {} requests)", drain.rate(jobs), drain.requests),
+        ),
         drain.pause("longest gap between two results"),
     ]
 }
@@ -144,11 +128,6 @@ impl Drain {
     }
 
     fn pause(&self, what: &'static str) -> Figure {
-        Figure {
-            what,
-            value: super::milliseconds(self.longest),
-            promise: "no pause: less than 1,000 ms",
-            holds: Some(self.longest < PAUSE),
-        }
+        Figure::held(Held::Pause, what, super::milliseconds(self.longest))
     }
 }

@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Figure, Found, PATIENCE, kilobytes, setup_of};
+use super::budget::{Budget, Held, Unit};
+use super::report::Figure;
+use super::{Found, PATIENCE, kilobytes, setup_of};
 use crate::apiserver::{ApiServer, COUNTED, wait_until};
-use crate::memory::PEAK_KB;
 use crate::testbed::Testbed;
 use crate::thousand::{make, storm, told};
 
@@ -66,29 +67,22 @@ pub(super) fn found() -> Found {
     let points = CURVE.map(|(objects, _)| point(api, objects));
     let mut figures = Vec::new();
     for (point, (objects, [peak, rest, storm])) in points.iter().zip(CURVE) {
-        let most = RECALLS * objects.div_ceil(PAGE);
+        let most = RECALLS * objects.div_ceil(PAGE) + WATCHES_ANEW;
+        let amid =
+            Budget { about: storm.to_owned(), most: number(most), unit: Unit::Count, promised: None, is_told: false };
+        let memory = format!("{} kB at rest before, {} after", point.rest_kb, point.after_kb);
         figures.extend([
-            Figure {
-                what: peak,
-                value: format!(
-                    "{} ({} at rest before, {} after)",
-                    kilobytes(point.peak_kb),
-                    kilobytes(point.rest_kb),
-                    kilobytes(point.after_kb)
-                ),
-                promise: "8 MiB (8,192 kB) or less; what is at rest is not judged here",
-                holds: Some(point.peak_kb <= PEAK_KB),
-            },
-            Figure { what: rest, value: point.rest.to_string(), promise: "none", holds: Some(point.rest == 0) },
-            Figure {
-                what: storm,
-                value: point.storm.to_string(),
-                promise: "none for an object; all are listed once more, by 50, where something was lost",
-                holds: Some(point.storm <= most + WATCHES_ANEW),
-            },
+            Figure::held(Held::PeakOfOwned, peak, kilobytes(point.peak_kb)).along(&memory),
+            Figure::held(Held::ApiCallsAtRest, rest, number(point.rest)),
+            Figure::by(amid, storm, number(point.storm))
+                .along("for no object; all are listed once more where something was lost"),
         ]);
     }
     Found { figures, drawing: drawing(&points) }
+}
+
+fn number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).expect("a count of calls"))
 }
 
 /// Where all is listed once more, a watch follows.

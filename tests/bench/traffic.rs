@@ -9,16 +9,12 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Figure, PATIENCE, setup};
+use super::budget::{Held, Unit};
+use super::report::Figure;
+use super::{PATIENCE, setup};
 use crate::agent::CLUSTER;
 use crate::testbed::job::config_map;
 use crate::testbed::{Call, Counts, Testbed};
-
-/// What the protocol leaves of the promise of 7 kB, which is beneath what HTTP/1.1 can do: docs/decisions/0014 has the sum.
-const POLLS_BYTES: f64 = 8_800.0;
-
-/// The promise.
-const HEARTBEATS_BYTES: f64 = 5_000.0;
 
 /// Headers of IPv4 and of TCP with timestamps.
 const HEADERS: f64 = 52.0;
@@ -38,43 +34,20 @@ pub(super) fn figures() -> Vec<Figure> {
     let cycle = cycle();
     let handshake = handshake();
     let heartbeat = heartbeat(&cycle);
-    let mut figures: Vec<Figure> = [
-        (30.0, "idle traffic per hour, polls alone, hold of 30 s", None),
-        (240.0, "idle traffic per hour, polls alone, hold of 240 s", Some(POLLS_BYTES)),
-        (300.0, "idle traffic per hour, polls alone, hold of 300 s", None),
+    let hour = |hold: f64| 3600.0 / hold * (cycle.wire() + DIGITS);
+    vec![
+        Figure::seen("idle traffic per hour, polls alone, hold of 30 s", bytes(hour(30.0))),
+        Figure::held(Held::Polls, "idle traffic per hour, polls alone, hold of 240 s", hour(240.0)),
+        Figure::seen("idle traffic per hour, polls alone, hold of 300 s", bytes(hour(300.0))),
+        Figure::held(Held::Heartbeats, "idle traffic per hour, heartbeats every 15 min on top", 4.0 * heartbeat.wire()),
+        Figure::seen("one poll that brings nothing", cycle.to_string()),
+        Figure::seen("one heartbeat, on the connection of the polls", heartbeat.to_string()),
+        Figure::seen("one poll on a new connection", handshake.to_string()),
     ]
-    .map(|(hold, what, most)| {
-        let hour = 3600.0 / hold * (cycle.wire() + DIGITS);
-        Figure {
-            what,
-            value: bytes(hour),
-            promise: if most.is_some() { "7 kB or less: NOT kept; 8.8 kB is (decision 0014)" } else { "–" },
-            holds: most.map(|most| hour <= most),
-        }
-    })
-    .into();
-    let hour = 4.0 * heartbeat.wire();
-    figures.extend([
-        Figure {
-            what: "idle traffic per hour, heartbeats every 15 min on top",
-            value: bytes(hour),
-            promise: "5 kB or less",
-            holds: Some(hour <= HEARTBEATS_BYTES),
-        },
-        Figure { what: "one poll that brings nothing", value: cycle.to_string(), promise: "–", holds: None },
-        Figure {
-            what: "one heartbeat, on the connection of the polls",
-            value: heartbeat.to_string(),
-            promise: "–",
-            holds: None,
-        },
-        Figure { what: "one poll on a new connection", value: handshake.to_string(), promise: "–", holds: None },
-    ]);
-    figures
 }
 
 fn bytes(count: f64) -> String {
-    format!("{:.1} kB", count / 1000.0)
+    Unit::Traffic.show(count)
 }
 
 /// Counts of a moment.

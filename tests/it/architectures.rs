@@ -4,10 +4,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::agent::{Agent, CLUSTER, Setup};
 use crate::node::pinned;
-use crate::scene::{LATER, broken_by_the_living, succeeds};
+use crate::scene::{LATER, broken_by_the_living, said, succeeds};
 use crate::testbed::job::config_map;
 use crate::testbed::owner::{Owner, payload_key};
 use crate::testbed::{Call, Fault, Job, Testbed};
@@ -93,6 +94,18 @@ fn the_binary_for_x86_64_lives_through_a_cut_line_and_a_power_cut() {
 fn the_binary_for_arm64_lives_through_a_cut_line_and_a_power_cut() {
     let emulator: &[&str] = if cfg!(target_arch = "aarch64") { &[] } else { &["qemu-aarch64-static"] };
     lives(emulator, "aarch64-unknown-linux-musl");
+}
+
+/// Another directory, another home, nothing built before: tests/device/reproducible has the list.
+#[test]
+#[ignore = "needs another build of the static binary, which takes minutes"]
+fn the_static_binary_is_the_same_bytes_wherever_it_is_built() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/device/reproducible");
+    let (code, text) = said(&Command::new(script).stdin(Stdio::null()).output().unwrap());
+    assert!(
+        code == 0 && text.contains("x86_64-unknown-linux-musl: ") && text.contains(", in both directories"),
+        "{text}"
+    );
 }
 
 /// What a Raspberry Pi 2 has; a Pi 3 or 4 in 32 bits has more.

@@ -15,6 +15,7 @@ mod attacks;
 #[path = "../bench/mod.rs"]
 mod bench;
 mod booted;
+mod budgets;
 mod check;
 mod cluster_bounds;
 mod cluster_certificate;
@@ -32,6 +33,7 @@ mod definitions;
 mod directory;
 mod doctor;
 mod doctor_cluster;
+mod doctor_complete;
 mod drift;
 mod fake_api;
 mod faults;

@@ -151,6 +151,11 @@ fn an_api_server_with_objects_of_3_mb_and_endless_watch_lines_stays_within_the_p
 #[test]
 #[ignore = "needs the static binary: cross/build, then PULLET_STATIC"]
 fn eight_watches_that_stream_the_longest_lines_stay_within_the_promise() {
+    peak_of_the_longest_lines();
+}
+
+/// What that took, in kB: the most of all that is tried here.
+pub(crate) fn peak_of_the_longest_lines() -> u64 {
     let api = FakeApi::start(|asked, out| hostile(asked, out, Line::Longest));
     let testbed = Testbed::start();
     let agent = on_cluster(&testbed, &api);
@@ -159,6 +164,7 @@ fn eight_watches_that_stream_the_longest_lines_stay_within_the_promise() {
     }
     wait_for_watches(&api, 8);
     report(&agent, "eight watches with lines of 0.9 MiB and objects of 3 MB");
+    agent.rss_peak_kb()
 }
 
 fn on_cluster(testbed: &Testbed, api: &FakeApi) -> Agent {

@@ -440,6 +440,16 @@ fn the_document_lists_what_is_served_and_the_dashboard_asks_for_nothing_else() {
     let listed: std::collections::BTreeSet<String> =
         rows.filter(|name| names_in(name).len() == 1).map(str::to_owned).collect();
     assert_eq!(listed, served);
+    // As the field knows them: whoever has a dashboard for other agents has one for this.
+    let known = [
+        "applied_jobs_total",
+        "connectivity_state",
+        "credential_age_seconds",
+        "event_buffer_occupancy",
+        "pull_job_lag_seconds",
+    ];
+    assert!(known.iter().all(|name| served.contains(&format!("vworkspace_operator_{name}"))), "{served:?}");
+    assert!(page.lines().any(|line| line.starts_with("vworkspace_operator_connectivity_state{mode=\"pull\"} ")));
     for name in names_in(&document) {
         assert!(served.contains(&name), "docs/metrics.md names {name}, which is not served");
     }

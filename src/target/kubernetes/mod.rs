@@ -35,7 +35,7 @@ mod stamp;
 mod yaml;
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +46,7 @@ use self::looks::Looks;
 use self::recall::Recall;
 use self::resources::Resources;
 use super::{Applied, Deleted, GroupKind, Holder, NamespaceRule, Observation, Pending, Stamp, Target, TargetError};
+use crate::count::Count;
 use crate::limits;
 use crate::metrics::Meter;
 use crate::protocol::{Manifest, ObjectRef};
@@ -71,7 +72,7 @@ struct Inner {
     /// What is to be reported on once more by who observes.
     recall: Recall,
     /// Sightings of objects beyond those that are compared.
-    unreported: AtomicU64,
+    unreported: Count,
     /// Kinds that are not reported on for now.
     troubled: AtomicUsize,
 }
@@ -95,7 +96,7 @@ impl Kubernetes {
             api: OnceLock::new(),
             cluster_id: cluster_id.to_owned(),
             recall: Recall::new(kinds.len()),
-            unreported: AtomicU64::new(0),
+            unreported: Count::default(),
             troubled: AtomicUsize::new(0),
             kinds,
             resources: Resources::new(),
@@ -138,7 +139,7 @@ impl Target for Kubernetes {
     }
 
     fn unreported(&self) -> u64 {
-        self.0.unreported.load(Ordering::Relaxed)
+        self.0.unreported.now()
     }
 
     fn left_out(&self) -> String {

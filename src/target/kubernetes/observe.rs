@@ -348,7 +348,7 @@ impl Follower {
         let (mut changed, lost) = {
             let mut baseline = self.room.baseline();
             let changed = baseline.take(self.number, self.round, self.newcomer, object);
-            self.room.inner.unreported.store(baseline.untracked(), Ordering::Relaxed);
+            self.room.inner.unreported.set(baseline.untracked());
             (changed, baseline.take_fields(object))
         };
         if !lost.is_empty() {

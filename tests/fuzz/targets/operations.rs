@@ -1,7 +1,6 @@
 //! Any order of operations on the journal, with any power: what was promised is there afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 
 use pullet::journal::page::{Frame, PAGE};
 use pullet::journal::record::{Record, StoredRef, number_of};
@@ -99,7 +98,7 @@ fn operate(
 }
 
 fn event(journal: &Journal<Tape>, len: usize) -> Frame {
-    let number = journal.numbers().fetch_add(1, Ordering::Relaxed);
+    let number = journal.numbers().add(1);
     Frame { number, record: Record::Event(records::event(object(len))) }
 }
 
