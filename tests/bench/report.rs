@@ -89,7 +89,11 @@ pub(crate) fn summary(figures: &[Figure]) -> String {
     }
     let mut text = "| what | measured | budget |\n|---|---|---|\n".to_owned();
     for (budget, measured) in worst.into_iter().filter(|(budget, _)| budget.is_told) {
-        let _ = writeln!(text, "| {} | {} | {} |", budget.about, budget.unit.show(measured), budget.show());
+        let mut shown = budget.unit.show(measured);
+        if !budget.holds(measured) {
+            shown = format!("**{shown}**");
+        }
+        let _ = writeln!(text, "| {} | {shown} | {} |", budget.about, budget.show());
     }
     text
 }
