@@ -10,6 +10,8 @@ mod gather;
 mod issuer;
 pub mod proxy;
 pub mod renewal;
+#[cfg(feature = "webhook")]
+pub mod served;
 pub mod tls;
 mod verifier;
 

@@ -144,7 +144,9 @@ impl<'a> Manifest<'a> {
     #[cfg(feature = "webhook")]
     #[must_use]
     pub fn has_members_of(&self, other: &Self) -> bool {
-        let is_there = |(name, text): &(Cow<'a, str>, &'a RawValue)| other.member(name).is_some_and(|there| there.get() == text.get());
+        let is_there = |(name, text): &(Cow<'a, str>, &'a RawValue)| {
+            other.member(name).is_some_and(|there| there.get() == text.get())
+        };
         self.members.len() == other.members.len() && self.members.iter().all(is_there)
     }
 

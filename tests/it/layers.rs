@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From top to bottom; a module may use those of the rows below it.
 const LAYERS: [&[&str]; 4] = [
-    &["agent", "args", "cli", "config", "doctor", "logging", "monitor", "setup", "status"],
+    &["agent", "args", "cli", "config", "doctor", "logging", "monitor", "setup", "status", "webhook"],
     &["job", "journal", "link", "target"],
     &["net", "protocol", "resources", "trust"],
     &["clock", "json", "limits", "metrics", "secret", "shutdown", "supervisor", "task", "texts"],

@@ -12,7 +12,9 @@ use serde_json::value::RawValue;
 use super::operation::{ALLOWED_TYPES_ANNOTATION, check_namespace_list};
 use super::{NamespaceRule, OWN_ACCOUNT, Policy, Provenance, Refusal};
 use crate::json;
-use crate::protocol::{APPLICATION_INSTANCE, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, OPERATION, ObjectRef, group_of};
+use crate::protocol::{
+    APPLICATION_INSTANCE, MANAGED_BY_LABEL, MANAGED_BY_VALUE, Manifest, OPERATION, ObjectRef, group_of,
+};
 
 /// Those that delete what went with a namespace or an owner, whatever it is.
 const CONTROLLERS: [&str; 3] = [
@@ -316,7 +318,11 @@ mod tests {
             ("an owner and a generated name", None, asked("CREATE", owned, Value::Null)),
             ("deleted", None, asked("DELETE", Value::Null, evil())),
             ("no object", Some("InvalidManifest"), asked("CREATE", json!([]), Value::Null)),
-            ("no metadata", Some("InvalidManifest"), asked("CREATE", json!({"apiVersion": "a/v1", "kind": "A"}), Value::Null)),
+            (
+                "no metadata",
+                Some("InvalidManifest"),
+                asked("CREATE", json!({"apiVersion": "a/v1", "kind": "A"}), Value::Null),
+            ),
         ] {
             assert_eq!(review(&request).as_deref(), reason, "{name}");
         }
@@ -377,7 +383,10 @@ mod tests {
         let text = asked("CREATE", instance(json!({"values": {"inline": deep}})), Value::Null).to_string();
         let asked = Review::read(text.as_bytes()).unwrap();
         let denied = Policy::new(Vec::new(), Vec::new()).review(&asked, managed).unwrap_err();
-        assert!(denied.to_string().starts_with("InlineSecretMaterialRejected: spec.values.inline.a[0].a[0]"), "{denied}");
+        assert!(
+            denied.to_string().starts_with("InlineSecretMaterialRejected: spec.values.inline.a[0].a[0]"),
+            "{denied}"
+        );
     }
 
     #[test]
