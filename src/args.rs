@@ -15,9 +15,9 @@ use crate::setup::Options;
 pub enum Command {
     /// Print what jobs may do as admission policies, as JSON or as YAML.
     Admission(Settings, bool),
-    /// The same for the webhook.
+    /// Print what an API server has to be told of the webhook.
     #[cfg(feature = "webhook")]
-    AdmissionWebhook(Settings, bool),
+    AdmissionWebhook(Settings),
     /// Say what would become of a job.
     Check {
         /// What the policy is.
@@ -166,9 +166,11 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
             let (is_json, rest) = without(JSON, rest);
             #[cfg(feature = "webhook")]
             if let (true, rest) = without(WEBHOOK, &rest) {
+                if is_json {
+                    return Err(UsageError::Value("admission --webhook prints YAML alone".to_owned()));
+                }
                 let settings = settings("admission", &rest)?;
-                let command = |settings| Command::AdmissionWebhook(settings, is_json);
-                return Ok(settings.map_or_else(Command::Help, command));
+                return Ok(settings.map_or_else(Command::Help, Command::AdmissionWebhook));
             }
             settings("admission", &rest)
                 .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Admission(settings, is_json)))
