@@ -467,7 +467,9 @@ impl Controller {
         match done {
             Ok(()) | Err(OwnError::Absent) => {
                 info!("the Cluster was deleted: its credential is removed, and what was applied stays");
-                self.known.set(|facts| *facts = Facts::default());
+                // Others may hold it back: then it says so for as long.
+                let generation = cluster.metadata.generation;
+                self.known.set(|facts| *facts = Facts { stage: Stage::Terminating, generation, ..Facts::default() });
                 self.until_change(None).await;
             }
             Err(OwnError::Conflict) => self.until_change(Some(limits::STATUS_PAUSE_MAX)).await,

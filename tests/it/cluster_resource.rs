@@ -166,6 +166,29 @@ fn a_cluster_that_is_deleted_takes_its_credential_along_and_leaves_what_runs() {
     assert!(!agent.log().contains("panicked"));
 }
 
+/// Its phase, and whether it is connected, are seen where something else waits for a finalizer of its own.
+#[test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+fn a_cluster_that_others_hold_back_is_terminating_without_us_and_is_written_no_more() {
+    let (stage, agent) = Stage::connected(Definitions::Ours);
+    let ours = json!("ops.vworkspace.io/cluster-cleanup");
+    stage.patch(&json!({"metadata": {"finalizers": [ours, "it.example/hold"]}}));
+    assert_eq!(stage.node.0.request(Method::DELETE, &stage.path(), None).0, 200);
+    wait_until("ours is gone", || stage.cluster()["metadata"]["finalizers"] == json!(["it.example/hold"]));
+    wait_until("the phase", || stage.cluster()["status"]["phase"] == "Terminating");
+    assert_eq!(stage.condition("Connected"), "False/CredentialMissing");
+    assert_eq!(stage.node.keys(), Vec::<String>::new());
+    std::thread::sleep(Duration::from_secs(2));
+    let before = stage.writes();
+    stage.patch(&json!({"metadata": {"labels": {"it.example/looked-at": "yes"}}}));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(stage.writes(), before, "it is not ours any more");
+    assert_eq!(stage.cluster()["status"]["phase"], "Terminating");
+    stage.patch(&json!({"metadata": {"finalizers": null}}));
+    wait_until("it is gone", || stage.node.0.request(Method::GET, &stage.path(), None).0 == 404);
+    assert!(!agent.log().contains("panicked"));
+}
+
 #[test]
 #[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
 fn a_rotation_is_asked_for_by_the_annotation_which_goes_when_it_is_done() {

@@ -1,13 +1,17 @@
 //! A node that does not know the time.
 
 use std::fs;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::agent::{CLUSTER, Setup, run_to_end, write_secret};
-use crate::scene::{LATER, SOON, quick, says, succeeds};
-use crate::testbed::job::config_map;
+use crate::scene::{LATER, SOON, quick, said, says, succeeds};
+use crate::testbed::job::{self, config_map};
 use crate::testbed::{Call, Certificate, Clients, Fault, Job, Options, Testbed};
+
+/// Says that the process lives in a later time.
+const AHEAD: &str = "PULLET_TEST_LIVES_AHEAD";
 
 /// In the year 2046.
 const FAR: u64 = 2_424_643_200;
@@ -75,6 +79,43 @@ fn a_server_whose_certificate_is_not_valid_yet_is_asked_for_the_time_and_does_no
     }
     assert_eq!(testbed.acks(&job), 0);
     assert!(testbed.result(&job).is_none());
+}
+
+/// The control plane lives two days later than the node, with a certificate of yesterday: by the node's clock of tomorrow. Two
+/// answers ten minutes apart set the clock, though neither does a job; then the certificate is valid, and the jobs are done.
+#[test]
+#[ignore = "needs minutes and faketime"]
+fn a_node_that_is_behind_its_server_s_certificate_gets_the_time_from_it_and_then_its_jobs() {
+    if std::env::var_os(AHEAD).is_none() {
+        let mut later = Command::new("faketime");
+        // Only what tells the date is faked: pauses are as long as ever.
+        later.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env(AHEAD, "1").args(["-f", "+2d"]);
+        later.arg(std::env::current_exe().unwrap()).args(["--exact", "--include-ignored", "--nocapture"]);
+        later
+            .arg("wrong_clock::a_node_that_is_behind_its_server_s_certificate_gets_the_time_from_it_and_then_its_jobs");
+        let (code, text) = said(&later.output().expect("faketime is installed"));
+        assert!(code == 0 && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let mut testbed = Testbed::start();
+    // The agent has the clock of this machine.
+    let setup = quick(&testbed).env("LD_PRELOAD", "").flag("--ca-file", testbed.directory().join("both.pem"));
+    fs::write(testbed.directory().join("both.pem"), testbed.ca_pem()).unwrap();
+    says(&setup.run_to_end("register"), 0, &["registered as c1"]);
+    let next = testbed.change_certificate(Certificate::Young);
+    fs::write(testbed.directory().join("both.pem"), next).unwrap();
+    let dated = testbed.enqueue(CLUSTER, Job::apply(config_map("clinic", "dated", "x")).expires_in(3_600));
+    let begin = Instant::now();
+    let agent = setup.spawn();
+    agent.wait_for_log("was asked for the time", SOON);
+    assert_eq!(testbed.acks(&dated), 0);
+    testbed.result_of(&dated, Duration::from_secs(30 * 60));
+    assert!(begin.elapsed() >= pullet::limits::CLOCK_WITNESSES_APART, "a single date was enough");
+    succeeds(&testbed, &without_expiry(&testbed, "undated"), LATER);
+    let kept = fs::read_to_string(setup.state_dir().join("clock.json")).unwrap();
+    let confirmed: String = kept.split("confirmed").nth(1).unwrap().chars().filter(char::is_ascii_digit).collect();
+    assert!(confirmed.parse::<u64>().unwrap().abs_diff(job::now()) < 30 * 60, "{kept}");
+    assert!(agent.log().contains("the clock"), "{}", agent.log());
 }
 
 /// A job that was taken before the clock went wrong goes on when it is right again, and holds up nothing meanwhile.

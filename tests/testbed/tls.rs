@@ -1,6 +1,7 @@
 //! An authority of our own and a certificate for this machine.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -20,6 +21,8 @@ pub(crate) enum Certificate {
     Expired,
     /// As [`Certificate::Good`], but it starts in 2100.
     NotYetValid,
+    /// As [`Certificate::Good`], but it starts a day before now.
+    Young,
     /// By an authority that is not in the CA file.
     OtherAuthority,
     /// For another host.
@@ -49,6 +52,7 @@ pub(crate) fn make(
     match certificate {
         Certificate::Expired => params.not_after = rcgen::date_time_ymd(2020, 1, 1),
         Certificate::NotYetValid => params.not_before = rcgen::date_time_ymd(2100, 1, 1),
+        Certificate::Young => params.not_before = (SystemTime::now() - Duration::from_secs(86_400)).into(),
         Certificate::Good | Certificate::OtherAuthority | Certificate::OtherName => {}
     }
     let signed = params.signed_by(&key, issuer).expect("the authority can sign");

@@ -126,6 +126,10 @@ impl Reporter {
         }
         self.written.retain(|(uid, _)| *uid == metadata.uid);
         let stage = self.known.facts().stage.clone();
+        if stage == Stage::Terminating && metadata.deletion_timestamp.is_none() {
+            // That was the one before.
+            return Ok(());
+        }
         let view = self.view(&stage);
         if let Some((before, after)) = self.say_of(cluster, &view).await? {
             for notice in status::news(&before, &after) {

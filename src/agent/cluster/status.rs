@@ -97,7 +97,11 @@ pub(super) fn desired(view: &View<'_>, before: &ClusterStatus) -> Option<Cluster
     let mut said: Vec<Said<'_>> = Vec::new();
     let mut phase = match view.stage {
         Stage::Starting => return None,
-        Stage::Terminating => Phase::Terminating,
+        Stage::Terminating => {
+            let text = "the Cluster is being deleted, and its credential with it".to_owned();
+            said.push(("Connected", false, "CredentialMissing", text));
+            Phase::Terminating
+        }
         Stage::TokenMissing(text) => {
             said.push(("Connected", false, "RegistrationPending", text.clone()));
             said.push(("Authenticated", false, "TokenSecretMissing", text.clone()));
@@ -431,7 +435,7 @@ mod tests {
                 Phase::Error,
                 &["Accepted=False/ModeNotSupported", "Connected=False/RegistrationPending"],
             ),
-            (Stage::Terminating, Phase::Terminating, &[]),
+            (Stage::Terminating, Phase::Terminating, &["Connected=False/CredentialMissing"]),
         ] {
             let view = View { fill: None, ..view(&stage) };
             let status = desired(&view, &ClusterStatus::default()).unwrap();

@@ -45,7 +45,8 @@ pub(super) fn step<'a>(config: &Config, seen: &'a Seen) -> Step<'a> {
         Seen::Unknown | Seen::Nothing => return Step::Wait,
     };
     if cluster.metadata.deletion_timestamp.is_some() {
-        return Step::CleanUp(cluster);
+        // Without our finalizer it is done with: others hold it back.
+        return if is_ours_to_end(cluster) { Step::CleanUp(cluster) } else { Step::Wait };
     }
     match terms::terms(config, cluster) {
         Ok(config) => Step::Serve(cluster, Box::new(config)),
@@ -155,12 +156,13 @@ mod tests {
         for wrong in ["{}", "7", r#"{"connectivityMode":"teleport"}"#] {
             assert!(matches!(step(&config, &one(cluster(wrong))), Step::Refuse(..)), "{wrong}");
         }
-        assert!(matches!(step(&config, &going()), Step::CleanUp(_)));
+        assert!(matches!(step(&config, &going()), Step::Wait), "somebody else holds it");
         // Of several, one that was served and is deleted goes, so that the other can be.
         let Seen::One(mut going) = going() else { panic!("it is one") };
         let seen = |going: &Cluster| Seen::Several(vec![cluster(SPEC), going.clone()]);
         assert!(matches!(step(&config, &seen(&going)), Step::Wait), "somebody else holds it");
         going.metadata.finalizers = Some(vec![CLUSTER_FINALIZER.to_owned()]);
+        assert!(matches!(step(&config, &Seen::One(going.clone())), Step::CleanUp(_)));
         let several = seen(&going);
         let Step::CleanUp(gone) = step(&config, &several) else { panic!("it is let go") };
         assert!(gone.metadata.deletion_timestamp.is_some());

@@ -1,6 +1,5 @@
 //! What the conditions of owned objects were when we last looked, as one hash each.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
@@ -26,9 +25,11 @@ pub(super) struct Vanished {
     pub(super) name: String,
 }
 
-/// At most [`limits::OBSERVED_OBJECTS`] objects of all kinds.
+/// At most [`limits::OBSERVED_OBJECTS`] objects of all kinds. It is in memory for as long as they are owned: a table with its
+/// empty places and a text for each name took twice as much.
 pub(super) struct Baseline {
-    objects: HashMap<Box<str>, Tracked>,
+    /// In the order of their uid.
+    objects: Vec<Tracked>,
     hasher: RandomState,
     /// Sightings of objects that found no room, with their conditions or their fields.
     untracked: u64,
@@ -38,18 +39,29 @@ pub(super) struct Baseline {
 }
 
 struct Tracked {
-    kind: usize,
-    /// The list in which it was last seen.
-    round: u64,
-    namespace: Box<str>,
-    name: Box<str>,
-    /// Of type, and of status, reason and message.
-    conditions: Vec<(u64, u64)>,
+    /// Its uid, its namespace and its name, between slashes. The last two have none in them.
+    called: Box<str>,
+    /// Of each condition, with its type.
+    conditions: Box<[u64]>,
     /// Which of its fields were ours.
     owned: Option<Owned>,
+    /// The list in which it was last seen.
+    round: u64,
+    kind: usize,
 }
 
 impl Tracked {
+    fn vanished(&self) -> Vanished {
+        let mut parts = self.called.rsplitn(3, '/').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        let (name, namespace, uid) = (next(), next(), next());
+        Vanished { uid, namespace, name }
+    }
+
+    fn uid(&self) -> &str {
+        self.called.rsplitn(3, '/').last().unwrap_or_default()
+    }
+
     /// Fields that are compared.
     fn compared(&self) -> usize {
         self.owned.as_ref().map_or(0, Owned::len)
@@ -58,19 +70,23 @@ impl Tracked {
 
 impl Baseline {
     pub(super) fn new() -> Self {
-        Self {
-            objects: HashMap::new(),
-            hasher: RandomState::new(),
-            untracked: 0,
-            fields: 0,
-            has_warned_of_fields: false,
-        }
+        Self { objects: Vec::new(), hasher: RandomState::new(), untracked: 0, fields: 0, has_warned_of_fields: false }
+    }
+
+    /// Where an object is, or where it would be.
+    fn place(&self, uid: &str) -> Result<usize, usize> {
+        self.objects.binary_search_by(|tracked| tracked.uid().cmp(uid))
+    }
+
+    fn get_mut(&mut self, uid: &str) -> Option<&mut Tracked> {
+        let at = self.place(uid).ok()?;
+        self.objects.get_mut(at)
     }
 
     /// Takes an object as it is now, and gives those of its conditions that are news.
     pub(super) fn take(&mut self, kind: usize, round: u64, newcomer: Newcomer, object: &Object) -> Vec<Condition> {
-        let now: Vec<(u64, u64)> = object.conditions.iter().map(|condition| self.hash(condition)).collect();
-        if let Some(tracked) = self.objects.get_mut(object.uid.as_str()) {
+        let now: Box<[u64]> = object.conditions.iter().map(|condition| self.hash(condition)).collect();
+        if let Some(tracked) = self.get_mut(&object.uid) {
             let before = std::mem::replace(&mut tracked.conditions, now);
             tracked.round = round;
             let news = object.conditions.iter().zip(&tracked.conditions).filter(|(_, hash)| !before.contains(hash));
@@ -86,15 +102,9 @@ impl Baseline {
             self.untracked += 1;
             return Vec::new();
         }
-        let tracked = Tracked {
-            kind,
-            round,
-            namespace: object.namespace.as_str().into(),
-            name: object.name.as_str().into(),
-            conditions: now,
-            owned: None,
-        };
-        self.objects.insert(object.uid.as_str().into(), tracked);
+        let called = [object.uid.as_str(), &object.namespace, &object.name].join("/").into();
+        let (Ok(at) | Err(at)) = self.place(&object.uid);
+        self.objects.insert(at, Tracked { called, conditions: now, owned: None, round, kind });
         match newcomer {
             Newcomer::Appeared => object.conditions.clone(),
             Newcomer::WasThere => Vec::new(),
@@ -103,8 +113,9 @@ impl Baseline {
 
     /// Takes which fields of a tracked object are ours now, and gives those that somebody else changed since, each once.
     pub(super) fn take_fields(&mut self, object: &Object) -> Vec<u32> {
-        let Some(tracked) = self.objects.get_mut(object.uid.as_str()) else { return Vec::new() };
         let Some(now) = &object.owned else { return Vec::new() };
+        let Ok(at) = self.place(&object.uid) else { return Vec::new() };
+        let tracked = &mut self.objects[at];
         let lost = tracked.owned.as_ref().map(|before| before.lost(now)).unwrap_or_default();
         if tracked.owned.as_ref() != Some(now) {
             self.fields -= tracked.compared();
@@ -131,26 +142,20 @@ impl Baseline {
 
     /// Forgets an object.
     pub(super) fn forget(&mut self, uid: &str) {
-        self.fields -= self.objects.remove(uid).map_or(0, |tracked| tracked.compared());
+        if let Ok(at) = self.place(uid) {
+            self.fields -= self.objects.remove(at).compared();
+        }
     }
 
     /// Forgets the objects of a kind that were not seen in this round, and names them.
     pub(super) fn sweep(&mut self, kind: usize, round: u64) -> Vec<Vanished> {
-        let gone = |tracked: &Tracked| tracked.kind == kind && tracked.round != round;
         let fields = &mut self.fields;
-        self.objects
-            .extract_if(|_, tracked| gone(tracked))
-            .map(|(uid, tracked)| {
-                *fields -= tracked.compared();
-                let (namespace, name) = (tracked.namespace.into_string(), tracked.name.into_string());
-                Vanished { uid: uid.into_string(), namespace, name }
-            })
-            .collect()
+        let gone = self.objects.extract_if(.., |tracked| tracked.kind == kind && tracked.round != round);
+        gone.inspect(|tracked| *fields -= tracked.compared()).map(|tracked| tracked.vanished()).collect()
     }
 
-    fn hash(&self, condition: &Condition) -> (u64, u64) {
-        let state = (&condition.status, &condition.reason, &condition.message);
-        (self.hasher.hash_one(&condition.kind), self.hasher.hash_one(state))
+    fn hash(&self, condition: &Condition) -> u64 {
+        self.hasher.hash_one((&condition.kind, &condition.status, &condition.reason, &condition.message))
     }
 }
 
@@ -212,6 +217,33 @@ mod tests {
         let gone = baseline.sweep(0, 2);
         assert_eq!(gone, [Vanished { uid: "b".into(), namespace: String::new(), name: "b".into() }]);
         assert!(baseline.sweep(0, 2).is_empty());
+    }
+
+    #[test]
+    fn an_object_is_found_by_its_uid_alone_in_whatever_order_they_come() {
+        let mut baseline = Baseline::new();
+        let called = |uid: &str, namespace: &str| Object {
+            uid: uid.to_owned(),
+            namespace: namespace.to_owned(),
+            name: "one".to_owned(),
+            ..Object::default()
+        };
+        // One is the beginning of the next, and one has a slash of its own.
+        let uids = ["u/2", "u", "b", "u1", "a", "u-1"];
+        for uid in uids {
+            baseline.take(0, 1, Newcomer::Appeared, &called(uid, "shop"));
+        }
+        for uid in uids {
+            baseline.take(0, 2, Newcomer::Appeared, &called(uid, ""));
+        }
+        assert_eq!(baseline.objects.len(), uids.len());
+        baseline.forget("u");
+        baseline.forget("nobody");
+        let mut gone: Vec<_> =
+            baseline.sweep(0, 3).into_iter().map(|gone| (gone.uid, gone.namespace, gone.name)).collect();
+        gone.sort();
+        let expected = ["a", "b", "u-1", "u/2", "u1"].map(|uid| (uid.to_owned(), "shop".to_owned(), "one".to_owned()));
+        assert_eq!(gone, expected);
     }
 
     #[test]
