@@ -5,6 +5,9 @@ use std::time::Duration;
 /// A review: an object and what it was before, in their JSON. A job has a quarter of a megabyte at most.
 pub const WEBHOOK_BODY_BYTES: usize = 512 * 1024;
 
+/// As much of a longer one is kept as says which request it is and who asks: an API server writes that within 2 kB.
+pub const WEBHOOK_OPENING_BYTES: usize = 4 * 1024;
+
 /// As much of a longer one is read and dropped, so that whoever sent it reads the answer: an API server takes objects of
 /// 3 MiB, and sends two.
 pub const WEBHOOK_DRAIN_BYTES: usize = 8 * 1024 * 1024;

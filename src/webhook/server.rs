@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tracing::info;
+use tracing::debug;
 
 use crate::limits;
 use crate::target::kubernetes::{Own, OwnError};
@@ -95,12 +95,11 @@ async fn respond(request: Request<Incoming>, judge: Arc<Judge>) -> Answer {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "the agent stops");
     };
     match timeout(limits::WEBHOOK_ARRIVAL, read(request.into_body())).await {
-        Ok(Ok(Some(text))) => answer(judge, place, text).await,
-        Ok(Ok(None)) => plain(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "the object, with what it was before, is larger than the 512 KiB that pullet's webhook reads; name a Secret or a \
-             ConfigMap in spec.values instead of large values",
-        ),
+        Ok(Ok(Text::Whole(text))) => answer(judge, place, text).await,
+        Ok(Ok(Text::TooLong(opening))) => match Review::too_long(&opening) {
+            Some((uid, reviewed)) => page(StatusCode::OK, "application/json", written(uid, reviewed)),
+            None => plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is larger than the 512 KiB that are read here"),
+        },
         Ok(Err(_)) => plain(StatusCode::BAD_REQUEST, "the review did not come to its end"),
         Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the review did not come in time"),
     }
@@ -111,8 +110,14 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// None where there is too much of it.
-async fn read(mut body: Incoming) -> Result<Option<Vec<u8>>, hyper::Error> {
+/// What was read of a body.
+enum Text {
+    Whole(Vec<u8>),
+    /// Its first [`limits::WEBHOOK_OPENING_BYTES`].
+    TooLong(Vec<u8>),
+}
+
+async fn read(mut body: Incoming) -> Result<Text, hyper::Error> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut kept = Vec::with_capacity(if announced > limits::WEBHOOK_BODY_BYTES { 0 } else { announced });
     let mut count: usize = 0;
@@ -122,13 +127,15 @@ async fn read(mut body: Incoming) -> Result<Option<Vec<u8>>, hyper::Error> {
         if count <= limits::WEBHOOK_BODY_BYTES {
             kept.extend_from_slice(&piece);
         } else {
-            kept = Vec::new();
+            kept.extend_from_slice(piece.get(..limits::WEBHOOK_OPENING_BYTES).unwrap_or(&piece));
+            kept.truncate(limits::WEBHOOK_OPENING_BYTES);
+            kept.shrink_to_fit();
         }
         if count > limits::WEBHOOK_DRAIN_BYTES {
             break;
         }
     }
-    Ok((count <= limits::WEBHOOK_BODY_BYTES).then_some(kept))
+    Ok(if count <= limits::WEBHOOK_BODY_BYTES { Text::Whole(kept) } else { Text::TooLong(kept) })
 }
 
 /// On a thread of its own: it walks half a megabyte, and may have to ask for a namespace. The place is free when that is
@@ -163,7 +170,8 @@ fn written(uid: &str, reviewed: Reviewed) -> String {
     let response = match reviewed {
         Ok(()) => json!({"uid": uid, "allowed": true}),
         Err(denial) => {
-            info!(reason = denial.reason, "the webhook refuses an object");
+            // Whoever wrote it reads why; what others do again and again is not to fill a log.
+            debug!(reason = denial.reason, "the webhook refuses an object");
             let status = json!({"code": 403, "reason": "Forbidden", "message": denial.to_string()});
             json!({"uid": uid, "allowed": false, "status": status})
         }

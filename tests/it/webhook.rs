@@ -292,7 +292,9 @@ fn what_others_write_is_judged_as_a_job_is() {
     assert_eq!(stage.create(&inline(&deep(json!({"replicas": 3})))).0, 201);
     let large = inline(&json!({"a": "x".repeat(BODY)}));
     let (status, message) = stage.create(&large);
-    assert!(status >= 400 && message.contains("larger than the 512 KiB"), "{status} {message}");
+    assert!(status == 403 && message.contains("TooLarge: the object, with what it was before,"), "{status} {message}");
+    let (status, _) = stage.server.create_as(OWN_ACCOUNT, &format!("{INSTANCES}?dryRun=All"), &large);
+    assert_eq!(status, 201, "the agent's own account, with what nobody reads to its end");
 
     // By whom, where, and what of it.
     let evil = inline(&json!({"token": "x"}));
@@ -420,6 +422,16 @@ fn what_is_no_review_has_no_place_and_nobody_keeps_it() {
     assert!(is_answered("gitops", &instance("a", &json!({}))));
     assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
     drop((silent, shaken));
+
+    // A long one as an API server writes it is answered, with the request that it is about.
+    let rest = format!(",\"object\":\"{}\"}}}}", "x".repeat(BODY));
+    for (user, allowed) in [("gitops", false), (OWN_ACCOUNT, true)] {
+        let begin = r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"7b","userInfo":{"username":"#;
+        let (status, body) = stage.post(format!("{begin}\"{user}\"}}{rest}").as_bytes());
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &answer["response"]["allowed"]), (200, &json!(allowed)), "{body}");
+        assert_eq!(answer["response"]["uid"], "7b");
+    }
 
     // Many at once: one after the other, and each has its own answer.
     let bodies = [instance("a", &json!({})), evil];

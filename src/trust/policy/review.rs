@@ -115,6 +115,30 @@ impl<'a> Review<'a> {
         is_known.then_some(whole.request)
     }
 
+    /// Answers a review of which only the beginning was read, because it is too long; none where an API server would have
+    /// begun in another way. It writes which request it is, and who asks, before the object.
+    #[must_use]
+    pub fn too_long(opening: &[u8]) -> Option<(&str, Reviewed)> {
+        let after = |mark: &str| {
+            let text = match std::str::from_utf8(opening) {
+                Ok(text) => text,
+                // It ends amid a character.
+                Err(error) => std::str::from_utf8(opening.get(..error.valid_up_to())?).ok()?,
+            };
+            text.split_once(mark)?.1.split_once('"').map(|(value, _)| value)
+        };
+        let uid = after(r#""request":{"uid":""#)?;
+        if !uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return None;
+        }
+        if after(r#","userInfo":{"username":""#) == Some(OWN_ACCOUNT) {
+            return Some((uid, Ok(())));
+        }
+        let text = "the object, with what it was before, is larger than the 512 KiB that are read here: name a Secret or a \
+                    ConfigMap in spec.values instead of large values";
+        Some((uid, Err(Denial { reason: "TooLarge", text: text.to_owned() })))
+    }
+
     fn api_version(&self) -> String {
         let Kind { group, version, .. } = &self.kind;
         if group.is_empty() { version.clone() } else { [group, "/", version].concat() }
@@ -387,6 +411,29 @@ mod tests {
             denied.to_string().starts_with("InlineSecretMaterialRejected: spec.values.inline.a[0].a[0]"),
             "{denied}"
         );
+    }
+
+    #[test]
+    fn a_review_that_is_too_long_is_answered_by_its_beginning() {
+        let asked = |user: &str| {
+            format!(
+                r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{{"uid":"7-b","name":"\"userInfo\":{{","operation":"CREATE","userInfo":{{"username":"{user}"}},"object":{{"ä"#
+            )
+        };
+        let gitops = asked("gitops");
+        for end in gitops.find("\",\"name").unwrap() + 1..=gitops.len() {
+            let (uid, reviewed) = Review::too_long(&gitops.as_bytes()[..end]).unwrap();
+            assert_eq!((uid, reviewed.unwrap_err().reason), ("7-b", "TooLarge"), "{end}");
+        }
+        assert_eq!(Review::too_long(asked(OWN_ACCOUNT).as_bytes()), Some(("7-b", Ok(()))));
+        assert!(
+            Review::too_long(asked("system:serviceaccount:vworkspace-system:pullet2").as_bytes()).unwrap().1.is_err()
+        );
+        for wrong in
+            ["", "{}", r#"{"request":{"uid":"7"#, r#"{"request":{"uid":"a\u0022"#, r#"{"request":{"uid":"a b""#]
+        {
+            assert_eq!(Review::too_long(wrong.as_bytes()), None, "{wrong}");
+        }
     }
 
     #[test]
