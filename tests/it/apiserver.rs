@@ -229,7 +229,7 @@ impl ApiServer {
             .unwrap();
         let answer = self.line.run(request, Patience::Answer(Duration::from_secs(30))).unwrap();
         let status = answer.status().as_u16();
-        (status, serde_json::from_slice(&answer.into_body().read_all().unwrap()).unwrap())
+        (status, serde_json::from_slice(&answer.into_body().with_limit(16 * 1024 * 1024).read_all().unwrap()).unwrap())
     }
 
     /// What the server says of itself, as the text that it is.
