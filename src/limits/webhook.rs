@@ -24,7 +24,7 @@ pub const WEBHOOK_HEAD_BYTES: usize = 8 * 1024;
 /// Headers of a request.
 pub const WEBHOOK_HEADERS: usize = 32;
 
-/// From a connection to its first byte of HTTP: the handshake takes an ARMv6 50 ms.
+/// From a connection to its first byte of HTTP: the handshake takes a Raspberry Pi Zero 50 ms.
 pub const WEBHOOK_HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// For the head, and then for the body, which holds the only place.

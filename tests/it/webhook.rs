@@ -442,7 +442,9 @@ fn what_is_no_review_has_no_place_and_nobody_keeps_it() {
                 scope.spawn(move || assert_eq!(is_answered("gitops", body), at % 2 == 0))
             })
             .collect();
-        many.into_iter().for_each(|one| one.join().unwrap());
+        for one in many {
+            one.join().unwrap();
+        }
     });
     assert!(agent.threads() < 20, "{}", agent.threads());
 }

@@ -49,7 +49,8 @@ pub struct Review<'a> {
 struct Kind {
     group: String,
     version: String,
-    kind: String,
+    #[serde(rename = "kind")]
+    name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,7 +146,7 @@ impl<'a> Review<'a> {
     }
 
     fn is(&self, (version, kind): (&str, &str)) -> bool {
-        self.kind.kind == kind && self.kind.group == group_of(version)
+        self.kind.name == kind && self.kind.group == group_of(version)
     }
 
     fn is_namespace(&self) -> bool {
@@ -201,8 +202,8 @@ impl Policy {
             return Ok(());
         }
         let is_ours = asked.is(APPLICATION_INSTANCE) || asked.is(OPERATION);
-        let is_listed = || self.kinds.iter().any(|kind| kind.matches(&asked.api_version(), &asked.kind.kind));
-        if !is_ours && !(is_listed() && asked.is_labelled()) {
+        let is_listed = || self.kinds.iter().any(|kind| kind.matches(&asked.api_version(), &asked.kind.name));
+        if !(is_ours || is_listed() && asked.is_labelled()) {
             return Ok(());
         }
         let manifest = match asked.object {
@@ -269,7 +270,7 @@ impl Review<'_> {
         let name = self.old_object.and_then(|old| Metadata::of(old).name).unwrap_or_else(|| self.name.clone());
         ObjectRef {
             api_version: self.api_version(),
-            kind: self.kind.kind.clone(),
+            kind: self.kind.name.clone(),
             // That of a namespace is itself, for the server.
             namespace: if self.is_namespace() { String::new() } else { self.namespace.clone() },
             name,
@@ -301,15 +302,15 @@ mod tests {
         instance(json!({"values": {"inline": {"token": "x"}}}))
     }
 
-    fn managed(_: &str) -> Result<Space, Denial> {
-        Ok(Space { is_managed: true, allowed_types: None })
+    fn managed() -> Space {
+        Space { is_managed: true, allowed_types: None }
     }
 
     fn review(asked: &Value) -> Option<String> {
         let text = asked.to_string();
         let policy = Policy::new(vec![crate::protocol::GroupKind::parse("/ConfigMap").unwrap()], Vec::new());
         let review = Review::read(text.as_bytes()).unwrap();
-        policy.review(&review, managed).err().map(|denial| denial.reason.to_owned())
+        policy.review(&review, |_| Ok(managed())).err().map(|denial| denial.reason.to_owned())
     }
 
     const INLINE: Option<&str> = Some("InlineSecretMaterialRejected");
@@ -406,7 +407,7 @@ mod tests {
         let deep = (0..60).fold(json!({"token": "x"}), |value, _| json!({"a": [value]}));
         let text = asked("CREATE", instance(json!({"values": {"inline": deep}})), Value::Null).to_string();
         let asked = Review::read(text.as_bytes()).unwrap();
-        let denied = Policy::new(Vec::new(), Vec::new()).review(&asked, managed).unwrap_err();
+        let denied = Policy::new(Vec::new(), Vec::new()).review(&asked, |_| Ok(managed())).unwrap_err();
         assert!(
             denied.to_string().starts_with("InlineSecretMaterialRejected: spec.values.inline.a[0].a[0]"),
             "{denied}"
