@@ -41,6 +41,18 @@ impl Fault {
         matches!(self, Self::Busy(..) | Self::Network(_) | Self::Stranger(_) | Self::Unreadable(_))
     }
 
+    /// Whether the server's certificate begins later than the time by which it is judged.
+    #[must_use]
+    pub fn is_not_valid_yet(&self) -> bool {
+        use rustls::{CertificateError, Error};
+        matches!(
+            self,
+            Self::Network(NetError::Tls(Error::InvalidCertificate(
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
+            )))
+        )
+    }
+
     /// What lies directly beneath, and what lies at the bottom where that is something else: both belong
     /// into a log beside the fault itself.
     #[must_use]

@@ -239,10 +239,12 @@ impl Intake {
         if beats && !is_out && self.reports.is_free() {
             let _ = self.reports.post_all().await;
         }
-        // A server that trips over a report, or refuses it, may answer a poll all the same.
+        // A server that trips over a report, or refuses it, may answer a poll all the same. One whose certificate is not valid yet is
+        // asked for the time by a poll alone.
         if (is_out || self.reports.is_free() && self.present.is_due(&self.reports))
             && let Err(fault) = self.present.send_behind(&self.reports).await
             && (matches!(fault, Fault::Network(_) | Fault::Stranger(_)) || fault.retry_after().is_some())
+            && !fault.is_not_valid_yet()
         {
             return Tried::Failed(fault);
         }

@@ -254,22 +254,27 @@ impl LongPoll {
     }
 
     /// The server's certificate is not valid yet, as far as a clock can tell that nobody has confirmed: a poll on a line of
-    /// its own may set the clock. Its jobs come again.
-    fn ask_the_time(&self) {
+    /// its own may set the clock. Its jobs come again. Whether the clock was set.
+    fn ask_the_time(&self) -> bool {
         if clock::standing().is_confirmed() {
-            return;
+            return false;
         }
-        let Some(tls) = self.profile.tls.at_not_before() else { return };
+        let Some(tls) = self.profile.tls.at_not_before() else { return false };
         let line = Line::new(Profile { tls, ..self.profile.clone() });
         let asked = request(Method::GET, &self.jobs_url(PROBE_WAIT), &self.bearer().token, Vec::new())
             .and_then(|request| call(&line, request, Patience::Answer(limits::RESPONSE_TIMEOUT)));
         match asked {
+            Ok(_) if clock::standing().is_confirmed() => info!(
+                "two answers of the server say the same time, by which its certificate is valid: the clock of this node is behind, and \
+                 that time is gone by"
+            ),
             Ok(_) => warn!(
                 "the server's certificate is not valid yet by the clock of this node, which nobody has confirmed: the server was \
                  asked for the time; two answers 10 minutes apart set the clock, and no job is taken before"
             ),
             Err(fault) => warn!(error = %fault, "the server could not be asked for the time"),
         }
+        clock::standing().is_confirmed()
     }
 
     fn jobs_url(&self, wait: Duration) -> String {
@@ -286,13 +291,18 @@ impl JobSource for LongPoll {
     fn poll(&self, wait: Duration) -> Result<Answer, Fault> {
         self.follow_files();
         let line = self.poll.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
-        // Which version this is stands in every post. Without any name some firewalls let nothing through.
-        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("pullet"));
-        let response = match call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE)) {
-            Err(fault) if is_not_valid_yet(&fault) => {
-                self.ask_the_time();
-                return Err(fault);
+        let ask = || {
+            let mut request = request(Method::GET, &self.jobs_url(wait), &self.bearer().token, Vec::new())?;
+            // Which version this is stands in every post. Without any name some firewalls let nothing through.
+            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("pullet"));
+            call(&line, request, Patience::Answer(wait + limits::HOLD_GRACE))
+        };
+        let response = match ask() {
+            Err(fault) if fault.is_not_valid_yet() => {
+                if !self.ask_the_time() {
+                    return Err(fault);
+                }
+                ask()?
             }
             called => called?,
         };
@@ -491,16 +501,6 @@ fn note_date(line: &Line, response: &Response<Body>) {
     {
         warn!(%error, "the floor of the clock was not stored");
     }
-}
-
-fn is_not_valid_yet(fault: &Fault) -> bool {
-    use rustls::{CertificateError, Error};
-    matches!(
-        fault,
-        Fault::Network(NetError::Tls(Error::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
-        )))
-    )
 }
 
 fn is_ours(response: &Response<Body>) -> bool {

@@ -81,6 +81,30 @@ fn a_server_whose_certificate_is_not_valid_yet_is_asked_for_the_time_and_does_no
     assert!(testbed.result(&job).is_none());
 }
 
+/// After a failure what waits is posted before there is a poll; here that fails for as long as nobody has the time.
+#[test]
+fn what_waits_to_be_posted_does_not_keep_the_node_from_asking_for_the_time() {
+    let mut testbed = Testbed::start();
+    let setup = quick(&testbed).flag("--ca-file", testbed.directory().join("both.pem"));
+    fs::write(testbed.directory().join("both.pem"), testbed.ca_pem()).unwrap();
+    let mut agent = setup.spawn();
+    testbed.held_poll(SOON);
+    testbed.fault_until_cleared(Call::Result, Fault::LostAnswer);
+    let done = without_expiry(&testbed, "done");
+    testbed.result_of(&done, LATER);
+    agent.kill();
+    testbed.clear_faults();
+    let next = testbed.change_certificate(Certificate::NotYetValid);
+    fs::write(testbed.directory().join("both.pem"), next).unwrap();
+    let agent = setup.spawn();
+    let asked = || agent.log().matches("was asked for the time").count();
+    let deadline = Instant::now() + LATER;
+    while asked() < 3 {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// The control plane lives two days later than the node, with a certificate of yesterday: by the node's clock of tomorrow. Two
 /// answers ten minutes apart set the clock, though neither does a job; then the certificate is valid, and the jobs are done.
 #[test]
@@ -115,7 +139,7 @@ fn a_node_that_is_behind_its_server_s_certificate_gets_the_time_from_it_and_then
     let kept = fs::read_to_string(setup.state_dir().join("clock.json")).unwrap();
     let confirmed: String = kept.split("confirmed").nth(1).unwrap().chars().filter(char::is_ascii_digit).collect();
     assert!(confirmed.parse::<u64>().unwrap().abs_diff(job::now()) < 30 * 60, "{kept}");
-    assert!(agent.log().contains("the clock"), "{}", agent.log());
+    assert!(agent.log().contains("two answers of the server say the same time"), "{}", agent.log());
 }
 
 /// A job that was taken before the clock went wrong goes on when it is right again, and holds up nothing meanwhile.
