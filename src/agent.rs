@@ -188,6 +188,8 @@ impl Agent {
         if self.config.cluster_resource.is_some() {
             watches += limits::CLUSTER_THREADS;
         }
+        #[cfg(feature = "webhook")]
+        let watches = watches + if self.config.webhook.is_some() { limits::WEBHOOK_THREADS } else { 0 };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(limits::BASE_THREADS + watches)
@@ -210,6 +212,8 @@ impl Agent {
         if let Some(address) = self.config.metrics.take() {
             task::spawn(monitor::serve(address, Arc::clone(&self.monitor)));
         }
+        #[cfg(feature = "webhook")]
+        target::start_webhook(&self.config, &stop)?;
         if self.config.cluster_resource.is_some() {
             return Box::pin(cluster::run(self, signals)).await;
         }

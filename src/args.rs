@@ -15,6 +15,9 @@ use crate::setup::Options;
 pub enum Command {
     /// Print what jobs may do as admission policies, as JSON or as YAML.
     Admission(Settings, bool),
+    /// Print what an API server has to be told of the webhook.
+    #[cfg(feature = "webhook")]
+    AdmissionWebhook(Settings),
     /// Say what would become of a job.
     Check {
         /// What the policy is.
@@ -161,6 +164,14 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
         }
         "admission" => {
             let (is_json, rest) = without(JSON, rest);
+            #[cfg(feature = "webhook")]
+            if let (true, rest) = without(WEBHOOK, &rest) {
+                if is_json {
+                    return Err(UsageError::Value("admission --webhook prints YAML alone".to_owned()));
+                }
+                let settings = settings("admission", &rest)?;
+                return Ok(settings.map_or_else(Command::Help, Command::AdmissionWebhook));
+            }
             settings("admission", &rest)
                 .map(|settings| settings.map_or_else(Command::Help, |settings| Command::Admission(settings, is_json)))
         }
@@ -223,6 +234,10 @@ const FOLLOW: &str = "--follow";
 
 /// The flag of `status`, `journal`, `check`, `doctor` and `admission` that is no setting.
 const JSON: &str = "--json";
+
+/// The flag of `admission` that is no setting.
+#[cfg(feature = "webhook")]
+const WEBHOOK: &str = "--webhook";
 
 /// The flag of `doctor` that is no setting.
 const RESET_CLOCK: &str = "--reset-clock";

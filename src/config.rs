@@ -1,5 +1,6 @@
 //! What the user set, by file and by flag, and what it means.
 
+mod error;
 mod file;
 mod settings;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use tracing::Level;
 
+pub use error::ConfigError;
 pub use settings::{DEFAULT_FILE, DEFAULT_STATE, DEFAULT_STATUS, KEYS, Settings, closest};
 
 use crate::job::machine::SucceedOn;
@@ -58,6 +60,9 @@ pub struct Config {
     pub status_file: Option<PathBuf>,
     /// Where metrics and probes are answered; none = nowhere.
     pub metrics: Option<Address>,
+    /// Where API servers are answered; none = nowhere.
+    #[cfg(feature = "webhook")]
+    pub webhook: Option<crate::webhook::Listen>,
     /// Where jobs take effect.
     pub target: TargetChoice,
     /// Whether `http://` is possible.
@@ -95,43 +100,6 @@ pub enum TargetChoice {
         context: Option<String>,
     },
 }
-
-/// Why a configuration cannot be used. All of them are wrong usage.
-#[derive(Debug)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    File(PathBuf, std::io::Error),
-    /// The file is too large to be one.
-    TooLarge(PathBuf),
-    /// The file is no TOML, or a value is of the wrong type; with what the parser says.
-    Syntax(PathBuf, String),
-    /// A key that does not exist, and the closest that does.
-    UnknownKey(PathBuf, String, Option<&'static str>),
-    /// A value that cannot be used; key, value, why.
-    Value(&'static str, String, String),
-    /// A setting that is needed.
-    Missing(&'static str, &'static str),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path, error) => write!(f, "the configuration {} cannot be read: {error}", path.display()),
-            Self::TooLarge(path) => write!(f, "{} is larger than 64 KiB: no configuration", path.display()),
-            Self::Syntax(path, reason) => write!(f, "{}: {}", path.display(), reason.trim_end()),
-            Self::UnknownKey(path, key, Some(closest)) => {
-                write!(f, "{}: there is no setting {key:?}; did you mean {closest}?", path.display())
-            }
-            Self::UnknownKey(path, key, None) => {
-                write!(f, "{}: there is no setting {key:?}; pullet run --help lists them", path.display())
-            }
-            Self::Value(key, value, why) => write!(f, "{key} = {value:?}: {why}"),
-            Self::Missing(key, why) => write!(f, "{key} is missing: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 impl Config {
     /// Whether a control plane that does not take our keys is of no use.
@@ -204,6 +172,8 @@ impl Config {
             monthly_budget: read_budget(is_metered, settings.monthly_budget)?,
             status_file: status_file(settings.status_file),
             metrics: read("metrics", settings.metrics.filter(|text| text != "none"), Address::parse)?,
+            #[cfg(feature = "webhook")]
+            webhook: read_webhook(settings.webhook_listen, &target)?,
             target,
             plain_http,
             policy,
@@ -277,6 +247,18 @@ fn read_cluster_resource(name: Option<String>, target: &TargetChoice) -> Result<
             Err(ConfigError::Value("cluster_resource", name, why))
         }
         name => Ok(name),
+    }
+}
+
+#[cfg(feature = "webhook")]
+fn read_webhook(text: Option<String>, target: &TargetChoice) -> Result<Option<crate::webhook::Listen>, ConfigError> {
+    let listen = read("webhook_listen", text.filter(|text| text != "none"), crate::webhook::Listen::parse)?;
+    match listen {
+        Some(listen) if matches!(target, TargetChoice::Directory(_)) => {
+            let why = "is only for the kubernetes target: a directory has no API server".to_owned();
+            Err(ConfigError::Value("webhook_listen", listen.to_string(), why))
+        }
+        listen => Ok(listen),
     }
 }
 

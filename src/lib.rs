@@ -20,6 +20,7 @@
 //! | [`doctor`] | what is wrong with a node: it asks and looks, and changes nothing; the agent itself never comes here |
 //! | [`status`] | what a running agent tells of itself, and the file it tells it in |
 //! | [`monitor`] | the same for machines: `/metrics`, `/healthz` and `/readyz` on loopback |
+//! | `webhook` | API servers that ask before they store an object; only with the feature of that name |
 //! | [`link`] | the control plane |
 //! | [`job`] | what becomes of a job: `machine` decides, `run` does |
 //! | [`journal`] | what waits to be posted |
@@ -74,3 +75,5 @@ pub mod target;
 pub mod task;
 pub mod texts;
 pub mod trust;
+#[cfg(feature = "webhook")]
+pub mod webhook;

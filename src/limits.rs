@@ -10,6 +10,8 @@ pub mod doctor;
 mod installation;
 mod monitor;
 mod present;
+#[cfg(feature = "webhook")]
+mod webhook;
 
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ pub use device::*;
 pub use installation::*;
 pub use monitor::*;
 pub use present::*;
+#[cfg(feature = "webhook")]
+pub use webhook::*;
 
 /// Text of the jobs of one answer that is held in memory at once. What follows the complete jobs that
 /// fit is left un-acked and comes again.

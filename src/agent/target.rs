@@ -11,7 +11,15 @@ use crate::link;
 use crate::protocol::ClusterId;
 use crate::target::Target;
 use crate::target::directory::Directory;
+#[cfg(feature = "webhook")]
+use crate::target::kubernetes::Own;
 use crate::target::kubernetes::{Access, Kubernetes, Surroundings, Wish};
+#[cfg(feature = "webhook")]
+use crate::{
+    shutdown::Stop,
+    task,
+    webhook::{self, Pace, Parts},
+};
 
 pub(super) fn open_target(config: &Config, cluster_id: &ClusterId) -> Result<Arc<dyn Target>, AgentError> {
     match &config.target {
@@ -41,6 +49,16 @@ pub fn find_access(config: &Config) -> Result<Access, AgentError> {
     let wish = Wish { kubeconfig, context, foreground_root: is_foreground_root(), plain_http: config.plain_http };
     let surroundings = Surroundings { variable: &link::provided::variable, root: PathBuf::from("/") };
     Access::find(&wish, &surroundings).map_err(AgentError::Access)
+}
+
+/// Answers API servers, where that is asked for.
+#[cfg(feature = "webhook")]
+pub(super) fn start_webhook(config: &Config, stop: &Stop) -> Result<(), AgentError> {
+    if let Some(listen) = config.webhook {
+        let (policy, own) = (config.policy.clone(), Own::new(&find_access(config)?));
+        task::spawn(webhook::serve(Parts { listen, policy, own, pace: Pace::default(), stop: stop.clone() }));
+    }
+    Ok(())
 }
 
 /// A person who is root started us on a terminal: no unit of systemd.

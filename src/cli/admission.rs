@@ -14,3 +14,12 @@ pub(super) fn admission(config: &Config, is_json: bool) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// Prints what an API server has to be told of the webhook.
+#[cfg(feature = "webhook")]
+pub(super) fn webhook(config: &Config) -> Result<(), Failure> {
+    let why = "where API servers are answered: 127.0.0.1:9443, or 0.0.0.0:9443 behind a Service";
+    let listen = config.webhook.ok_or(crate::config::ConfigError::Missing("webhook_listen", why))?;
+    say(crate::webhook::text(&listen, &config.policy).trim_end());
+    Ok(())
+}

@@ -75,6 +75,10 @@ fn for_a_person(command: Command) -> Result<(), Failure> {
         Command::Admission(settings, is_json) => {
             read_config(settings).map_err(Failure::from).and_then(|config| admission::admission(&config, is_json))
         }
+        #[cfg(feature = "webhook")]
+        Command::AdmissionWebhook(settings) => {
+            read_config(settings).map_err(Failure::from).and_then(|config| admission::webhook(&config))
+        }
         Command::Check { settings, file, is_json } => read_config(settings)
             .map_err(Failure::from)
             .and_then(|config| check::check(&config, Path::new(&file), is_json)),

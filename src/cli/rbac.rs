@@ -9,6 +9,15 @@ const TEXT: &str = include_str!("../../k3s/rbac.yaml");
 /// What an agent needs beside them that goes by a Cluster.
 pub(super) const CLUSTER: &str = include_str!("../../k3s/cluster.yaml");
 
+/// What the webhook needs.
+#[cfg(feature = "webhook")]
+const WEBHOOK: &str = "  # The agent's webhook. get: is its certificate trusted there? patch: it is, from now on.
+  - apiGroups: [\"admissionregistration.k8s.io\"]
+    resources: [\"validatingwebhookconfigurations\"]
+    resourceNames: [\"pullet\"]
+    verbs: [\"get\", \"patch\"]
+";
+
 /// Where the rules for further kinds belong.
 const MARK: &str = "  # Each further kind of allow_kind";
 
@@ -20,6 +29,10 @@ pub(crate) fn text(config: &Config) -> String {
         if ![APPLICATION_INSTANCE, OPERATION].iter().any(|(version, name)| kind.matches(version, name)) {
             push_rule(kind, &mut text);
         }
+    }
+    #[cfg(feature = "webhook")]
+    if config.webhook.is_some() {
+        text.push_str(WEBHOOK);
     }
     if !after.is_empty() {
         text.push_str(MARK);

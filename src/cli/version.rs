@@ -20,7 +20,12 @@ pub(super) fn text(is_json: bool) -> String {
         text.push_str(commit);
     }
     text.push_str("\",\"protocol\":1,\"features\":[");
-    text.push_str(if cfg!(feature = "sign") { "\"sign\"]}" } else { "]}" });
+    text.push_str(match (cfg!(feature = "sign"), cfg!(feature = "webhook")) {
+        (false, false) => "]}",
+        (true, false) => "\"sign\"]}",
+        (false, true) => "\"webhook\"]}",
+        (true, true) => "\"sign\",\"webhook\"]}",
+    });
     text
 }
 
@@ -35,6 +40,7 @@ mod tests {
         assert_eq!(text(false), format!("pullet {}", json["version"].as_str().unwrap()));
         assert!(json["target"].as_str().unwrap().starts_with(std::env::consts::ARCH), "{json}");
         assert_eq!(json["protocol"], 1);
-        assert_eq!(json["features"].as_array().unwrap().len(), usize::from(cfg!(feature = "sign")));
+        let features = usize::from(cfg!(feature = "sign")) + usize::from(cfg!(feature = "webhook"));
+        assert_eq!(json["features"].as_array().unwrap().len(), features);
     }
 }

@@ -68,6 +68,8 @@ fn place<'a>(settings: &'a mut Settings, key: &str) -> Option<Place<'a>> {
         "target" => Place::Text(&mut settings.target),
         "token_file" => Place::File(&mut settings.token_file),
         "wait" => Place::Number(&mut settings.wait),
+        #[cfg(feature = "webhook")]
+        "webhook_listen" => Place::Text(&mut settings.webhook_listen),
         _ => return None,
     })
 }

@@ -163,6 +163,11 @@ pub struct Settings {
     #[argh(option, arg_name = "address")]
     pub metrics: Option<String>,
 
+    /// where API servers ask what may be stored: 127.0.0.1:9443, or 0.0.0.0:9443 behind a Service (default none)
+    #[cfg(feature = "webhook")]
+    #[argh(option, arg_name = "address")]
+    pub webhook_listen: Option<String>,
+
     /// seconds that an object may take to be ready (default 600)
     #[argh(option, arg_name = "seconds")]
     pub ready_timeout: Option<u64>,
@@ -185,7 +190,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, which are the names of the flags but for `config`.
-pub const KEYS: [&str; 35] = [
+pub const KEYS: [&str; if cfg!(feature = "webhook") { 36 } else { 35 }] = [
     "allow_chart",
     "allow_kind",
     "allow_namespace",
@@ -221,6 +226,8 @@ pub const KEYS: [&str; 35] = [
     "target",
     "token_file",
     "wait",
+    #[cfg(feature = "webhook")]
+    "webhook_listen",
 ];
 
 impl Settings {
@@ -302,6 +309,8 @@ impl Settings {
             monthly_budget: self.monthly_budget.or(file.monthly_budget),
             status_file: self.status_file.or(file.status_file),
             metrics: self.metrics.or(file.metrics),
+            #[cfg(feature = "webhook")]
+            webhook_listen: self.webhook_listen.or(file.webhook_listen),
             ready_timeout: self.ready_timeout.or(file.ready_timeout),
             heartbeat_interval: self.heartbeat_interval.or(file.heartbeat_interval),
             journal_size: self.journal_size.or(file.journal_size),

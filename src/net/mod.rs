@@ -1,4 +1,4 @@
-//! The one place that knows ureq, rustls and sockets.
+//! The one place that knows ureq, rustls and sockets, but for those who are asked: `monitor` and, where it is built, `webhook`.
 //!
 //! A [`Line`] is one kept connection with its own timeouts; a [`Body`] is an answer that is read no
 //! further than its limit and no slower than it must be.
@@ -10,6 +10,8 @@ mod gather;
 mod issuer;
 pub mod proxy;
 pub mod renewal;
+#[cfg(feature = "webhook")]
+pub mod served;
 pub mod tls;
 mod verifier;
 

@@ -218,8 +218,9 @@ fn finish(
 /// One server and its tickets.
 const SESSIONS: usize = 8;
 
+/// What TLS goes by.
 #[derive(Debug)]
-struct OurClock;
+pub(super) struct OurClock;
 
 impl TimeProvider for OurClock {
     fn current_time(&self) -> Option<UnixTime> {

@@ -115,6 +115,41 @@ impl<'a> Manifest<'a> {
         })
     }
 
+    /// Reads an object as an API server has it: with what a server fills in and what controllers set, and with names that
+    /// the server found to be ones.
+    ///
+    /// # Errors
+    /// As [`ManifestError`] lists them.
+    #[cfg(feature = "webhook")]
+    pub fn of_server(text: &'a RawValue) -> Result<Self, ManifestError> {
+        let mut members = read_members(text)?;
+        let api_version = take_text(&mut members, "apiVersion")?.ok_or(ManifestError::Missing("apiVersion"))?;
+        let kind = take_text(&mut members, "kind")?.ok_or(ManifestError::Missing("kind"))?;
+        let metadata = take(&mut members, "metadata").ok_or(ManifestError::Missing("metadata"))?;
+        let Metadata { name, namespace, labels, annotations, .. } = read(metadata)?;
+        take(&mut members, "status");
+        check_members(&kind, &members)?;
+        Ok(Self {
+            api_version,
+            kind,
+            name,
+            namespace: namespace.unwrap_or_default(),
+            labels: labels.unwrap_or_default(),
+            annotations: annotations.unwrap_or_default(),
+            members,
+        })
+    }
+
+    /// Whether the members beside apiVersion, kind and metadata are those of another manifest, to the letter.
+    #[cfg(feature = "webhook")]
+    #[must_use]
+    pub fn has_members_of(&self, other: &Self) -> bool {
+        let is_there = |(name, text): &(Cow<'a, str>, &'a RawValue)| {
+            other.member(name).is_some_and(|there| there.get() == text.get())
+        };
+        self.members.len() == other.members.len() && self.members.iter().all(is_there)
+    }
+
     /// The text of a member at the top, `spec` for one.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&'a RawValue> {

@@ -14,9 +14,12 @@ use crate::target::kubernetes::{Admin, Document, OwnError};
 use crate::texts;
 
 /// Policies for kinds that settings of before may have allowed, and the objects whose definitions are ours.
-const FURTHER: [&str; 2] = [
+const FURTHER: [&str; if cfg!(feature = "webhook") { 3 } else { 2 }] = [
     "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/pullet-kinds",
     "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/pullet-kinds",
+    // Without the agent it would let nothing of ours be written.
+    #[cfg(feature = "webhook")]
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/pullet",
 ];
 
 const CLUSTERS: &str = "/apis/ops.vworkspace.io/v1alpha1/clusters";

@@ -220,6 +220,18 @@ impl ApiServer {
         (status, serde_json::from_slice(&text).unwrap_or(Value::Null))
     }
 
+    /// Makes an object as somebody else would.
+    pub(crate) fn create_as(&self, user: &str, path: &str, object: &Value) -> (u16, Value) {
+        let request = Request::post(self.url(path))
+            .header("content-type", "application/json")
+            .header("impersonate-user", user)
+            .body(object.to_string().into_bytes())
+            .unwrap();
+        let answer = self.line.run(request, Patience::Answer(Duration::from_secs(30))).unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(&answer.into_body().with_limit(16 * 1024 * 1024).read_all().unwrap()).unwrap())
+    }
+
     /// What the server says of itself, as the text that it is.
     pub(crate) fn text(&self, path: &str) -> (u16, String) {
         let (status, text) = self.ask(Method::GET, path, "application/json", Vec::new());
@@ -299,7 +311,11 @@ impl ApiServer {
 
     /// Applies the documents of a manifest of ours, as somebody.
     pub(crate) fn apply_manifest(&self, file: &str) {
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        self.apply_text(&fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap());
+    }
+
+    /// The same with what a command printed.
+    pub(crate) fn apply_text(&self, text: &str) {
         for document in text.split("\n---\n") {
             self.apply_document(document);
         }
@@ -520,7 +536,7 @@ fn client_certificate(authority: &CertifiedIssuer<'_, KeyPair>, user: &str, grou
 }
 
 /// One that nobody listens on, and that no connection on its way out takes before the server does: those are from 32768 up.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = std::process::id() as usize % PORTS.len();
     (0..PORTS.len())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From top to bottom; a module may use those of the rows below it.
 const LAYERS: [&[&str]; 4] = [
-    &["agent", "args", "cli", "config", "doctor", "logging", "monitor", "setup", "status"],
+    &["agent", "args", "cli", "config", "doctor", "logging", "monitor", "setup", "status", "webhook"],
     &["job", "journal", "link", "target"],
     &["net", "protocol", "resources", "trust"],
     &["clock", "count", "json", "limits", "metrics", "secret", "shutdown", "supervisor", "task", "texts"],
@@ -40,6 +40,15 @@ const FILE_LINES: usize = 600;
 
 const ATOMICS_OF_64_BITS: [&str; 2] = ["AtomicI64", "AtomicU64"];
 
+/// What the feature `webhook` brings, and the room that knows it.
+const OF_THE_WEBHOOK: [(&str, &str); 5] = [
+    ("http_body_util", "src/webhook"),
+    ("hyper", "src/webhook"),
+    ("hyper_util", "src/webhook"),
+    ("rcgen", "src/net/served.rs"),
+    ("tokio_rustls", "src/webhook"),
+];
+
 #[test]
 fn layers_point_one_way() {
     let mut wrong = Vec::new();
@@ -60,6 +69,19 @@ fn every_module_has_a_layer() {
     assert!(modules.len() > 5, "{modules:?}");
     for module in modules {
         assert!(layer(&module).is_some(), "src/{module} is in none of the layers of tests/it/layers.rs");
+    }
+}
+
+#[test]
+fn what_one_feature_brings_is_known_in_one_room() {
+    let uses = |code: &str, name: &str| {
+        let path = format!("{name}::");
+        code.match_indices(&path).any(|(at, _)| !code[..at].ends_with(|c| is_name(c) || c == ':'))
+    };
+    for (name, room) in OF_THE_WEBHOOK {
+        let users: Vec<PathBuf> =
+            Source::all().into_iter().filter(|source| uses(&source.code(), name)).map(|source| source.path).collect();
+        assert!(!users.is_empty() && users.iter().all(|path| path.starts_with(room)), "{name}: {users:?}");
     }
 }
 

@@ -89,6 +89,8 @@ mod testbed;
 mod testbed_itself;
 mod thousand;
 mod tls;
+#[cfg(feature = "webhook")]
+mod webhook;
 mod wrong_clock;
 mod year_2038;
 mod year_offline;

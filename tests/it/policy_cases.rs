@@ -40,7 +40,7 @@ pub(crate) struct Case {
     #[serde(default)]
     pub(crate) reason: Option<String>,
     #[serde(default)]
-    path: Option<String>,
+    pub(crate) path: Option<String>,
     /// Whether an API server can tell, too.
     #[serde(default)]
     pub(crate) admission: Option<bool>,

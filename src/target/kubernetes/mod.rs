@@ -32,6 +32,8 @@ mod pause;
 mod recall;
 mod resources;
 mod stamp;
+#[cfg(feature = "webhook")]
+mod webhook;
 mod yaml;
 
 use std::fmt::Write as _;

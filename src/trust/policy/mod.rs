@@ -13,6 +13,8 @@ mod namespace;
 mod never;
 mod operation;
 mod refusal;
+#[cfg(feature = "webhook")]
+mod review;
 mod spec;
 
 pub use admission::OWN_ACCOUNT;
@@ -20,6 +22,8 @@ pub use chart::{ChartPattern, InvalidChart, SourcePattern};
 pub use namespace::{InvalidPattern, NamespacePattern, NamespaceRule, Namespaces, OWN_NAMESPACE};
 pub use operation::{ALLOWED_TYPES_ANNOTATION, OperationType, UnknownType, check_namespace_list};
 pub use refusal::Refusal;
+#[cfg(feature = "webhook")]
+pub use review::{Denial, Review, Reviewed, Space};
 
 use crate::limits;
 use crate::protocol::{APPLICATION_INSTANCE, GroupKind, Instruction, Manifest, OPERATION, ObjectRef, group_of};

@@ -51,6 +51,8 @@ fn settings() -> Vec<Setting> {
     let (fields, _) = fields.split_once("\n}\n").unwrap();
     let settings: Vec<Setting> = fields
         .split("\n\n")
+        // What is not in the default build is not in its manual.
+        .filter(|field| !field.contains("#[cfg(feature"))
         .map(|field| {
             let lines = field.lines().map(str::trim);
             let words: Vec<&str> = lines.filter_map(|line| line.strip_prefix("/// ")).collect();
@@ -61,8 +63,9 @@ fn settings() -> Vec<Setting> {
         })
         .collect();
     let flags = |key: &str| settings.iter().any(|setting| setting.flag == format!("--{}", key.replace('_', "-")));
-    assert!(KEYS.into_iter().chain(["config"]).all(flags));
-    assert_eq!(settings.len(), KEYS.len() + 1);
+    let keys = || KEYS.into_iter().filter(|key| *key != "webhook_listen");
+    assert!(keys().chain(["config"]).all(flags));
+    assert_eq!(settings.len(), keys().count() + 1);
     settings
 }
 
