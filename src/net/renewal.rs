@@ -310,7 +310,8 @@ impl TlsFiles {
         };
         let again = identity.as_ref().map(ClientIdentity::duplicate);
         let leaf = identity.as_ref().and_then(|identity| identity.chain.first().cloned());
-        let (config, verifier) = judged_config(roots.clone(), identity, When::Now)?;
+        let roots = roots.shared();
+        let (config, verifier) = judged_config(Arc::clone(&roots), identity, When::Now)?;
         let bare = issued.map(|_| config_of(&verifier, None)).transpose()?;
         let at_not_before = judged_config(roots, again, When::AtNotBefore)?;
         Ok(Material {

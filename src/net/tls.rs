@@ -24,7 +24,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
 ];
 
 /// Certificates of authorities.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Roots(RootCertStore);
 
 /// A certificate chain with its key, in PEM.
@@ -98,6 +98,12 @@ impl Roots {
             }
         }
         Self(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+    }
+
+    /// All of them, for whoever judges by them: those of a system are 60 kB.
+    pub(super) fn shared(mut self) -> Arc<RootCertStore> {
+        self.0.roots.shrink_to_fit();
+        Arc::new(self.0)
     }
 
     /// Adds every certificate of a PEM file.
@@ -177,12 +183,12 @@ pub fn client_config(roots: Roots, identity: Option<ClientIdentity>) -> Result<A
 
 /// As [`client_config`], and what judges the server.
 pub(super) fn judged_config(
-    roots: Roots,
+    roots: Arc<RootCertStore>,
     identity: Option<ClientIdentity>,
     when: When,
 ) -> Result<(Arc<ClientConfig>, Arc<Verifier>), TlsFileError> {
     let provider = rustls::crypto::ring::default_provider();
-    let verifier = Arc::new(Verifier::new(roots.0, &provider, when).map_err(TlsFileError::Unusable)?);
+    let verifier = Arc::new(Verifier::new(roots, &provider, when).map_err(TlsFileError::Unusable)?);
     Ok((config_of(&verifier, identity)?, verifier))
 }
 

@@ -1,6 +1,6 @@
 //! Whom a line believes, and when a chain that is not valid yet is looked at all the same.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -16,7 +16,7 @@ use super::issuer::issuer;
 /// reader of revocation lists with it, and nobody has any here.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,
     when: When,
     last: Mutex<Option<Shown>>,
@@ -43,7 +43,7 @@ struct Shown {
 const CHAIN: usize = 8;
 
 impl Verifier {
-    pub(super) fn new(roots: RootCertStore, provider: &CryptoProvider, when: When) -> Result<Self, Error> {
+    pub(super) fn new(roots: Arc<RootCertStore>, provider: &CryptoProvider, when: When) -> Result<Self, Error> {
         if roots.is_empty() {
             return Err(Error::General("no root trust anchors were provided".to_owned()));
         }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn verifier(roots: &RootCertStore, when: When) -> Verifier {
-        Verifier::new(roots.clone(), &rustls::crypto::ring::default_provider(), when).unwrap()
+        Verifier::new(Arc::new(roots.clone()), &rustls::crypto::ring::default_provider(), when).unwrap()
     }
 
     #[test]
@@ -253,7 +253,10 @@ mod tests {
     #[test]
     fn without_roots_there_is_no_verifier() {
         let provider = rustls::crypto::ring::default_provider();
-        assert!(matches!(Verifier::new(RootCertStore::empty(), &provider, When::Now), Err(Error::General(_))));
+        assert!(matches!(
+            Verifier::new(Arc::new(RootCertStore::empty()), &provider, When::Now),
+            Err(Error::General(_))
+        ));
     }
 
     /// Whatever it is for, and whoever issued it; an authority's as well as a leaf's.
