@@ -126,6 +126,8 @@ impl<'a> Review<'a> {
                 // It ends amid a character.
                 Err(error) => std::str::from_utf8(opening.get(..error.valid_up_to())?).ok()?,
             };
+            // In the object stands whatever its writer likes.
+            let text = text.split_once(r#","object":"#).map_or(text, |(before, _)| before);
             text.split_once(mark)?.1.split_once('"').map(|(value, _)| value)
         };
         let uid = after(r#""request":{"uid":""#)?;
@@ -427,6 +429,10 @@ mod tests {
             assert_eq!((uid, reviewed.unwrap_err().reason), ("7-b", "TooLarge"), "{end}");
         }
         assert_eq!(Review::too_long(asked(OWN_ACCOUNT).as_bytes()), Some(("7-b", Ok(()))));
+        let nobody = format!(
+            r#"{{"request":{{"uid":"7-b","userInfo":{{}},"object":{{"a":1,"userInfo":{{"username":"{OWN_ACCOUNT}"}}}}"#
+        );
+        assert!(Review::too_long(nobody.as_bytes()).unwrap().1.is_err(), "it says so of itself");
         assert!(
             Review::too_long(asked("system:serviceaccount:vworkspace-system:pullet2").as_bytes()).unwrap().1.is_err()
         );
