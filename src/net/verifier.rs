@@ -186,6 +186,7 @@ mod tests {
     use rustls::client::danger::ServerCertVerifier as _;
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
     use rustls::{CertificateError, Error, RootCertStore};
+    use std::sync::Arc;
     use std::time::{Duration, UNIX_EPOCH};
 
     const IN_2026: Duration = Duration::from_secs(1_793_491_200);
