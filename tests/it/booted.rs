@@ -12,13 +12,16 @@ use crate::testbed::Testbed;
 fn the_unit_is_what_it_says_in_a_system_that_was_booted_from_an_image() {
     let testbed = Testbed::start();
     let directory = tempfile::tempdir().unwrap();
-    let token = directory.path().join("token");
-    write_secret(&token, &testbed.issue_token(Some(CLUSTER)));
+    let tokens = ["first", "second", "third"].map(|name| {
+        let file = directory.path().join(name);
+        write_secret(&file, &testbed.issue_token(Some(CLUSTER)));
+        file
+    });
     let job = apply(&testbed, "booted");
     let built = PathBuf::from(env!("CARGO_BIN_EXE_pullet"));
     let binary = std::env::var_os("PULLET_STATIC").map(PathBuf::from).filter(|path| path.exists()).unwrap_or(built);
     let mut boot = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/device/boot"));
-    boot.arg(binary).arg(testbed.endpoint()).arg(&token).arg(testbed.ca_file()).stdin(Stdio::null());
+    boot.arg(binary).arg(testbed.endpoint()).arg(testbed.ca_file()).args(&tokens).stdin(Stdio::null());
     let (code, text) = said(&boot.output().unwrap());
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("- its user: pullet\n"), "{text}");
