@@ -6,7 +6,7 @@
 //! again for each, and its readers bring a YAML deserializer and plug-ins that are refused here.
 //!
 //! Bounds: two short calls at a time, a watch on a thread of its own for each of the first
-//! [`limits::WATCHES`](crate::limits::WATCHES) kinds and of who acts, bodies and lines as `limits` has them, and no tree of
+//! [`limits::WATCHES`] kinds and of who acts, bodies and lines as `limits` has them, and no tree of
 //! what the API server sends.
 
 mod admin;
@@ -81,7 +81,7 @@ struct Inner {
 
 impl Kubernetes {
     /// A target for the cluster `cluster_id`, whose objects carry that id as a label. The first
-    /// [`limits::WATCHES`](crate::limits::WATCHES) of `kinds` are watched, the others listed periodically.
+    /// [`limits::WATCHES`] of `kinds` are watched, the others listed periodically.
     /// Connects to nothing yet.
     ///
     /// A `Secret` is never observed: it has no conditions, and whoever looked at it would have what is in it.
