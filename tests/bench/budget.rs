@@ -147,7 +147,7 @@ const HELD: [(Held, Line); 20] = [
         Some(4_096.0),
         true,
     ),
-    line(Held::PeakOfJobs, "memory, peak over 1,000 jobs", 5_100.0, Unit::Kilobytes, Some(PROMISED_PEAK), true),
+    line(Held::PeakOfJobs, "memory, peak over 1,000 jobs", 4_900.0, Unit::Kilobytes, Some(PROMISED_PEAK), true),
     line(
         Held::PeakOfOwned,
         "memory, peak with 1,000 owned objects in storms",
