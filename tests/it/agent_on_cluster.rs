@@ -124,6 +124,20 @@ fn a_job_succeeds_when_its_object_is_ready_and_each_transition_is_an_event() {
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }
 
+/// A vanilla node has no operator: nobody ever says anything of what was applied, and after a minute that is the answer.
+#[test]
+#[ignore = "needs a Kubernetes API server: set KUBEBUILDER_ASSETS (tests/run does)"]
+fn where_nobody_reports_a_job_succeeds_after_a_minute_and_says_so() {
+    let scene @ Scene { testbed, .. } = &Scene::start();
+    let begin = std::time::Instant::now();
+    let (id, _) = scene.instance();
+    assert_eq!(testbed.result_of(&id, 3 * PATIENCE)["outcome"], "succeeded");
+    assert!(begin.elapsed() >= PATIENCE, "that was too soon to know");
+    let statuses = testbed.statuses(&id);
+    let said = statuses.iter().any(|status| status["message"] == "applied; nothing reports readiness here");
+    assert!(said, "{statuses:?}");
+}
+
 /// Somebody deletes the object and makes one of the same name: that is another object, and what is said of it is none of the
 /// job's.
 #[test]
