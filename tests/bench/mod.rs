@@ -81,6 +81,7 @@ fn what_the_agent_takes_is_within_the_promises() {
         figures.extend(found);
         drawings.push_str(&drawing);
     }
+    assert!(!figures.is_empty(), "{ONLY} names no part of the benchmark: {only:?}");
     let table = [report::measured(), report::table(&figures)].concat();
     let summary = [report::measured(), report::summary(&figures)].concat();
     #[allow(clippy::print_stderr, reason = "the table is what a person runs this for")]
