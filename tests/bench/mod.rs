@@ -182,7 +182,7 @@ fn a_thousand_jobs_in_a_directory() -> [Figure; 2] {
     let rate = f64::from(u32::try_from(JOBS).unwrap()) / took.as_secs_f64();
     [
         Figure::seen("jobs per second, directory", format!("{rate:.0}")),
-        Figure::held(Held::PeakOfJobs, "peak RSS over 1,000 jobs, directory", kilobytes(peak)),
+        Figure::held(Held::PeakOfJobsInDirectory, "peak RSS over 1,000 jobs, directory", kilobytes(peak)),
     ]
 }
 
