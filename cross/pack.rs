@@ -1,4 +1,5 @@
-//! Packs the long texts that the program carries: each byte of the file is one of an idle agent's memory.
+//! Packs the long texts that the program carries: each byte of the file is one of an idle agent's memory. And tells it what it is
+//! built for.
 
 #![allow(clippy::print_stdout, reason = "cargo reads it")]
 
@@ -23,4 +24,5 @@ fn main() {
         fs::write(Path::new(&out).join(name), packed).expect("the directory can be written");
     }
     println!("cargo::rerun-if-changed=cross/pack.rs");
+    println!("cargo::rustc-env=PULLET_TARGET={}", env::var("TARGET").expect("cargo says for what"));
 }
