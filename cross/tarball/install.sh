@@ -120,6 +120,9 @@ put_below() { # DIRECTORY TO; of a link, what it leads to
 
 [ "$dry_run" = yes ] || [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "only root can install; sudo $0, or --root DIR, or --dry-run"
 
+! grep -qsx /usr/bin/pullet "$root/var/lib/dpkg/info/pullet.list" ||
+    fail "the Debian package is installed: dpkg -i a newer one, or dpkg -r pullet first (configuration and state are kept)"
+
 # Whether this system is one of systemd, running or not.
 has_systemd=no
 for directory in /usr/lib/systemd/system /lib/systemd/system; do
