@@ -224,6 +224,62 @@ fn each_value_of_the_chart_has_its_effect_and_the_endpoint_is_required() {
 }
 
 #[test]
+#[ignore = "needs kubectl and helm: PULLET_TOOLS names their directory (tests/run does)"]
+fn a_number_is_a_name_and_what_could_not_work_is_refused_by_the_chart() {
+    let endpoint = "endpoint=https://a.example";
+    // What looks like a number is one to helm, whether on its command line or in a file.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("values.yaml");
+    fs::write(&file, "endpoint: https://a.example\nnodeName: 12345678901\nclusterId: 9007199254740991\n").unwrap();
+    for (values, node, cluster) in [
+        (["--set", "endpoint=https://a.example,nodeName=1234,clusterId=7"], "1234", "7"),
+        (["--values", file.to_str().unwrap()], "12345678901", "9007199254740991"),
+    ] {
+        let made = chart(&values);
+        let pod = &made[&format!("\"Deployment\" \"{SYSTEM}\" \"pullet\"")]["spec"]["template"]["spec"];
+        assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/hostname": node}));
+        assert_eq!(made["\"Cluster\" null \"this-cluster\""]["spec"]["clusterId"], cluster);
+    }
+    for (value, words) in [
+        ("endpoint=http://a.example", "at '/endpoint'"),
+        ("endpoint=ftp://a.example", "at '/endpoint'"),
+        ("endpoint=https://", "at '/endpoint'"),
+        ("endpont=https://a.example", "additional properties 'endpont' not allowed"),
+        ("clusterId=true", "at '/clusterId'"),
+        ("clusterId=9007199254740992", "at '/clusterId'"),
+        ("config=5", "at '/config'"),
+        ("image=", "at '/image'"),
+        ("image=a b", "at '/image'"),
+        ("imagePullPolicy=always", "at '/imagePullPolicy'"),
+        ("nodeName=Pi_4", "at '/nodeName'"),
+        ("storageClass=", "at '/storageClass'"),
+        ("tokenSecret=", "at '/tokenSecret'"),
+        ("tokenSecret=null", "tokenSecret"),
+    ] {
+        let mut helm = tool("helm");
+        helm.args(["template", "pullet", "k3s/chart", "--namespace", SYSTEM, "--set", endpoint, "--set", value]);
+        let refused = helm.current_dir(root()).output().unwrap();
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && text.contains("values don't meet the specifications"), "{value}: {text}");
+        assert!(text.contains(words), "{value}: {text}");
+    }
+}
+
+/// Each value has a line in the schema, and the other way round: one that is forgotten there would be refused.
+#[test]
+fn the_schema_of_the_chart_knows_just_its_values() {
+    let read = |file: &str| fs::read_to_string(root().join("k3s/chart").join(file)).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    let known: Vec<&String> = schema["properties"].as_object().unwrap().keys().filter(|key| *key != "global").collect();
+    let values = read("values.yaml");
+    let keys = values.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_alphabetic()));
+    let mut keys: Vec<&str> = keys.map(|line| line.split_once(':').unwrap().0).collect();
+    keys.sort_unstable();
+    assert_eq!(known, keys);
+}
+
+#[test]
 fn everything_that_names_a_version_names_this_one() {
     for (file, words) in [
         ("agent.yaml", concat!("image: localhost/pullet:", env!("CARGO_PKG_VERSION"), "\n")),
