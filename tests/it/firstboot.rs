@@ -152,7 +152,9 @@ fn what_the_agent_could_not_use_is_refused_and_what_worked_stays() {
         ("pullet.ca", CERTIFICATE.to_owned()),
     ];
     let put = |name: &str, content: &[u8]| fs::write(card.boot(name), content).unwrap();
-    works.iter().for_each(|(name, content)| put(name, content.as_bytes()));
+    for (name, content) in &works {
+        put(name, content.as_bytes());
+    }
     says(&card.boots(None), 0, &[]);
     // As another system's shell writes it.
     let utf_16: Vec<u8> = format!("\u{feff}{TOKEN}").encode_utf16().flat_map(u16::to_le_bytes).collect();

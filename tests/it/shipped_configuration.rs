@@ -54,8 +54,7 @@ fn each_line_of_the_shipped_configuration_is_understood_without_its_hash() {
 #[test]
 fn the_configuration_that_a_package_leaves_to_the_person_is_the_same_in_all_versions() {
     let sum = ring::digest::digest(&ring::digest::SHA256, CONFFILE.as_bytes());
-    let sum = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    assert_eq!(sum, "2d4be5cda38d2830c80dbaf1eaddb7c53966f116b38c252a526717368e033aec");
+    assert_eq!(format!("{sum:?}"), "SHA256:2d4be5cda38d2830c80dbaf1eaddb7c53966f116b38c252a526717368e033aec");
     let read = settings(CONFFILE).unwrap();
     assert!(read.endpoint.is_none() && read.target.is_none() && read.state_dir.is_none());
     let opened = settings(&CONFFILE.replace("\n#endpoint", "\nendpoint")).unwrap();
