@@ -36,6 +36,9 @@ pub(super) fn set_right(config: &Config, remedy: Remedy) -> Result<(), Failure> 
     if !config.state_dir.exists() {
         return Err(Failure::failed(format!("there is no state directory {}", config.state_dir.display())));
     }
+    if let Some(owner) = doctor::other_owner(&config.state_dir) {
+        doctor::act_as(owner, &config.state_dir);
+    }
     let store = agent::open_store(config).map_err(Failure::failed)?;
     match remedy {
         Remedy::Clock => reset_clock(config),

@@ -97,7 +97,7 @@ fn examine_credential(config: &Config, desk: &Desk) {
                 StoreError::Sealed(_) => "run this while the agent runs, or with the unit's CREDENTIALS_DIRECTORY",
                 StoreError::Malformed(_) => ANEW,
                 _ if in_cluster => "see api-server and rights: pullet rbac --cluster-resource '*'",
-                _ => "run this as root; otherwise look at the disk",
+                _ => closed(&config.state_dir),
             };
             return desk.fail(check, &[&chain(&error)], mend);
         }
@@ -125,6 +125,16 @@ fn examine_credential(config: &Config, desk: &Desk) {
         desk.warn(check, &["of ", id, place, "; it ends in ", &left, ", and is not renewed yet"], mend);
     } else {
         desk.ok(check, &["of ", id, place, "; it ends in ", &left]);
+    }
+}
+
+/// What is done about a file that cannot be read.
+fn closed(state_dir: &Path) -> &'static str {
+    let us = rustix::process::geteuid().as_raw();
+    if fs::metadata(state_dir).is_ok_and(|found| found.uid() == us) {
+        "chown it to the agent's user, as its directory is; otherwise look at the disk"
+    } else {
+        "run this as root; otherwise look at the disk"
     }
 }
 
@@ -187,7 +197,7 @@ fn examine_journal(patient: &Patient, desk: &Desk) {
         Err(error) => {
             let mend = match &error {
                 ViewError::Absent(_) => "give the --state-dir or the --config of the agent that runs",
-                ViewError::Io(..) => "run this as root; otherwise look at the disk",
+                ViewError::Io(..) => closed(&patient.config.state_dir),
                 ViewError::Ring(_) => "install the newer pullet again",
             };
             return desk.fail(check, &[&chain(&error)], mend);

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::status::{ConnectionState, Status};
 
-pub use self::owner::become_owner;
+pub use self::owner::{act_as, be_root_again, become_owner, other_owner};
 pub use self::report::{as_json, count, first, print, verdict};
 
 /// One thing that is looked at. Their order is the one in which a person should mend what is wrong.

@@ -67,6 +67,7 @@ mod nginx;
 mod node;
 mod offline;
 mod one_effect;
+mod owner;
 mod policy_cases;
 mod present;
 mod proxy;
