@@ -248,7 +248,10 @@ impl Status {
 fn process_began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may hold anything; what follows is numbers, of which this is the 22nd (proc(5)).
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut numbers = stat.rsplit_once(')')?.1.split_whitespace();
+    // A zombie has ended, and nobody has looked.
+    numbers.next().filter(|state| *state != "Z")?;
+    numbers.nth(18)?.parse().ok()
 }
 
 /// Writes the status while the agent runs.

@@ -1,6 +1,6 @@
 //! `pullet doctor`: what is wrong with this node, and what a person sets right.
 
-use super::{Failure, read_config, say, status};
+use super::{Failure, as_the_unit, say, status};
 use crate::agent;
 use crate::args::Remedy;
 use crate::clock;
@@ -15,7 +15,7 @@ use crate::trust::replay::TrustState;
 pub(super) fn examine(settings: Settings, is_json: bool) -> Result<(), Failure> {
     let settings = settings.with_file()?;
     let status_file = settings.status_file.clone();
-    let config = read_config(settings)?;
+    let config = as_the_unit(settings)?;
     doctor::become_owner(&config.state_dir);
     let findings = doctor::examine(config, status::read(status_file).map_err(|error| error.to_string()));
     say(if is_json { doctor::as_json(&findings) } else { doctor::print(&findings) }.trim_end());

@@ -9,6 +9,7 @@ use crate::config::{Config, ConfigError};
 use crate::doctor;
 use crate::link::secret_file::read_one_time_token;
 use crate::link::{CredentialStore as _, Demands, PinStore as _, Registration, StateDirectory, Wanted};
+use crate::logging;
 use crate::net::Profile;
 use crate::secret::Secret;
 use crate::trust::keyring::Keyring;
@@ -16,6 +17,7 @@ use crate::trust::keyring::Keyring;
 /// Registers once, with `force` over a credential that is there. A failure leaves everything as it was, except for a
 /// one-time token that the server took before it failed, and for keys that the next try will use.
 pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
+    logging::start(config.log_level, config.log_format);
     exchange(config, force)?;
     say("next: pullet run");
     Ok(())
