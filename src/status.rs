@@ -444,6 +444,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_zombie_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let begin = std::time::Instant::now();
+        while process_began(child.id()).is_some() {
+            assert!(begin.elapsed().as_secs() < 60, "it has ended, and nobody has looked");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
     fn only_what_matters_is_a_change() {
         let later =
             Status { written_at: Timestamp::from_unix_seconds(1_900_000_000), memory: Memory::default(), ..status() };

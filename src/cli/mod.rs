@@ -95,7 +95,9 @@ fn for_a_person(command: Command) -> Result<(), Failure> {
         Command::Rbac(settings) => read_config(settings).map_err(Failure::from).map(|config| {
             say(rbac::text(&config).trim_end());
         }),
-        Command::Register(settings, force) => as_the_unit(settings).and_then(|config| register::register(&config, force)),
+        Command::Register(settings, force) => {
+            as_the_unit(settings).and_then(|config| register::register(&config, force))
+        }
         Command::Run(settings) => run::run(settings),
         Command::Setup(options) => setup::setup(*options),
         Command::Status(settings, is_json) => status::status(settings, is_json),

@@ -8,7 +8,9 @@ use crate::agent;
 use crate::cli;
 use crate::config::TargetChoice;
 use crate::target::Holder;
-use crate::target::kubernetes::{Access, Fit, Inspector, OwnError, REFUSED, Record, Right, Surroundings, kinds_of, rights_of};
+use crate::target::kubernetes::{
+    Access, Fit, Inspector, OwnError, REFUSED, Record, Right, Surroundings, kinds_of, rights_of,
+};
 use crate::texts;
 
 /// What rests on an API server that answers.

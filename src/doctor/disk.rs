@@ -46,7 +46,7 @@ const SECRET: &str = "the Secret vworkspace-agent-credentials";
 /// The stored credential, wherever it is kept. It is read, and not locked.
 pub(super) fn credential(config: &Config) -> Result<Option<Credential>, StoreError> {
     if config.cluster_resource.is_some() {
-        let unread = |why: String| StoreError::Io(SECRET.into(), std::io::Error::other(why));
+        let unread = |why: String| StoreError::Io(SECRET.into(), io::Error::other(why));
         let access = agent::find_access(config).map_err(|error| unread(chain(&error)))?;
         let read = within(limits::doctor::SECRET_TIME, move || agent::credential_in_cluster(Own::new(&access)));
         return read.unwrap_or_else(|| Err(unread("no answer".to_owned())));
@@ -98,7 +98,11 @@ fn examine_credential(config: &Config, desk: &Desk) {
             let token = config.token_file.as_deref().unwrap_or(Path::new("-"));
             if let Err(error) = read_one_time_token(token, io::empty()) {
                 let seen = ["none yet, and the one-time token is no use: ", &chain(&error)];
-                return desk.fail(check, &seen, "put the token alone, as one line of plain text, into its file (mode 0600)");
+                return desk.fail(
+                    check,
+                    &seen,
+                    "put the token alone, as one line of plain text, into its file (mode 0600)",
+                );
             }
             let seen = "none yet; a one-time token waits to be used";
             return desk.warn(check, &[seen], "start the agent, or run pullet register");
@@ -171,7 +175,11 @@ fn examine_keyring(config: &Config, desk: &Desk) {
     match looked {
         Err(error) => desk.fail(check, &[&chain(&error)], MEND),
         Ok((.., true)) => {
-            desk.fail(check, &["older than one that this node had: no job is done"], "give the owner's newest one: keyring");
+            desk.fail(
+                check,
+                &["older than one that this node had: no job is done"],
+                "give the owner's newest one: keyring",
+            );
         }
         Ok((_, Some(_), _)) => desk.ok(check, &["a key of the owner is pinned"]),
         Ok((_, None, _)) => desk.skip(check, &["no key is pinned here"]),

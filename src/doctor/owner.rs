@@ -13,9 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{Gid, OFlags, Uid};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_uid, set_thread_uid};
 
 use crate::config::DEFAULT_STATE;
@@ -47,7 +45,9 @@ pub fn provide(state_dir: Option<&Path>) {
 fn ask_for_proxies() {
     let mut command = Command::new("systemctl");
     command.args(["show", "--property=Environment", "--value", "pullet"]);
-    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else { return };
+    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+        return;
+    };
     let mut text = Vec::new();
     if let Some(answer) = child.stdout.take() {
         let _ = answer.take(limits::doctor::FILE_BYTES).read_to_end(&mut text);

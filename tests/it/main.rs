@@ -34,6 +34,7 @@ mod directory;
 mod doctor;
 mod doctor_cluster;
 mod doctor_complete;
+mod doctor_files;
 mod drift;
 mod fake_api;
 mod faults;

@@ -3,10 +3,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::agent::{Setup, run_to_end, write_secret};
-use crate::doctor::doctor;
+use crate::doctor::{Seen, doctor, run_in_mounts};
 use crate::scene::{SOON, quick, said, says};
 use crate::testbed::Testbed;
 
@@ -101,7 +102,9 @@ fn what_root_registers_the_agent_can_use() {
     let own = setup.home().join("own");
     fs::rename(&token, &own).unwrap();
     chown(&own, Some(USER), Some(USER)).unwrap();
+    let readable = setup.home().join("ca.pem");
     let by_own = setup.without("--token-file").flag("--token-file", own);
+    let by_own = by_own.without("--ca-file").flag("--ca-file", readable);
     says(&by_own.switch("--force").run_to_end("register"), 0, &["registered as c1"]);
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }
@@ -116,4 +119,121 @@ fn what_root_sets_right_stays_the_agents() {
     let output = run_to_end(command);
     assert!(said(&output).1.contains("the journal has no ledger yet"), "{}", said(&output).1);
     assert_eq!(is_all_the_users(&setup.state_dir()), ["checkpoint", "journal", "spool"]);
+}
+
+/// Runs a command on a machine whose `/etc/pullet` holds what a script puts there.
+fn with_etc(setup: &Setup, command: &Command, script: &str) -> Output {
+    let work = setup.home().join("work");
+    let _ = fs::create_dir(&work);
+    let work = work.display();
+    let lay = format!(
+        "mount -t tmpfs none {work} && mkdir {work}/u {work}/w && mount -t overlay -o \
+         lowerdir=/etc,upperdir={work}/u,workdir={work}/w none /etc && mkdir -p -m 0700 /etc/pullet/credentials && {script}"
+    );
+    run_in_mounts(command, &lay)
+}
+
+/// The unit is stopped: what it is given lies closed to all but root, and is found all the same.
+#[test]
+#[ignore = "needs root, to be somebody else, and mounts of its own"]
+fn what_the_unit_is_given_is_found_while_it_is_stopped() {
+    let testbed = Testbed::start();
+    let setup = node(&testbed);
+    let bare = setup.clone().without("--ca-file").without("--token-file");
+    let closed = setup.home().join("closed");
+    let put = format!("cd {} && install -m 0600 ca.pem /etc/pullet/credentials/pullet.ca", closed.display());
+    let put = format!("{put} && install -m 0600 token /etc/pullet/credentials/pullet.token");
+    says(&with_etc(&setup, &bare.prepare("register"), "true"), 2, &["token_file is missing"]);
+    says(&with_etc(&setup, &bare.prepare("register"), &put), 0, &["registered as c1"]);
+    let names = is_all_the_users(&setup.state_dir());
+    assert_eq!(names, ["credential.json"]);
+    let look = bare.clone().switch("--json").prepare("doctor");
+    Seen::of(&with_etc(&setup, &look, "true")).tells("tls", "failed", &["not trusted here"]);
+    let seen = Seen::of(&with_etc(&setup, &look, &put));
+    seen.tells("tls", "ok", &["Testbed authority"]).tells("protocol", "ok", &["accepts the credential"]);
+    seen.tells("keyring", "skipped", &["no key is pinned"]);
+    assert_eq!(is_all_the_users(&setup.state_dir()), names);
+    // What is wrong with one is said by the name that a person knows.
+    let junk =
+        format!("{put} && echo junk >/etc/pullet/credentials/pullet.keyring && : >/etc/pullet/credentials/pullet.ca");
+    let seen = Seen::of(&with_etc(&setup, &look, &junk));
+    seen.tells("keyring", "failed", &["/etc/pullet/credentials/pullet.keyring", "neither a keyring nor a fingerprint"]);
+    let nothing = format!("{put} && echo nothing >/etc/pullet/credentials/pullet.ca");
+    let seen = Seen::of(&with_etc(&setup, &look, &nothing));
+    seen.tells("tls", "failed", &["/etc/pullet/credentials/pullet.ca", "holds no PEM certificate"]);
+    // With a key, what is registered is wrapped by it, and read again with it.
+    write_secret(&closed.join("token"), &testbed.issue_token(Some("c1")));
+    let key = format!("{put} && head -c 32 /etc/passwd >/etc/pullet/credentials/pullet.key");
+    let again = bare.clone().switch("--force").prepare("register");
+    says(&with_etc(&setup, &again, &key), 0, &["registered as c1"]);
+    Seen::of(&with_etc(&setup, &look, &key)).tells("credential", "ok", &["closed to others and sealed"]);
+    Seen::of(&with_etc(&setup, &look, &put)).tells("credential", "failed", &["sealed"]);
+}
+
+#[test]
+#[ignore = "needs root, to be somebody else"]
+fn the_proxy_of_the_unit_is_the_doctors() {
+    let testbed = Testbed::start();
+    let setup = node(&testbed);
+    says(&setup.run_to_end("register"), 0, &["registered as c1"]);
+    let readable = setup.home().join("ca.pem");
+    fs::copy(testbed.ca_file(), &readable).unwrap();
+    fs::set_permissions(&readable, Permissions::from_mode(0o644)).unwrap();
+    let setup = setup.without("--ca-file").flag("--ca-file", readable);
+    let bin = setup.home().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let systemctl = bin.join("systemctl");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let by = |answer: &str| {
+        fs::write(&systemctl, format!("#!/bin/sh\n{answer}\n")).unwrap();
+        fs::set_permissions(&systemctl, Permissions::from_mode(0o755)).unwrap();
+        doctor(&setup.clone().env("PATH", &path))
+    };
+    let show =
+        r#"[ "$*" = "show --property=Environment --value pullet" ] && echo A=b HTTPS_PROXY=http://proxy.invalid:3128"#;
+    by(show).tells("dns", "failed", &["of the proxy: proxy.invalid"]);
+    by(&format!("{show} NO_PROXY=127.0.0.1")).tells("protocol", "ok", &["accepts the credential"]);
+    by("exit 1").tells("proxy", "ok", &["none"]);
+    by("head -c 1000000 /dev/zero").tells("proxy", "ok", &["none"]);
+    let begin = Instant::now();
+    by("exec sleep 20").tells("proxy", "ok", &["none"]);
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[test]
+#[ignore = "needs root, to be somebody else, and mounts of its own"]
+fn a_configuration_that_is_closed_is_no_empty_one() {
+    let testbed = Testbed::start();
+    let setup = node(&testbed);
+    let program = setup.home().join("pullet");
+    fs::copy(env!("CARGO_BIN_EXE_pullet"), &program).unwrap();
+    let close = "echo 'allow_kind = [\"/ConfigMap\"]' >/etc/pullet/pullet.toml && chmod 0750 /etc/pullet";
+    let as_user = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(arguments);
+        with_etc(&setup, &command, close)
+    };
+    for command in ["doctor", "rbac", "admission", "journal", "run", "register"] {
+        let words = ["/etc/pullet/pullet.toml cannot be read", "run this as root (sudo)"];
+        says(&as_user(&[command]), 2, &words);
+    }
+    says(&as_user(&["status", "--status-file", "/nonexistent/status.json"]), 1, &["not running"]);
+    says(&as_user(&["status", "--config", "/etc/pullet/pullet.toml"]), 2, &["run this as root (sudo)"]);
+    let mut root = Command::new(&program);
+    root.arg("rbac");
+    says(&with_etc(&setup, &root, close), 0, &["configmaps"]);
+}
+
+/// Root asks what would become of a job by the agent's own files.
+#[test]
+#[ignore = "needs root, to be somebody else"]
+fn root_checks_a_job_as_the_agent_would() {
+    let testbed = Testbed::start();
+    let setup = node(&testbed);
+    says(&setup.run_to_end("register"), 0, &["registered as c1"]);
+    let job = setup.home().join("closed/job.json");
+    write_secret(&job, "{}");
+    let mut command = setup.prepare("check");
+    command.arg(&job);
+    says(&run_to_end(command), 1, &["stopped", "refused: MalformedJob"]);
 }
