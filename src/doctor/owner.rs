@@ -30,7 +30,7 @@ pub fn provide(state_dir: Option<&Path>) {
     let owner = other_owner(state_dir);
     let place = match owner {
         _ if Path::new(CREDENTIALS).is_dir() => CREDENTIALS.into(),
-        Some(owner) => match copied(owner) {
+        Some((_, group)) => match copied(group) {
             Ok(place) => place,
             Err(_) => return,
         },
@@ -58,7 +58,7 @@ fn ask_for_proxies() {
 
 /// What is kept for the unit, copied for its user as systemd does it: into memory that has no name, is seen by this process
 /// alone and goes with it. No kernel before 5.2 has such.
-fn copied((user, group): (Uid, Gid)) -> io::Result<PathBuf> {
+fn copied(group: Gid) -> io::Result<PathBuf> {
     let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&system, "size", "1m")?;
     fsconfig_create(&system)?;
@@ -68,8 +68,9 @@ fn copied((user, group): (Uid, Gid)) -> io::Result<PathBuf> {
     for name in provided::ALL {
         let copy = place.join(name);
         if fs::copy(Path::new(KEPT).join(name), &copy).is_ok() {
-            fs::set_permissions(&copy, Permissions::from_mode(0o400))?;
-            chown(&copy, Some(user.as_raw()), Some(group.as_raw()))?;
+            // Root reads them as well.
+            fs::set_permissions(&copy, Permissions::from_mode(0o440))?;
+            chown(&copy, None, Some(group.as_raw()))?;
         }
     }
     Ok(place)
