@@ -157,12 +157,11 @@ fn examine_credential(config: &Config, desk: &Desk) {
 fn examine_keyring(config: &Config, desk: &Desk) {
     const MEND: &str = "mend the file of keyring, or leave it out (docs/security.md)";
     let check = Check::Keyring;
-    let in_directory = || -> Result<_, StoreError> {
-        let Some(store) = store(config)?.filter(|_| config.cluster_resource.is_none()) else { return Ok((None, 0)) };
-        Ok((store.load_pin()?, store.newest_version()))
-    };
-    let (pin, newest) = match in_directory() {
-        Ok(found) => found,
+    let Ok(store) = store(config) else { return desk.skip_because(&[check], Check::Credential) };
+    let store = store.filter(|_| config.cluster_resource.is_none());
+    let newest = store.as_ref().map_or(0, |store| store.newest_version());
+    let pin = match store.map_or(Ok(None), |store| store.load_pin()) {
+        Ok(pin) => pin,
         Err(error) => return desk.fail(check, &[&chain(&error)], "put keyring.json back from a backup"),
     };
     let looked = match agent::wanted(config) {
