@@ -15,8 +15,11 @@ use crate::cluster_stage::{CLUSTERS, Definitions, Stage};
 
 const SYSTEM: &str = "vworkspace-system";
 
-/// In the order in which k3s applies them; admission.yaml is for servers of its own, and `admission` applies it there.
-const FILES: [&str; 5] = ["crds", "rbac", "cluster", "agent", "this-cluster"];
+/// What a version brings; admission.yaml is for servers of its own, and `admission` applies it there.
+const FILES: [&str; 4] = ["crds", "rbac", "cluster", "agent"];
+
+/// What is its owner's.
+const OWN: [&str; 2] = ["settings", "this-cluster"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -24,7 +27,7 @@ fn root() -> &'static Path {
 
 fn documents(file: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(format!("k3s/{file}.yaml"))).unwrap();
-    text.split("\n---\n").map(str::to_owned).collect()
+    text.trim_start_matches("---\n").split("\n---\n").map(str::to_owned).collect()
 }
 
 fn member<'a>(document: &'a str, name: &str) -> &'a str {
@@ -36,8 +39,9 @@ fn member<'a>(document: &'a str, name: &str) -> &'a str {
 fn the_agent_s_manifests_are_taken_as_they_stand_and_hold_the_promised_numbers() {
     let stage = Stage::new(Definitions::Ours);
     let server = &stage.node.0;
-    server.apply_manifest("k3s/agent.yaml");
-    server.apply_manifest("k3s/this-cluster.yaml");
+    for file in ["settings", "agent", "this-cluster"] {
+        server.apply_manifest(&format!("k3s/{file}.yaml"));
+    }
     let deployment = server.get(&format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/pullet"));
     let spec = &deployment["spec"];
     assert_eq!((&spec["replicas"], &spec["strategy"]["type"]), (&json!(1), &json!("Recreate")));
@@ -102,7 +106,8 @@ fn the_agent_s_manifests_are_taken_as_they_stand_and_hold_the_promised_numbers()
 /// The settings of the ConfigMap are some that the agent takes.
 #[test]
 fn the_settings_in_the_config_map_are_taken_and_so_are_those_that_are_commented_out() {
-    let config = documents("agent").into_iter().find(|text| member(text, "  name: ") == "pullet-config").unwrap();
+    let [config] = documents("settings").try_into().unwrap();
+    assert_eq!(member(&config, "  name: "), "pullet-config");
     let (_, toml) = config.split_once("  pullet.toml: |\n").unwrap();
     let lines: Vec<&str> = toml.lines().map(|line| line.strip_prefix("    ").unwrap()).collect();
     let toml = lines.join("\n");
@@ -152,11 +157,14 @@ fn of_output(text: &str) -> BTreeMap<String, Value> {
 
 #[test]
 #[ignore = "needs kubectl and helm: PULLET_TOOLS names their directory (tests/run does)"]
-fn the_kustomization_holds_what_the_files_hold() {
+fn the_kustomization_holds_what_a_version_brings_and_nothing_that_is_its_owner_s() {
     let made = of_output(&output(tool("kubectl").args(["kustomize", "k3s"])));
     let files = of_files(&[FILES.as_slice(), &["admission"]].concat());
     assert!(files.len() > 20);
     assert_eq!(made, files);
+    let own = of_files(&OWN);
+    assert_eq!(own.len(), 2);
+    assert!(own.keys().all(|name| !made.contains_key(name)), "{own:?}");
 }
 
 fn chart(values: &[&str]) -> BTreeMap<String, Value> {
@@ -169,7 +177,7 @@ fn chart(values: &[&str]) -> BTreeMap<String, Value> {
 #[ignore = "needs kubectl and helm: PULLET_TOOLS names their directory (tests/run does)"]
 fn the_chart_makes_what_the_files_hold_but_for_the_namespace_which_helm_makes() {
     let endpoint = ["--set", "endpoint=https://control.example.org"];
-    let mut files = of_files(&FILES);
+    let mut files = of_files(&[FILES.as_slice(), &OWN].concat());
     assert!(files.remove(&format!("\"Namespace\" null \"{SYSTEM}\"")).is_some());
     assert_eq!(chart(&endpoint), files);
     // A server that has admission policies gets them.
