@@ -17,7 +17,7 @@ use crate::journal::ring::RingError;
 use crate::journal::survey::{Survey, View, ViewError};
 use crate::limits;
 use crate::link::secret_file::read_one_time_token;
-use crate::link::{self, Credential, CredentialStore as _, PinStore as _, Provided, StateDirectory, StoreError};
+use crate::link::{self, Credential, CredentialStore as _, PinStore, Provided, StateDirectory, StoreError};
 use crate::protocol::Timestamp;
 use crate::target::kubernetes::Own;
 
@@ -159,7 +159,7 @@ fn examine_keyring(config: &Config, desk: &Desk) {
     let check = Check::Keyring;
     let Ok(store) = store(config) else { return desk.skip_because(&[check], Check::Credential) };
     let store = store.filter(|_| config.cluster_resource.is_none());
-    let newest = store.as_ref().map_or(0, |store| store.newest_version());
+    let newest = store.as_ref().map_or(0, PinStore::newest_version);
     let pin = match store.map_or(Ok(None), |store| store.load_pin()) {
         Ok(pin) => pin,
         Err(error) => return desk.fail(check, &[&chain(&error)], "put keyring.json back from a backup"),
