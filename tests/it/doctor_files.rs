@@ -53,7 +53,9 @@ fn a_one_time_token_that_is_no_use_is_seen() {
     let token = setup.home().join("token");
     doctor(&setup).tells("credential", "warning", &["a one-time token waits"]);
     let wide: Vec<u8> = "\u{feff}abcdefghijklmnopqrstuv\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    for bytes in [&wide[..], &[0xff; 500], b"abcdefghijklmnopqrstuv\nabcdefghijklmnopqrstuv\n", b"", &vec![b'x'; 65_537]] {
+    for bytes in
+        [&wide[..], &[0xff; 500], b"abcdefghijklmnopqrstuv\nabcdefghijklmnopqrstuv\n", b"", &vec![b'x'; 65_537]]
+    {
         fs::write(&token, bytes).unwrap();
         let seen = doctor(&setup);
         seen.tells("credential", "failed", &["the one-time token is no use", "plain text"]);
