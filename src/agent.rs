@@ -160,7 +160,13 @@ impl Agent {
             }
             _ => None,
         };
-        let wanted = wanted(&config).map_err(AgentError::Store)?;
+        let wanted = wanted(&config).map_err(|error| match error {
+            // A disk that is not there yet is none.
+            StoreError::Unsafe(path, why) => {
+                AgentError::Config(ConfigError::Value("keyring", path.display().to_string(), why.to_owned()))
+            }
+            error => AgentError::Store(error),
+        })?;
         let supervisor = Supervisor::find(|name| std::env::var_os(name));
         Ok(Self {
             config,

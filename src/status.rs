@@ -252,7 +252,10 @@ impl Status {
 fn process_began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may hold anything; what follows is numbers, of which this is the 22nd (proc(5)).
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut numbers = stat.rsplit_once(')')?.1.split_whitespace();
+    // A zombie has ended, and nobody has looked.
+    numbers.next().filter(|state| *state != "Z")?;
+    numbers.nth(18)?.parse().ok()
 }
 
 /// Writes the status while the agent runs.
@@ -458,6 +461,17 @@ pub(crate) mod tests {
         assert!(matches!(read(&serde_json::to_vec(&gone).unwrap()), StatusError::Gone(_, _)), "the pid is used again");
         assert!(matches!(Status::read(directory.path()), Err(StatusError::Io(..))));
         assert!(matches!(Status::read(Path::new("/nonexistent")), Err(StatusError::Absent(_))));
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let begin = std::time::Instant::now();
+        while process_began(child.id()).is_some() {
+            assert!(begin.elapsed().as_secs() < 60, "it has ended, and nobody has looked");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(child.wait().unwrap().success());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{Failure, say};
 use crate::agent::{self, Unseen};
 use crate::clock;
 use crate::config::Config;
+use crate::doctor;
 use crate::job::check::{Report, Rules, check as check_job};
 use crate::job::gate::{self, KeySettings};
 use crate::limits;
@@ -19,6 +20,7 @@ use crate::trust::identity::NodeKeys;
 /// Prints which clauses the job of a file passes. Fails when one of them stops it.
 pub(super) fn check(config: &Config, file: &Path, is_json: bool) -> Result<(), Failure> {
     let text = read(file).map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?;
+    doctor::become_owner(&config.state_dir);
     let report = judge(&text, config)?;
     if is_json {
         // A report of texts cannot fail to be written to memory.

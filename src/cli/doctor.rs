@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Failure, read_config, say, status};
+use super::{Failure, as_the_unit, say, status};
 use crate::agent;
 use crate::args::Remedy;
 use crate::clock;
@@ -18,7 +18,7 @@ pub(super) fn examine(settings: Settings, is_json: bool) -> Result<(), Failure> 
     let begin = Instant::now();
     let settings = settings.with_file()?;
     let status_file = settings.status_file.clone();
-    let config = read_config(settings)?;
+    let config = as_the_unit(settings)?;
     doctor::become_owner(&config.state_dir);
     let findings = doctor::examine(config, status::read(status_file).map_err(|error| error.to_string()), begin);
     say(if is_json { doctor::as_json(&findings, begin.elapsed()) } else { doctor::print(&findings) }.trim_end());
@@ -38,6 +38,9 @@ pub(super) fn examine(settings: Settings, is_json: bool) -> Result<(), Failure> 
 pub(super) fn set_right(config: &Config, remedy: Remedy) -> Result<(), Failure> {
     if !config.state_dir.exists() {
         return Err(Failure::failed(format!("there is no state directory {}", config.state_dir.display())));
+    }
+    if let Some(owner) = doctor::other_owner(&config.state_dir) {
+        doctor::act_as(owner, &config.state_dir);
     }
     let store = agent::open_store(config).map_err(Failure::failed)?;
     match remedy {

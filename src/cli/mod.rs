@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use crate::args::{self, Command, UsageError};
 use crate::config::{Config, ConfigError, Settings};
+use crate::link::provided;
 use crate::logging;
 use crate::texts;
 
@@ -79,9 +80,9 @@ fn for_a_person(command: Command) -> Result<(), Failure> {
         Command::AdmissionWebhook(settings) => {
             read_config(settings).map_err(Failure::from).and_then(|config| admission::webhook(&config))
         }
-        Command::Check { settings, file, is_json } => read_config(settings)
-            .map_err(Failure::from)
-            .and_then(|config| check::check(&config, Path::new(&file), is_json)),
+        Command::Check { settings, file, is_json } => {
+            as_the_unit(settings).and_then(|config| check::check(&config, Path::new(&file), is_json))
+        }
         Command::Crds => {
             say(texts::definitions().trim_end());
             Ok(())
@@ -94,7 +95,9 @@ fn for_a_person(command: Command) -> Result<(), Failure> {
         Command::Rbac(settings) => read_config(settings).map_err(Failure::from).map(|config| {
             say(rbac::text(&config).trim_end());
         }),
-        Command::Register(settings, force) => configure(settings).and_then(|config| register::register(&config, force)),
+        Command::Register(settings, force) => {
+            as_the_unit(settings).and_then(|config| register::register(&config, force))
+        }
         Command::Run(settings) => run::run(settings),
         Command::Setup(options) => setup::setup(*options),
         Command::Status(settings, is_json) => status::status(settings, is_json),
@@ -145,6 +148,13 @@ fn configure(settings: Settings) -> Result<Config, Failure> {
     Ok(config)
 }
 
+/// As the agent's user has it, for who asks beside the unit.
+fn as_the_unit(settings: Settings) -> Result<Config, Failure> {
+    let settings = settings.with_file()?;
+    crate::doctor::provide(settings.state_dir.as_deref());
+    Ok(read_config(settings)?)
+}
+
 fn read_config(settings: Settings) -> Result<Config, ConfigError> {
     settings.with_file()?.here()
 }
@@ -163,6 +173,7 @@ fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
         let _ = fmt::Write::write_fmt(&mut text, format_args!(": {error}"));
         source = error.source();
     }
+    let text = provided::named(text);
     let printable: String = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
     let _ = writeln!(io::stderr(), "{printable}");
     ExitCode::from(code)

@@ -1,23 +1,29 @@
 //! `pullet register`: exchange the one-time token, and end.
 
 use std::io;
+use std::path::Path;
 
 use super::{Failure, say};
 use crate::agent;
 use crate::config::{Config, ConfigError};
+use crate::doctor;
 use crate::link::secret_file::read_one_time_token;
-use crate::link::{CredentialStore as _, Demands, PinStore as _, Registration, StateDirectory};
+use crate::link::{CredentialStore as _, Demands, PinStore as _, Registration, StateDirectory, Wanted};
+use crate::logging;
+use crate::net::Profile;
+use crate::secret::Secret;
 use crate::trust::keyring::Keyring;
 
 /// Registers once, with `force` over a credential that is there. A failure leaves everything as it was, except for a
 /// one-time token that the server took before it failed, and for keys that the next try will use.
 pub(super) fn register(config: &Config, force: bool) -> Result<(), Failure> {
+    logging::start(config.log_level, config.log_format);
     exchange(config, force)?;
     say("next: pullet run");
     Ok(())
 }
 
-/// The same without a word of what comes next.
+/// The same without a word of what comes next. Root goes on as the owner of the state directory: what lies there is the agent's.
 pub(super) fn exchange(config: &Config, force: bool) -> Result<(), Failure> {
     if let Some(name) = &config.cluster_resource {
         let why = "an agent that goes by a Cluster registers by itself: put the one-time token into its Secret";
@@ -31,6 +37,12 @@ pub(super) fn exchange(config: &Config, force: bool) -> Result<(), Failure> {
             ConfigError::Missing("token_file", "give the one-time token: --token-file FILE, or - for stdin").into()
         );
     };
+    // What is given may lie where that one may not look, or may be for that one alone.
+    let early = doctor::other_owner(&config.state_dir).map(|owner| {
+        let early = read(config, token_file);
+        doctor::act_as(owner, &config.state_dir);
+        early
+    });
     let store = agent::open_store(config).map_err(Failure::failed)?;
     if !force && let Some(credential) = store.load().map_err(Failure::failed)? {
         return Err(Failure::failed(format!(
@@ -38,9 +50,10 @@ pub(super) fn exchange(config: &Config, force: bool) -> Result<(), Failure> {
             credential.cluster_id, credential.endpoint,
         )));
     }
-    let token = read_one_time_token(token_file, io::stdin()).map_err(Failure::failed)?;
-    let profile = agent::profile(config).map_err(Failure::usage)?;
-    let wanted = agent::wanted(config).map_err(Failure::usage)?;
+    let (token, profile, wanted) = match early {
+        Some(early) => early.or_else(|error| read(config, token_file).map_err(|_| error)),
+        None => read(config, token_file),
+    }?;
     store.rehearse().map_err(Failure::failed)?;
     say(&format!("registering at {endpoint} …"));
     let registration = Registration {
@@ -56,6 +69,13 @@ pub(super) fn exchange(config: &Config, force: bool) -> Result<(), Failure> {
     say(&format!("registered as {}; the credential is in {}", credential.cluster_id, config.state_dir.display()));
     say(&keys_of(&store, wanted.is_some())?);
     Ok(())
+}
+
+/// What is given: the one-time token, the authorities and a certificate, the keyring.
+fn read(config: &Config, token_file: &Path) -> Result<(Secret, Profile, Option<Wanted>), Failure> {
+    let token = read_one_time_token(token_file, io::stdin()).map_err(Failure::failed)?;
+    let profile = agent::profile(config).map_err(Failure::usage)?;
+    Ok((token, profile, agent::wanted(config).map_err(Failure::usage)?))
 }
 
 /// Which key this node obeys from now on, and what to do about it.

@@ -1,6 +1,7 @@
 //! `pullet setup` and `pullet uninstall`: what they need of the other commands.
 
 use super::{Failure, rbac, register, say};
+use crate::doctor;
 use crate::setup::{self, Means, Options, SetupError};
 use crate::texts;
 
@@ -20,7 +21,11 @@ fn run(options: Options, command: fn(Options, &Means<'_>) -> Result<(), SetupErr
         definitions: &definitions,
         cluster: rbac::CLUSTER,
         rights: &rbac::text,
-        register: &|config| register::exchange(config, false).map_err(|failure| failure.error),
+        register: &|config| {
+            let exchanged = register::exchange(config, false).map_err(|failure| failure.error);
+            doctor::be_root_again();
+            exchanged
+        },
     };
     command(options, &means).map_err(|error| {
         if error.is_usage() {

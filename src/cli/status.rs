@@ -12,8 +12,13 @@ use crate::status::{ConnectionState, Status, describe_clock};
 
 /// Prints the status, and fails with one line where something is wrong.
 pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
-    let settings = settings.with_file()?;
-    let status = read(settings.status_file).map_err(Failure::failed)?;
+    let (is_default, given) = (settings.config.is_none(), settings.status_file.clone());
+    // Everybody may read how it is, also who may not read the configuration.
+    let status_file = match settings.with_file() {
+        Err(error) if is_default && error.is_closed() => given,
+        settings => settings?.status_file,
+    };
+    let status = read(status_file).map_err(Failure::failed)?;
     // Before that there is nothing to tell but what it is tried for.
     let is_registered = status.connection.state != ConnectionState::Unregistered;
     if is_json {

@@ -20,10 +20,21 @@ pub enum ConfigError {
     Missing(&'static str, &'static str),
 }
 
+impl ConfigError {
+    /// Whether the file is there for somebody else.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::File(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path, error) => write!(f, "the configuration {} cannot be read: {error}", path.display()),
+            Self::File(path, error) => {
+                write!(f, "the configuration {} cannot be read: {error}", path.display())?;
+                f.write_str(if self.is_closed() { ": run this as root (sudo)" } else { "" })
+            }
             Self::TooLarge(path) => write!(f, "{} is larger than 64 KiB: no configuration", path.display()),
             Self::Syntax(path, reason) => write!(f, "{}: {}", path.display(), reason.trim_end()),
             Self::UnknownKey(path, key, Some(closest)) => {

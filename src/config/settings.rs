@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Config, ConfigError};
 use crate::limits;
+use crate::link::provided;
 
 /// Where the configuration is looked for when no `--config` names it.
 pub const DEFAULT_FILE: &str = "/etc/pullet/pullet.toml";
@@ -238,8 +239,10 @@ impl Settings {
     pub fn with_file(self) -> Result<Self, ConfigError> {
         let file = match &self.config {
             Some(path) => read_file(path)?,
-            None if Path::new(DEFAULT_FILE).exists() => read_file(Path::new(DEFAULT_FILE))?,
-            None => Self::default(),
+            None => match read_file(Path::new(DEFAULT_FILE)) {
+                Err(ConfigError::File(_, error)) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
+                read => read?,
+            },
         };
         Ok(self.over(file))
     }
@@ -250,7 +253,7 @@ impl Settings {
     /// As [`ConfigError`] lists them.
     #[inline(never)]
     pub fn here(self) -> Result<Config, ConfigError> {
-        Config::new(self, |name| std::env::var(name).ok())
+        Config::new(self, provided::variable)
     }
 
     /// The text of the file `path` with what is set here set there too, and the rest as it was.

@@ -8,7 +8,9 @@ use crate::agent;
 use crate::cli;
 use crate::config::TargetChoice;
 use crate::target::Holder;
-use crate::target::kubernetes::{Access, Fit, Inspector, OwnError, Record, Right, Surroundings, kinds_of, rights_of};
+use crate::target::kubernetes::{
+    Access, Fit, Inspector, OwnError, REFUSED, Record, Right, Surroundings, kinds_of, rights_of,
+};
 use crate::texts;
 
 /// What rests on an API server that answers.
@@ -45,8 +47,13 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
     let version = match within(patient.time(), move || asking.version()) {
         Some(Ok(version)) => version,
         Some(Err(error)) => {
-            let mend = "does k3s run (systemctl status k3s)? is the kubeconfig one of this cluster?";
-            return failed(&[&server, ": ", &error.to_string()], mend);
+            let why = error.to_string();
+            let mend = if why == REFUSED {
+                "sudo pullet setup makes another token"
+            } else {
+                "does k3s run (systemctl status k3s)? is the kubeconfig one of this cluster?"
+            };
+            return failed(&[&server, ": ", &why], mend);
         }
         None => return failed(&[&server, " does not answer"], "see what k3s is busy with: systemctl status k3s, top"),
     };
@@ -79,9 +86,12 @@ fn examine_release(desk: &Desk, version: &str, minor: Option<u32>) {
 }
 
 fn examine_definitions(desk: &Desk, inspector: &Inspector, minor: Option<u32>, needs_cluster: bool) {
-    const APPLY: &str = "pullet crds | kubectl apply -f -";
     let check = Check::Definitions;
-    let but: &[&str] = if minor.is_some_and(|minor| minor < RULES_SINCE) { &["x-kubernetes-validations"] } else { &[] };
+    let (but, apply): (&[&str], _) = if minor.is_some_and(|minor| minor < RULES_SINCE) {
+        (&["x-kubernetes-validations"], "pullet crds | kubectl apply --validate=false -f -")
+    } else {
+        (&[], "pullet crds | kubectl apply -f -")
+    };
     let mut seen = (Verdict::Ok, "those of this program", String::new());
     for (kind, text) in kinds_of(&texts::definitions()).unwrap_or_default() {
         let found = match inspector.definition(text, but) {
@@ -96,7 +106,7 @@ fn examine_definitions(desk: &Desk, inspector: &Inspector, minor: Option<u32>, n
             seen = found;
         }
     }
-    desk.say(check, seen.0, &[seen.1, &seen.2], if seen.0 == Verdict::Ok { "" } else { APPLY });
+    desk.say(check, seen.0, &[seen.1, &seen.2], if seen.0 == Verdict::Ok { "" } else { apply });
 }
 
 fn examine_admission(patient: &Patient, desk: &Desk, inspector: &Inspector) {

@@ -2,6 +2,7 @@
 //! locked and never written.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -11,16 +12,24 @@ use super::{Check, Desk, Patient, Verdict, chain, medium, span, within};
 use crate::agent::{self, CA_BUNDLE, InMemory};
 use crate::clock;
 use crate::config::{Config, TargetChoice};
+use crate::job::gate::{self, KeySettings};
+use crate::journal::ring::RingError;
 use crate::journal::survey::{Survey, View, ViewError};
 use crate::limits;
-use crate::link::{self, Credential, Provided, StateDirectory, StoreError};
+use crate::link::secret_file::read_one_time_token;
+use crate::link::{self, Credential, CredentialStore as _, PinStore, Provided, StateDirectory, StoreError};
 use crate::protocol::Timestamp;
 use crate::target::kubernetes::Own;
 
 pub(super) fn examine(patient: &Patient, desk: &Desk) {
     let config = &patient.config;
-    examine_credential(config, desk);
     let state = &config.state_dir;
+    if fs::symlink_metadata(state).is_ok_and(|found| !found.is_dir()) {
+        desk.skip_because(&[Check::Credential, Check::Keyring], Check::State);
+    } else {
+        examine_credential(config, desk);
+        examine_keyring(config, desk);
+    }
     if examine_place(Check::State, state, desk) {
         examine_room(state, desk);
     }
@@ -37,13 +46,19 @@ const SECRET: &str = "the Secret vworkspace-agent-credentials";
 /// The stored credential, wherever it is kept. It is read, and not locked.
 pub(super) fn credential(config: &Config) -> Result<Option<Credential>, StoreError> {
     if config.cluster_resource.is_some() {
-        let unread = |why: String| StoreError::Io(SECRET.into(), std::io::Error::other(why));
+        let unread = |why: String| StoreError::Io(SECRET.into(), io::Error::other(why));
         let access = agent::find_access(config).map_err(|error| unread(chain(&error)))?;
         let read = within(limits::doctor::SECRET_TIME, move || agent::credential_in_cluster(Own::new(&access)));
         return read.unwrap_or_else(|| Err(unread("no answer".to_owned())));
     }
+    let store = store(config)?;
+    store.map_or(Ok(None), |store| store.load())
+}
+
+/// The state directory, to be looked at.
+fn store(config: &Config) -> Result<Option<StateDirectory>, StoreError> {
     let seal = Provided::find().map(|provided| provided.seal()).transpose()?.flatten();
-    StateDirectory::look(&config.state_dir, seal).map(|(_, credential)| credential)
+    StateDirectory::look_at(&config.state_dir, seal)
 }
 
 /// The client certificate that the owner has put into the Secret.
@@ -80,6 +95,15 @@ fn examine_credential(config: &Config, desk: &Desk) {
     let credential = match credential(config) {
         Ok(Some(credential)) => credential,
         Ok(None) if config.token_file.as_ref().is_some_and(|file| file.exists()) => {
+            let token = config.token_file.as_deref().unwrap_or(Path::new("-"));
+            if let Err(error) = read_one_time_token(token, io::empty()) {
+                let seen = ["none yet, and the one-time token is no use: ", &chain(&error)];
+                return desk.fail(
+                    check,
+                    &seen,
+                    "put the token alone, as one line of plain text, into its file (mode 0600)",
+                );
+            }
             let seen = "none yet; a one-time token waits to be used";
             return desk.warn(check, &[seen], "start the agent, or run pullet register");
         }
@@ -97,7 +121,7 @@ fn examine_credential(config: &Config, desk: &Desk) {
                 StoreError::Sealed(_) => "run this while the agent runs, or with the unit's CREDENTIALS_DIRECTORY",
                 StoreError::Malformed(_) => ANEW,
                 _ if in_cluster => "see api-server and rights: pullet rbac --cluster-resource '*'",
-                _ => "run this as root; otherwise look at the disk",
+                _ => closed(&config.state_dir),
             };
             return desk.fail(check, &[&chain(&error)], mend);
         }
@@ -128,12 +152,56 @@ fn examine_credential(config: &Config, desk: &Desk) {
     }
 }
 
+/// The keys that jobs are to be signed with, as the agent finds them. Of an agent that goes by a Cluster the pinned ones lie in
+/// the Secret.
+fn examine_keyring(config: &Config, desk: &Desk) {
+    const MEND: &str = "mend the file of keyring, or leave it out (docs/security.md)";
+    let check = Check::Keyring;
+    let Ok(store) = store(config) else { return desk.skip_because(&[check], Check::Credential) };
+    let store = store.filter(|_| config.cluster_resource.is_none());
+    let newest = store.as_ref().map_or(0, PinStore::newest_version);
+    let pin = match store.map_or(Ok(None), |store| store.load_pin()) {
+        Ok(pin) => pin,
+        Err(error) => return desk.fail(check, &[&chain(&error)], "put keyring.json back from a backup"),
+    };
+    let looked = match agent::wanted(config) {
+        Err(error) => return desk.fail(check, &[&chain(&error)], MEND),
+        Ok(wanted) => {
+            let settings = KeySettings { signatures: config.signatures, pin: wanted };
+            gate::look(pin.as_ref(), newest, &settings, &config.policy)
+        }
+    };
+    match looked {
+        Err(error) => desk.fail(check, &[&chain(&error)], MEND),
+        Ok((.., true)) => {
+            desk.fail(
+                check,
+                &["older than one that this node had: no job is done"],
+                "give the owner's newest one: keyring",
+            );
+        }
+        Ok((_, Some(_), _)) => desk.ok(check, &["a key of the owner is pinned"]),
+        Ok((_, None, _)) => desk.skip(check, &["no key is pinned here"]),
+    }
+}
+
+/// What is done about a file that cannot be read.
+fn closed(state_dir: &Path) -> &'static str {
+    let us = rustix::process::geteuid().as_raw();
+    if fs::metadata(state_dir).is_ok_and(|found| found.uid() == us) {
+        "chown it to the agent's user, as its directory is; otherwise look at the disk"
+    } else {
+        "run this as root; otherwise look at the disk"
+    }
+}
+
 /// Whether a directory can be used at all; what is wrong is said.
 fn examine_place(check: Check, path: &Path, desk: &Desk) -> bool {
     let shown = path.to_string_lossy();
     let may_write = || access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK);
     let is_read_only = || statvfs(path).is_ok_and(|disk| disk.f_flag.contains(StatVfsMountFlags::RDONLY));
     let (wrong, mend) = match fs::symlink_metadata(path) {
+        Err(_) if check == Check::Directory => ("is not there", "make it, for the agent's user, or name the right one"),
         Err(_) => ("is not there", "pullet register makes the state directory; otherwise name the right one"),
         Ok(found) if !found.is_dir() => ("is no directory, or a link to one", "name the directory itself"),
         Ok(found) if check == Check::State && found.mode() & 0o022 != 0 => {
@@ -187,8 +255,9 @@ fn examine_journal(patient: &Patient, desk: &Desk) {
         Err(error) => {
             let mend = match &error {
                 ViewError::Absent(_) => "give the --state-dir or the --config of the agent that runs",
-                ViewError::Io(..) => "run this as root; otherwise look at the disk",
-                ViewError::Ring(_) => "install the newer pullet again",
+                ViewError::Io(..) => closed(&patient.config.state_dir),
+                ViewError::Ring(RingError::Newer(_)) => "install the newer pullet again",
+                ViewError::Ring(_) => "start the agent: it makes another one; if it comes again the card fails",
             };
             return desk.fail(check, &[&chain(&error)], mend);
         }

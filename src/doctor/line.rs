@@ -57,7 +57,8 @@ fn examine_way(patient: &Patient, desk: &Desk, credential: Option<&Credential>) 
         desk.skip_because(&BEHIND, Check::Dns);
         return None;
     };
-    Way { patient, desk, profile, hop, is_registered: credential.is_some() }.ask(&endpoint, credential)
+    let is_plain = uri.scheme_str() == Some("http");
+    Way { patient, desk, profile, hop, is_registered: credential.is_some(), is_plain }.ask(&endpoint, credential)
 }
 
 /// Where the control plane is: as it is set, as it was registered, or as a Cluster says.
@@ -202,6 +203,8 @@ struct Way<'a> {
     profile: Profile,
     hop: Hop,
     is_registered: bool,
+    /// Whether it is http, to this machine.
+    is_plain: bool,
 }
 
 impl Way<'_> {
@@ -269,7 +272,14 @@ impl Way<'_> {
             _ if received < TUNNEL && is_proxy => {
                 (Check::Proxy, &[&place, " does not answer as a proxy: ", &text], "is this the port of an HTTP proxy?")
             }
-            _ => (Check::Tls, &["connected, but there is no TLS: ", &text], "is this the port of the control plane?"),
+            _ => {
+                let (check, seen) = if self.is_plain {
+                    (Check::Protocol, "connected, but there is no answer: ")
+                } else {
+                    (Check::Tls, "connected, but there is no TLS: ")
+                };
+                return Fault(check, [seen, &text].concat(), "is this the port of the control plane?");
+            }
         };
         Fault(check, seen.concat(), mend)
     }

@@ -6,7 +6,7 @@
 //! | area | checks | rests on |
 //! |---|---|---|
 //! | `line` | the way to the control plane | what lies before it: a name, then a connection, then TLS, then an answer |
-//! | `disk` | the credential, the state directory, the journal, the directory target | nothing |
+//! | `disk` | the credential, the keyring, the state directory, the journal, the directory target | nothing |
 //! | `node` | memory, kernel, the running agent | nothing |
 //! | `cluster` | the API server, and what has to be there | an API server that answers |
 //!
@@ -27,9 +27,10 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::limits;
+use crate::link::provided;
 use crate::status::{ConnectionState, Status};
 
-pub use self::owner::become_owner;
+pub use self::owner::{act_as, be_root_again, become_owner, other_owner, provide};
 pub use self::report::{as_json, count, first, print, verdict};
 
 /// One thing that is looked at. Their order is the one in which a person should mend what is wrong.
@@ -53,6 +54,8 @@ pub enum Check {
     Protocol,
     /// What the control plane gave.
     Credential,
+    /// The keys of the owner.
+    Keyring,
     /// Where that is kept.
     State,
     /// What that lies on.
@@ -110,7 +113,7 @@ pub struct Finding {
 }
 
 /// All checks with their names, and the area that looks at them.
-const CHECKS: [(Check, &str, usize); 22] = [
+const CHECKS: [(Check, &str, usize); 23] = [
     (Check::Endpoint, "endpoint", LINE),
     (Check::Clock, "clock", LINE),
     (Check::Dns, "dns", LINE),
@@ -120,6 +123,7 @@ const CHECKS: [(Check, &str, usize); 22] = [
     (Check::Certificate, "certificate", LINE),
     (Check::Protocol, "protocol", LINE),
     (Check::Credential, "credential", DISK),
+    (Check::Keyring, "keyring", DISK),
     (Check::State, "state", DISK),
     (Check::Medium, "medium", DISK),
     (Check::Journal, "journal", DISK),
@@ -183,7 +187,7 @@ struct Desk {
 impl Desk {
     /// What was seen comes in parts: to put them together in one place keeps this program small.
     fn say(&self, check: Check, verdict: Verdict, seen: &[&str], mend: &'static str) {
-        self.lock().push(Finding { check, verdict, seen: seen.concat(), mend });
+        self.lock().push(Finding { check, verdict, seen: provided::named(seen.concat()), mend });
         self.changed.notify_all();
     }
 

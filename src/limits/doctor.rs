@@ -14,6 +14,9 @@ pub const MARGIN: Duration = Duration::from_millis(300);
 /// Of [`TIME`], what the API server gets to hand over the credential of an agent that goes by a Cluster.
 pub const SECRET_TIME: Duration = Duration::from_secs(2);
 
+/// Of [`TIME`], what systemd gets to say what the unit's environment is.
+pub const UNIT_TIME: Duration = Duration::from_secs(1);
+
 /// A file of the kernel or of the system that is looked into: a table of 1,000 mounts has 150 kB.
 pub const FILE_BYTES: u64 = 256 * 1024;
 

@@ -25,8 +25,17 @@ const CA: &str = "pullet.ca";
 /// A key that wraps what is stored.
 const KEY: &str = "pullet.key";
 
+/// What the unit may be handed.
+pub const ALL: [&str; 5] = [TOKEN, KEYRING, CA, KEY, "pullet.kubeconfig"];
+
+/// Where systemd takes it from, closed to all but root.
+pub const KEPT: &str = "/etc/pullet/credentials";
+
 /// The directory where the environment names none.
 static ASSUMED: OnceLock<PathBuf> = OnceLock::new();
+
+/// What the unit's environment is, as systemd shows it.
+static UNITS: OnceLock<String> = OnceLock::new();
 
 /// The directory of a unit's credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +58,36 @@ pub fn remedy(token: &Path) -> &'static str {
     }
 }
 
-/// A variable of the environment, or the directory that is looked into where it names none.
+/// A variable of the environment, or the directory that is looked into where it names none, or what the unit has for proxies.
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {
-    let assumed = || (name == DIRECTORY).then(|| ASSUMED.get()?.to_str().map(str::to_owned)).flatten();
+    let assumed = || match name {
+        DIRECTORY => ASSUMED.get()?.to_str().map(str::to_owned),
+        _ => value(UNITS.get()?, name),
+    };
     std::env::var(name).ok().or_else(assumed)
+}
+
+/// The value of a proxy's variable among assignments with blanks between them.
+fn value(assignments: &str, name: &str) -> Option<String> {
+    let is_proxy = name.to_ascii_lowercase().ends_with("_proxy");
+    let mut words = assignments.split_whitespace().filter(|_| is_proxy);
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+}
+
+/// Goes by these assignments from now on where the environment has no proxy: those of the unit, for a person who asks beside it.
+pub fn assume_proxies(assignments: String) {
+    // Whoever was first stays.
+    let _ = UNITS.set(assignments);
+}
+
+/// A text for a person, in which what was copied from [`KEPT`] is called by its name there.
+#[must_use]
+pub fn named(text: String) -> String {
+    match ASSUMED.get().and_then(|place| place.to_str()).filter(|place| place.starts_with("/proc/")) {
+        Some(place) => text.replace(place, KEPT),
+        None => text,
+    }
 }
 
 impl Provided {
@@ -118,7 +152,7 @@ impl Provided {
 
 #[cfg(test)]
 mod tests {
-    use super::{Provided, StoreError};
+    use super::{Provided, StoreError, value};
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
@@ -137,6 +171,15 @@ mod tests {
         assert!(matches!(provided.seal(), Err(StoreError::Unsafe(_, fault)) if fault.contains("chmod 600")));
         std::fs::write(directory.path().join("pullet.token"), "tt").unwrap();
         assert_eq!(provided.token(), Some(directory.path().join("pullet.token")));
+    }
+
+    #[test]
+    fn of_the_environment_of_the_unit_proxies_count_alone() {
+        let text = "A=1 HTTPS_PROXY=http://p:1 no_proxy=a,b KUBECONFIG=/k\n";
+        let found = |name| value(text, name);
+        assert_eq!(found("HTTPS_PROXY").as_deref(), Some("http://p:1"));
+        assert_eq!(found("no_proxy").as_deref(), Some("a,b"));
+        assert_eq!([found("KUBECONFIG"), found("ALL_PROXY"), found("A"), value("", "NO_PROXY")], [const { None }; 4]);
     }
 
     #[test]

@@ -30,7 +30,6 @@ use super::backoff::draw;
 use super::certificate::{Certificates, ClientCertificate};
 use super::credential::{Bearer, Credential, CredentialStore, StoreError};
 use super::machine::Binding;
-use super::pinned::{Pin, PinStore as _};
 use super::seal::Seal;
 use super::secret_file::{self, Closed};
 use crate::limits;
@@ -134,15 +133,6 @@ impl StateDirectory {
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(error) => Err(StoreError::Io(path.to_owned(), error.into())),
         }
-    }
-
-    /// What lies there: the pinned keyring and the credential. Neither where there is no directory.
-    ///
-    /// # Errors
-    /// When it is there and cannot be trusted or read.
-    pub fn look(path: &Path, seal: Option<Seal>) -> Result<(Option<Pin>, Option<Credential>), StoreError> {
-        let Some(store) = Self::look_at(path, seal)? else { return Ok((None, None)) };
-        Ok((store.load_pin()?, store.load()?))
     }
 
     /// Wraps a credential that was stored before there was a seal. What it was lies on in the free blocks of the disk.

@@ -60,13 +60,17 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
         let unit = texts::unit().replace(PROGRAM, &host.program()?);
         host.put(UNIT, 0o644, Owner::Root, unit.as_bytes())?;
     }
+    let is_registered = site.config.cluster_resource.is_none() && site.has_credential();
+    if is_registered {
+        keep_registration(site)?;
+    }
     if !site.starts {
         host.say(
             "nothing was started: the agent registers by itself with its first start (systemctl enable --now pullet)",
         );
         return Ok(());
     }
-    if site.config.cluster_resource.is_none() {
+    if site.config.cluster_resource.is_none() && !is_registered {
         register(site)?;
     }
     for arguments in [&["daemon-reload"][..], &["enable", "pullet"], &["restart", "pullet"]] {
@@ -132,19 +136,33 @@ fn make_account(site: &Site<'_>, admin: &Admin) -> Result<(), SetupError> {
     Ok(())
 }
 
-fn register(site: &Site<'_>) -> Result<(), SetupError> {
+/// A one-time token that nobody needs does not stay.
+fn keep_registration(site: &Site<'_>) -> Result<(), SetupError> {
     let host = &site.host;
-    if site.has_credential() {
-        host.say("this node is registered already");
+    host.say("this node is registered already");
+    if host.is_dry() {
         return Ok(());
     }
+    host.hand_over(STATE)?;
+    if site.token.is_some() {
+        host.say("the one-time token was not used: pullet register --force takes one");
+        host.remove(TOKEN)?;
+    }
+    Ok(())
+}
+
+fn register(site: &Site<'_>) -> Result<(), SetupError> {
+    let host = &site.host;
     if host.is_dry() {
         host.tell(Deed("register at", ""), &site.endpoint);
         return Ok(());
     }
     // The token stays where it is when there is no answer: the next try takes it from there.
-    (site.means.register)(&site.config).map_err(SetupError::Other)?;
-    host.hand_over(STATE)?;
+    let registered = (site.means.register)(&site.config).map_err(SetupError::Other);
+    if host.has(STATE) {
+        host.hand_over(STATE)?;
+    }
+    registered?;
     let token = host.path(TOKEN);
     fs::remove_file(&token).map_err(|error| SetupError::File(token, error))
 }

@@ -31,7 +31,7 @@ impl Seen {
         let checks = json["checks"].as_array().unwrap();
         let checks = checks.iter().map(|check| ["check", "verdict", "seen", "mend"].map(|name| member(check, name)));
         let this = Self { code, text, checks: checks.collect() };
-        assert_eq!(this.checks.len(), 22, "{}", this.text);
+        assert_eq!(this.checks.len(), 23, "{}", this.text);
         // Whatever is broken, it is over in time, by its own watch.
         let took = Duration::from_millis(json["milliseconds"].as_u64().unwrap());
         assert!(took <= PROMISED, "{took:?}\n{}", this.text);
@@ -102,7 +102,7 @@ fn node(testbed: &Testbed) -> Setup {
     setup
 }
 
-fn with_manifests(setup: Setup) -> Setup {
+pub(crate) fn with_manifests(setup: Setup) -> Setup {
     let manifests = setup.home().join("server/manifests");
     fs::create_dir_all(&manifests).unwrap();
     setup.without("--directory").flag("--directory", manifests)
@@ -130,7 +130,7 @@ fn well() -> (Testbed, Setup, Agent) {
 }
 
 /// A node whose agent does not run, which is one warning.
-fn at_rest() -> (Testbed, Setup) {
+pub(crate) fn at_rest() -> (Testbed, Setup) {
     let testbed = Testbed::start();
     let setup = node(&testbed);
     (testbed, setup)
@@ -169,7 +169,7 @@ fn a_healthy_node_has_nothing_to_mend_and_nothing_is_taken_or_written() {
     let unauthenticated = testbed.requests_of(Call::Jobs).iter().filter(|seen| seen.query.is_none()).count();
     assert_eq!(unauthenticated, polls + 1, "the poll that is held is not disturbed by a second one");
     let (code, text) = said(&setup.run_to_end("doctor"));
-    assert!(code == 0 && text.contains("all is well: 22 checks"), "{text}");
+    assert!(code == 0 && text.contains("all is well: 23 checks"), "{text}");
     drop((agent, directory));
 }
 
@@ -252,7 +252,11 @@ fn a_resolver_that_names_nobody_and_one_that_never_answers_are_told_apart() {
 
 /// Runs the doctor after a script in a space of mounts of its own.
 fn in_mounts(setup: &Setup, script: &str) -> Seen {
-    let inner = setup.clone().switch("--json").prepare("doctor");
+    Seen::of(&run_in_mounts(&setup.clone().switch("--json").prepare("doctor"), script))
+}
+
+/// Runs a command after a script in a space of mounts of its own.
+pub(crate) fn run_in_mounts(inner: &Command, script: &str) -> Output {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &format!("{script} && exec \"$@\""), "sh"]);
     command.arg(inner.get_program()).args(inner.get_args());
@@ -262,7 +266,7 @@ fn in_mounts(setup: &Setup, script: &str) -> Seen {
             None => command.env_remove(name),
         };
     }
-    Seen::of(&run_to_end(command))
+    run_to_end(command)
 }
 
 #[test]
@@ -677,6 +681,8 @@ fn a_state_directory_that_is_open_or_a_link_is_seen() {
     std::os::unix::fs::symlink(setup.state_dir(), &link).unwrap();
     let seen = doctor(&setup.clone().flag("--state-dir", link));
     seen.tells("state", "failed", &["a link to one", "name the directory itself"]);
+    // Of the two the cause is told first.
+    seen.tells("credential", "skipped", &["because of state"]);
 }
 
 #[test]
@@ -760,7 +766,7 @@ fn a_journal_that_is_damaged_or_of_a_newer_program_is_seen() {
 fn a_directory_that_is_missing_or_that_k3s_does_not_read_is_seen() {
     let (_testbed, setup) = at_rest();
     let seen = doctor(&setup.clone().without("--directory").flag("--directory", "/nonexistent/manifests"));
-    seen.tells("directory", "failed", &["/nonexistent/manifests is not there"]);
+    seen.tells("directory", "failed", &["/nonexistent/manifests is not there", "make it"]);
     seen.nothing_beside(&["directory", "agent"]);
     let seen = doctor(&setup.clone().without("--directory").flag("--directory", setup.directory()));
     seen.tells("directory", "note", &["k3s does not read it by itself"]);

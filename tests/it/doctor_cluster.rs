@@ -105,7 +105,11 @@ fn definitions(api: &ApiServer, bare: &Setup, setup: &Setup) {
     assert_eq!(api.request(Method::PATCH, &path, Some(&json!({"spec": {"versions": versions}}))).0, 200);
     let admin = bare.clone().flag("--kubeconfig", api.kubeconfig());
     let seen = doctor(&admin);
-    seen.tells("definitions", "warning", &["of another version: Operation", "pullet crds | kubectl apply"]);
+    seen.tells(
+        "definitions",
+        "warning",
+        &["of another version: Operation", "pullet crds | kubectl apply --validate=false"],
+    );
     beside(&seen, &["definitions", "rights"]);
     assert_eq!(api.request(Method::DELETE, &path, None).0, 200);
     for setup in [setup, &admin] {
@@ -199,7 +203,7 @@ fn by_a_cluster(api: &ApiServer, setup: &Setup) {
 fn unreachable(api: &ApiServer, bare: &Setup, setup: &Setup) {
     let with = |kubeconfig: std::path::PathBuf| doctor(&bare.clone().flag("--kubeconfig", kubeconfig));
     let seen = with(api.kubeconfig_with(api.port(), "{token: nobody-knows-this-token}"));
-    seen.tells("api-server", "failed", &["refused our credential", "systemctl status k3s"]);
+    seen.tells("api-server", "failed", &["refused our credential", "pullet setup makes another token"]);
     seen.tells("rights", "skipped", &["because of api-server"]);
     beside(&seen, &["api-server"]);
     let seen = with("/nonexistent/kubeconfig".into());

@@ -42,10 +42,11 @@ const SUBJECTS: [(&str, &str, &str); 24] = [
 ];
 
 /// Checks beyond that list.
-const BESIDES: [&str; 4] = ["agent", "certificate", "directory", "endpoint"];
+const BESIDES: [&str; 5] = ["agent", "certificate", "directory", "endpoint", "keyring"];
 
 /// The tests that break one thing after the other.
-const TESTS: [&str; 2] = [include_str!("doctor.rs"), include_str!("doctor_cluster.rs")];
+const TESTS: [&str; 3] =
+    [include_str!("doctor.rs"), include_str!("doctor_cluster.rs"), include_str!("doctor_files.rs")];
 
 /// The names of the checks, as the program gives them.
 fn checks() -> Vec<String> {

@@ -1,6 +1,7 @@
 //! `pullet setup` and `pullet uninstall`: the real program against a real API server and a control plane over real TLS.
 
 mod machine;
+mod owner;
 
 use std::fs;
 use std::io::Write as _;

@@ -261,7 +261,7 @@ fn what_a_power_cut_left_beside_goes_at_the_next_start() {
     assert_eq!(names(directory.path()), left);
     // Another one that only looks, or finds the lock taken, touches nothing of what is being written.
     std::fs::write(directory.path().join(stale[1]), TOKEN).unwrap();
-    assert!(StateDirectory::open(directory.path()).is_err() && StateDirectory::look(directory.path(), None).is_ok());
+    assert!(StateDirectory::open(directory.path()).is_err() && StateDirectory::look_at(directory.path(), None).is_ok());
     assert!(directory.path().join(stale[1]).exists());
     drop(first);
     StateDirectory::open(directory.path()).unwrap();

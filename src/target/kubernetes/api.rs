@@ -94,13 +94,17 @@ pub(super) struct Cause {
     pub(super) field: String,
 }
 
+/// What is said of a credential that the API server does not know.
+pub const REFUSED: &str =
+    "the API server refused our credential: renew the token or the certificate of the agent's account";
+
 /// 401 is not what a job did wrong: the same may work when somebody has renewed the credential.
 #[derive(Debug)]
 pub(super) struct CredentialRefused;
 
 impl fmt::Display for CredentialRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the API server refused our credential: renew the token or the certificate of the agent's account")
+        f.write_str(REFUSED)
     }
 }
 

@@ -43,6 +43,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
 use self::api::Api;
+pub use self::api::REFUSED;
 use self::credentials::Credentials;
 use self::looks::Looks;
 use self::recall::Recall;

@@ -131,6 +131,7 @@ pub(super) fn page(commands: &[Subcommand], settings: &[Setting]) -> String {
                 ("1", "failed; the last line says why, and what can be done"),
                 ("2", "wrong usage or configuration"),
                 ("3", "another agent has taken over the cluster"),
+                ("4", "of doctor: it works, and will not for long, or not wholly"),
             ],
         ),
     ] {
