@@ -244,6 +244,14 @@ impl Settings {
         Ok(self.over(file))
     }
 
+    /// Reads the text of a file of settings; `path` is what an error names.
+    ///
+    /// # Errors
+    /// When it is no such text.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        super::file::read(path, text)
+    }
+
     /// What these settings mean here and now. One place for all: each with a closure of its own would cost 14 kB.
     ///
     /// # Errors
@@ -261,16 +269,17 @@ impl Settings {
         let assignments = super::file::assignments(&mut self.clone());
         let present = super::file::assignments(&mut super::file::read(path, text)?);
         let missing: Vec<_> = assignments.iter().filter(|wanted| !present.contains(wanted)).cloned().collect();
-        if missing.is_empty() {
-            return Ok(text.to_owned());
+        let mut changed = text.to_owned();
+        // One by one: each is told of by its own name.
+        for wanted in missing {
+            changed = super::file::set(&changed, std::slice::from_ref(&wanted));
+            let found = super::file::read(path, &changed);
+            if !found.is_ok_and(|mut found| super::file::assignments(&mut found).contains(&wanted)) {
+                let (key, value) = wanted;
+                return Err(ConfigError::Value(key, value, format!("set it in {} by hand", path.display())));
+            }
         }
-        let changed = super::file::set(text, &missing);
-        let mut found = super::file::read(path, &changed)?;
-        let found = super::file::assignments(&mut found);
-        match missing.into_iter().find(|wanted| !found.contains(wanted)) {
-            None => Ok(changed),
-            Some((key, value)) => Err(ConfigError::Value(key, value, format!("set it in {} by hand", path.display()))),
-        }
+        Ok(changed)
     }
 
     /// These settings where they are given, else those of a file.
