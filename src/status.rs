@@ -7,6 +7,7 @@ mod error;
 mod flash;
 mod line;
 mod trust;
+mod unregistered;
 mod view;
 
 use std::fs::{self, File, Permissions};
@@ -21,6 +22,7 @@ use tracing::{debug, warn};
 pub use self::error::StatusError;
 pub use self::flash::FlashStatus;
 pub use self::trust::{CredentialStatus, TrustStatus, describe_clock};
+pub use self::unregistered::Waiting;
 pub use self::view::{Sources, View};
 use crate::clock;
 use crate::json;
@@ -132,6 +134,8 @@ pub enum ConnectionState {
     Starting,
     /// The last call was not answered.
     Unreachable,
+    /// There is no credential yet; a one-time token is being exchanged for one.
+    Unregistered,
 }
 
 /// How the control plane is polled.
@@ -253,18 +257,16 @@ fn process_began(pid: u32) -> Option<u64> {
 
 /// Writes the status while the agent runs.
 pub struct Board {
-    path: Option<PathBuf>,
+    sheet: Sheet,
     supervisor: Supervisor,
     view: Arc<View>,
-    written: Option<Status>,
-    has_failed: bool,
 }
 
 impl Board {
     /// Writes to `path`, and a line of it to whoever supervises the agent; without a path only the bytes are counted.
     #[must_use]
     pub fn new(path: Option<PathBuf>, supervisor: Supervisor, view: Arc<View>) -> Self {
-        Self { path, supervisor, view, written: None, has_failed: false }
+        Self { sheet: Sheet::new(path), supervisor, view }
     }
 
     /// Looks what changed, once a second while something does and ever more rarely while nothing does: each look
@@ -276,8 +278,7 @@ impl Board {
         loop {
             let status = self.view.gather();
             self.supervisor.status(|| status.line(clock::unix_seconds()));
-            if self.written.as_ref().is_none_or(|written| written.differs(&status)) {
-                self.write(status);
+            if self.sheet.put(status) {
                 pause = limits::STATUS_INTERVAL;
                 tokio::time::sleep(pause).await;
                 continue;
@@ -289,8 +290,26 @@ impl Board {
             }
         }
     }
+}
 
-    fn write(&mut self, mut status: Status) {
+/// The file that the status is in. It goes with this value.
+struct Sheet {
+    path: Option<PathBuf>,
+    written: Option<Status>,
+    has_failed: bool,
+}
+
+impl Sheet {
+    /// Nothing is written before there is something to say, and nowhere without a path.
+    fn new(path: Option<PathBuf>) -> Self {
+        Self { path, written: None, has_failed: false }
+    }
+
+    /// Writes how it is, where that is something else than before, and says whether it is.
+    fn put(&mut self, mut status: Status) -> bool {
+        if self.written.as_ref().is_some_and(|written| !written.differs(&status)) {
+            return false;
+        }
         if let Some(path) = &self.path {
             status.memory = Memory::now();
             match replace(path, &status) {
@@ -303,10 +322,11 @@ impl Board {
             }
         }
         self.written = Some(status);
+        true
     }
 }
 
-impl Drop for Board {
+impl Drop for Sheet {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             // Another agent's is left alone.

@@ -13,7 +13,7 @@ pub fn definitions() -> String {
     unpack(packed!("crds.yaml"))
 }
 
-/// The manifests that make the agent a pod.
+/// The manifests that make the agent a pod, with its settings before them.
 #[must_use]
 pub fn agent() -> String {
     unpack(packed!("agent.yaml"))
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn what_was_packed_is_what_lies_in_the_repository() {
         assert_eq!(super::definitions(), include_str!("../k3s/crds.yaml"));
-        assert_eq!(super::agent(), include_str!("../k3s/agent.yaml"));
+        assert_eq!(super::agent(), concat!(include_str!("../k3s/settings.yaml"), include_str!("../k3s/agent.yaml")));
         assert_eq!(super::unit(), include_str!("../systemd/pullet.service"));
     }
 }

@@ -1,5 +1,7 @@
 //! `pullet doctor`: what is wrong with this node, and what a person sets right.
 
+use std::time::Instant;
+
 use super::{Failure, read_config, say, status};
 use crate::agent;
 use crate::args::Remedy;
@@ -13,12 +15,13 @@ use crate::trust::replay::TrustState;
 
 /// Looks at everything and says what it found. Fails with what is to be mended first.
 pub(super) fn examine(settings: Settings, is_json: bool) -> Result<(), Failure> {
+    let begin = Instant::now();
     let settings = settings.with_file()?;
     let status_file = settings.status_file.clone();
     let config = read_config(settings)?;
     doctor::become_owner(&config.state_dir);
-    let findings = doctor::examine(config, status::read(status_file).map_err(|error| error.to_string()));
-    say(if is_json { doctor::as_json(&findings) } else { doctor::print(&findings) }.trim_end());
+    let findings = doctor::examine(config, status::read(status_file).map_err(|error| error.to_string()), begin);
+    say(if is_json { doctor::as_json(&findings, begin.elapsed()) } else { doctor::print(&findings) }.trim_end());
     match (doctor::verdict(&findings), doctor::first(&findings)) {
         (Verdict::Failed, Some(first)) => Err(Failure::failed(first)),
         (_, Some(first)) => Err(Failure::warned(first)),

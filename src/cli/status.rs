@@ -14,13 +14,18 @@ use crate::status::{ConnectionState, Status, describe_clock};
 pub(super) fn status(settings: Settings, is_json: bool) -> Result<(), Failure> {
     let settings = settings.with_file()?;
     let status = read(settings.status_file).map_err(Failure::failed)?;
+    // Before that there is nothing to tell but what it is tried for.
+    let is_registered = status.connection.state != ConnectionState::Unregistered;
     if is_json {
         say(&serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
-    } else {
+    } else if is_registered {
         say(print(&status, clock::unix_seconds()).trim_end());
     }
     match status.fault(clock::unix_seconds()) {
         None => Ok(()),
+        Some(fault) if !is_registered => {
+            Err(Failure::failed([&fault, "; pullet doctor says what is in the way"].concat()))
+        }
         Some(fault) => Err(Failure::failed(fault)),
     }
 }
@@ -46,6 +51,7 @@ fn print(status: &Status, now: u64) -> String {
         ConnectionState::Refused => "credential not accepted (401)",
         ConnectionState::Starting => "not connected yet",
         ConnectionState::Unreachable => "not connected",
+        ConnectionState::Unregistered => "not registered yet",
     };
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -202,6 +208,7 @@ mod tests {
             (ConnectionState::Forbidden, "pullet register"),
             (ConnectionState::Refused, "one-time token"),
             (ConnectionState::Starting, "not connected yet"),
+            (ConnectionState::Unregistered, "not registered yet, and tries since 2027-01-15T08:00:00Z: no route"),
         ] {
             let text = fault(&with(state, "no route"), 0).unwrap();
             assert!(text.contains(words) && !text.contains('\n'), "{text}");

@@ -1,7 +1,7 @@
 //! `pullet version`: what was settled when the program was built.
 
-/// As a release has it: `x86_64-unknown-linux-musl`. A build by hand is not told.
-const TARGET: Option<&str> = option_env!("PULLET_TARGET");
+/// As a release has it: `x86_64-unknown-linux-musl`. What builds the crate says it.
+const TARGET: &str = env!("PULLET_TARGET");
 
 /// Whoever builds a release says of which commit it is: the source alone does not know.
 const COMMIT: Option<&str> = option_env!("PULLET_COMMIT");
@@ -12,9 +12,8 @@ pub(super) fn text(is_json: bool) -> String {
     if !is_json {
         return ["pullet ", version].concat();
     }
-    let architecture = [std::env::consts::ARCH, "-", std::env::consts::OS].concat();
     // Every value is made of characters that JSON takes as they are: the build settles them, and the test looks.
-    let mut text = ["{\"version\":\"", version, "\",\"target\":\"", TARGET.unwrap_or(&architecture)].concat();
+    let mut text = ["{\"version\":\"", version, "\",\"target\":\"", TARGET].concat();
     if let Some(commit) = COMMIT {
         text.push_str("\",\"commit\":\"");
         text.push_str(commit);

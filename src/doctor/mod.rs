@@ -227,15 +227,15 @@ impl Desk {
     }
 }
 
-/// Looks at everything. Takes [`limits::doctor::TIME`] at most; threads that hang are left behind.
+/// Looks at everything. Is over [`limits::doctor::TIME`] after `begin` at the latest; threads that hang are left behind.
 #[must_use]
-pub fn examine(config: Config, agent: Result<Status, String>) -> Vec<Finding> {
-    let deadline = Instant::now() + limits::doctor::TIME;
+pub fn examine(config: Config, agent: Result<Status, String>, begin: Instant) -> Vec<Finding> {
+    let deadline = begin + limits::doctor::TIME;
     let patient = Arc::new(Patient { config, agent, deadline });
     let desk = Arc::new(Desk::default());
     for area in AREAS {
         let (patient, desk) = (Arc::clone(&patient), Arc::clone(&desk));
-        begin(Box::new(move || area(&patient, &desk)));
+        start(Box::new(move || area(&patient, &desk)));
     }
     complete(desk.wait(deadline))
 }
@@ -271,7 +271,7 @@ const NO_END: &str = "it did not come to an end within 4 s";
 const NO_END_MEND: &str = "look at what it asks: a server that is busy, or a disk (a network file system?) that hangs";
 
 /// One kind of thread for all work.
-fn begin(work: Box<dyn FnOnce() + Send>) {
+fn start(work: Box<dyn FnOnce() + Send>) {
     thread::spawn(work);
 }
 
@@ -292,7 +292,7 @@ fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + '
 fn wait_for(time: Duration, work: Box<dyn FnOnce() + Send>) {
     let end = Arc::new((Mutex::new(false), Condvar::new()));
     let told = Arc::clone(&end);
-    begin(Box::new(move || {
+    start(Box::new(move || {
         work();
         *told.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         told.1.notify_all();

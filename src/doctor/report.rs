@@ -1,5 +1,7 @@
 //! What a person, or a program, is told.
 
+use std::time::Duration;
+
 use super::{CHECKS, Finding, Verdict};
 
 impl Verdict {
@@ -59,12 +61,14 @@ pub fn first(findings: &[Finding]) -> Option<String> {
     Some(text)
 }
 
-/// One JSON object.
+/// One JSON object; it says how long all of it took.
 #[must_use]
-pub fn as_json(findings: &[Finding]) -> String {
+pub fn as_json(findings: &[Finding], took: Duration) -> String {
     // A text cannot fail to be written to memory.
     let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
-    let mut text = ["{\"verdict\":\"", verdict(findings).word(), "\",\"checks\":["].concat();
+    let mut text = ["{\"verdict\":\"", verdict(findings).word(), "\",\"milliseconds\":"].concat();
+    text.push_str(&took.as_millis().to_string());
+    text.push_str(",\"checks\":[");
     for (at, finding) in findings.iter().enumerate() {
         text.push_str(if at == 0 { "\n" } else { ",\n" });
         for part in [
@@ -106,6 +110,7 @@ mod tests {
     use super::{as_json, first, print, verdict};
     use crate::doctor::{CHECKS, Check, Finding, Verdict, complete};
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     fn finding(check: Check, verdict: Verdict, seen: &str, mend: &'static str) -> Finding {
         Finding { check, verdict, seen: seen.to_owned(), mend }
@@ -126,8 +131,8 @@ mod tests {
         let text = print(&all);
         assert!(text.contains("warning  clock        late\n                      -> set it\n"), "{text}");
         assert!(text.contains("FAILED   dns          no \u{fffd}[31mname\n"), "{text}");
-        let json: serde_json::Value = serde_json::from_str(&as_json(&all)).unwrap();
-        assert_eq!(json["verdict"], "failed");
+        let json: serde_json::Value = serde_json::from_str(&as_json(&all, Duration::from_micros(4_012_999))).unwrap();
+        assert_eq!((&json["verdict"], &json["milliseconds"]), (&"failed".into(), &4_012.into()));
         assert_eq!(
             json["checks"][1],
             serde_json::json!({"check": "dns", "verdict": "failed", "seen": "no \u{1b}[31mname", "mend": "spell it"})

@@ -263,12 +263,14 @@ impl Runner {
     ) {
         let mut backoff = Backoff::between(limits::BACKOFF_FLOOR, limits::ACT_PAUSE_MAX);
         let mut may_be_done = facts.is_resumed || self.is_incomplete.load(Ordering::Relaxed);
+        let mut is_first = true;
         loop {
             match effect {
                 Effect::Act => {}
                 Effect::ActAgain => {
                     // The request may have got there, and its answer not have come back.
                     may_be_done = true;
+                    is_first = false;
                     let pause = backoff.next(draw());
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
@@ -299,7 +301,7 @@ impl Runner {
                 return self.forget(&id).await;
             };
             let input = tokio::select! {
-                input = self.act(&id, may_be_done, permitted) => input,
+                input = self.act(&id, may_be_done, is_first, permitted) => input,
                 () = self.out_of_patience() => Input::Stopped,
             };
             (state, effect) = machine::step(state, input, &facts, self.now());
@@ -313,7 +315,7 @@ impl Runner {
     }
 
     /// The only way to the target, and only for what was permitted.
-    async fn act(&self, id: &JobId, may_be_done: bool, permitted: &Permitted<'_>) -> Input<'static> {
+    async fn act(&self, id: &JobId, may_be_done: bool, is_first: bool, permitted: &Permitted<'_>) -> Input<'static> {
         let (target, rule) = (&self.parts.target, permitted.rule());
         let done = match permitted.instruction() {
             Instruction::Apply(manifest) => match self.done_before(id, may_be_done, manifest).await {
@@ -337,7 +339,12 @@ impl Runner {
             Ok(_) => debug!(job = %id, "done"),
             Err(error) => {
                 let detail = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-                debug!(job = %id, reason = error.reason(), %error, detail, "not done");
+                // Said once: what is tried again mostly fails as it did before.
+                if is_first && matches!(error, TargetError::Stuck(_) | TargetError::Unavailable(_)) {
+                    warn!(job = %id, %error, detail, "the job is not done yet; it is tried again");
+                } else {
+                    debug!(job = %id, reason = error.reason(), %error, detail, "not done");
+                }
             }
         }
         Input::Done(done)

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-/// How long it looks at what there is: with its start and its words it is over within 5 s.
+/// What is promised of all of it, from its start to its last word.
+pub const PROMISED: Duration = Duration::from_secs(5);
+
+/// How long it looks at what there is, counted from its start: to say what was seen it has what is left of [`PROMISED`].
 pub const TIME: Duration = Duration::from_secs(4);
 
 /// Of [`TIME`], what is kept back by whoever waits for one call, to say what came of it.

@@ -72,6 +72,9 @@ impl Monitor {
         {
             return Some(fault);
         }
+        if let Some(fault) = view.sources.observed.fault() {
+            return Some(fault);
+        }
         let target = view.sources.observed.kinds();
         let fault = match target {
             _ if !clock::standing().may_judge() => {

@@ -89,6 +89,10 @@ mod tests {
     #[test]
     fn a_root_is_a_whole_path() {
         assert!(take("--root", &[]).is_err());
+        // Of a variable that is not set. It is not the root of this system.
+        for words in [vec!["--root=".to_owned()], vec!["--root".to_owned(), String::new()]] {
+            assert!(Options::take(&words, &[]).is_err());
+        }
         assert!(take("--root card", &[]).is_err());
     }
 }

@@ -28,7 +28,7 @@ impl fmt::Display for StatusError {
         match self {
             Self::Absent(path) => write!(
                 f,
-                "not running, or not registered yet: there is no {} (start it with pullet run or systemctl start pullet; if it runs with \
+                "not running, or not at work yet: there is no {} (start it with pullet run or systemctl start pullet; if it runs with \
                  another status_file, give --status-file)",
                 path.display()
             ),

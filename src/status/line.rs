@@ -39,6 +39,9 @@ impl Status {
                  token (pullet register)"
                     .to_owned(),
             ),
+            ConnectionState::Unregistered => {
+                Some(format!("not registered yet, and tries since {}: {why}", connection.since))
+            }
         }
     }
 

@@ -31,7 +31,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::Instant;
@@ -167,7 +167,8 @@ impl Directory {
         }
     }
 
-    /// Runs `work` where it may block, one at a time and to its end.
+    /// Runs `work` where it may block, one at a time and to its end, on the directory that is there now: another one may have
+    /// been put in the place of the one at the start.
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Place) -> Result<T, TargetError> + Send + 'static,
@@ -176,6 +177,7 @@ impl Directory {
         let place = Arc::clone(&self.place);
         let done = task::on_thread(move || {
             let _turn = turn;
+            let place = Place::open(&place.path).map_err(|error| TargetError::Unavailable(Box::new(error)))?;
             work(&place)
         });
         done.await.unwrap_or_else(|error| Err(TargetError::Unavailable(Box::new(error))))
@@ -204,6 +206,14 @@ impl Target for Directory {
 
     fn stamp<'a>(&'a self, object: &'a ObjectRef) -> Pending<'a, Result<Option<Stamp>, TargetError>> {
         Box::pin(self.read_stamp(object))
+    }
+
+    fn fault(&self) -> Option<String> {
+        let fault = match Place::open(&self.place.path) {
+            Ok(place) => place.writable().err()?.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Some(["jobs cannot be written into ", &self.describe(), ": ", &fault].concat())
     }
 
     /// Reports nothing; looks after the emptied files meanwhile.
@@ -314,6 +324,11 @@ impl Place {
             Err(Errno::NOTDIR) => Err(DirectoryError::NotADirectory(path)),
             Err(error) => Err(DirectoryError::Io(path, error.into())),
         }
+    }
+
+    /// As the user of this process, and the file system, have it.
+    fn writable(&self) -> io::Result<()> {
+        Ok(rustix::fs::accessat(&self.handle, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty())?)
     }
 
     fn remove_drafts(&self) -> io::Result<()> {
@@ -442,7 +457,7 @@ impl fmt::Display for FileFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {} {}", self.action, self.path.display())?;
         f.write_str(match self.source.kind() {
-            io::ErrorKind::NotFound => ", the directory is gone (make it again and restart the agent)",
+            io::ErrorKind::NotFound => ", the directory is gone (make it again)",
             io::ErrorKind::PermissionDenied => " (give the agent's user the directory)",
             io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => " (free some space on that file system)",
             io::ErrorKind::ReadOnlyFilesystem => " (mount it read-write; an SD card that fails turns read-only)",

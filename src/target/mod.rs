@@ -82,6 +82,11 @@ pub trait Target: Send + Sync {
         (0, 0)
     }
 
+    /// Why no job could take effect now, where that can be told at once.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
     /// Notes `me` as the one who acts here, waits while another agent does, and says through `held` when it may act. Ends
     /// with who acts instead. Where nothing is noted everybody may act at once, and it does not end.
     fn hold(&self, me: Holder, held: oneshot::Sender<()>) -> Pending<'_, Holder> {

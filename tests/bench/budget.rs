@@ -106,6 +106,7 @@ pub(crate) enum Held {
     PeakDraining,
     PeakHostile,
     PeakOfJobs,
+    PeakOfJobsInDirectory,
     PeakOfOwned,
     Polls,
     Start,
@@ -137,7 +138,7 @@ struct Line {
 }
 
 /// All of them, in the order in which README.md tells them.
-const HELD: [(Held, Line); 20] = [
+const HELD: [(Held, Line); 21] = [
     // 3,904 to 3,920 were reached with all of the file in memory, which is the most that a kernel maps of it (decision 0021).
     line(
         Held::IdleMemory,
@@ -147,19 +148,37 @@ const HELD: [(Held, Line); 20] = [
         Some(4_096.0),
         true,
     ),
-    line(Held::PeakOfJobs, "memory, peak over 1,000 jobs", 4_900.0, Unit::Kilobytes, Some(PROMISED_PEAK), true),
     line(
-        Held::PeakOfOwned,
-        "memory, peak with 1,000 owned objects in storms",
-        5_000.0,
+        Held::PeakOfJobs,
+        "memory, peak over 1,000 jobs, in a cluster",
+        4_900.0,
         Unit::Kilobytes,
         Some(PROMISED_PEAK),
         true,
     ),
+    // 4,004 to 4,060 were reached; a kernel maps the file by 64 kB.
+    line(
+        Held::PeakOfJobsInDirectory,
+        "memory, peak over 1,000 jobs, in a directory",
+        4_200.0,
+        Unit::Kilobytes,
+        Some(PROMISED_PEAK),
+        true,
+    ),
+    // 4,560 to 4,620 were reached; as above.
+    line(
+        Held::PeakOfOwned,
+        "memory, peak with 1,000 owned objects in storms",
+        4_760.0,
+        Unit::Kilobytes,
+        Some(PROMISED_PEAK),
+        true,
+    ),
+    // 7,048 to 7,320 were reached.
     line(
         Held::PeakHostile,
         "memory, peak with a hostile API server on eight watches",
-        PROMISED_PEAK,
+        7_600.0,
         Unit::Kilobytes,
         Some(PROMISED_PEAK),
         true,

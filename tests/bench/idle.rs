@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::budget::Held;
@@ -23,36 +24,74 @@ const ALONE: Duration = Duration::from_mins(5);
 /// How often the threads are looked at, which wakes none of them. What one does after the last look before its end is not seen.
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(super) fn figures() -> Vec<Figure> {
-    let api = ApiServer::shared();
-    api.apply_crds();
-    let testbed = Testbed::start();
-    let kubeconfig = api.kubeconfig_for(COUNTED, "system:masters");
-    let agent = setup(&testbed).flag("--kubeconfig", kubeconfig).flag("--allow-kind", "/ConfigMap").spawn();
-    testbed.held_poll(PATIENCE);
-    // One thread runs the agent, one holds the poll, one each watch; those of the start end after a while.
-    std::thread::sleep(Duration::from_secs(5));
-    wait_until("the poll and three watches and nothing else", || agent.threads() == 5);
-    let (memory, threads) = (agent.rss_kb(), agent.threads());
-    let (asked, files) = (api.asked().len(), written(&agent.state_dir()));
-    let (mut wakes, begin) = (Wakes::of(&agent), Instant::now());
+/// An agent that is being left alone. Both servers are its own, so that what else is measured meanwhile is none of its business; and it
+/// takes no processor time that the others would miss.
+pub(super) struct Alone {
+    // It ends with this value, also where another part of the benchmark fails.
+    _agent: Agent,
+    testbed: Testbed,
+    memory: u64,
+    threads: u64,
+    looking: JoinHandle<Meanwhile>,
+}
+
+/// What happened meanwhile.
+struct Meanwhile {
+    minutes: f64,
+    wakes: u64,
+    calls: Vec<String>,
+    /// Files.
+    changed: u64,
+}
+
+impl Alone {
+    /// Returns once nothing goes on any more.
+    pub(super) fn begin() -> Self {
+        let api = ApiServer::start();
+        api.apply_crds();
+        let testbed = Testbed::start();
+        let kubeconfig = api.kubeconfig_for(COUNTED, "system:masters");
+        let agent = setup(&testbed).flag("--kubeconfig", kubeconfig).flag("--allow-kind", "/ConfigMap").spawn();
+        testbed.held_poll(PATIENCE);
+        // One thread runs the agent, one holds the poll, one each watch; those of the start end after a while.
+        std::thread::sleep(Duration::from_secs(5));
+        wait_until("the poll and three watches and nothing else", || agent.threads() == 5);
+        let (memory, threads) = (agent.rss_kb(), agent.threads());
+        let (process, state_dir) = (agent.pid(), agent.state_dir());
+        let looking = std::thread::spawn(move || look(process, &api, &state_dir));
+        Self { _agent: agent, testbed, memory, threads, looking }
+    }
+
+    /// Waits until the time is over.
+    pub(super) fn end(self) -> Vec<Figure> {
+        let Self { _agent, testbed, memory, threads, looking } = self;
+        let Meanwhile { minutes, wakes, calls, changed } = looking.join().expect("it ran all the time");
+        assert_eq!(testbed.violations(), Vec::<String>::new());
+        vec![
+            Figure::held(Held::IdleMemory, "RSS idle: poll held, three watches open", number(memory)),
+            Figure::held(Held::Threads, "threads idle", number(threads)),
+            Figure::held(Held::WakeUps, "wake-ups a minute, idle for 5 minutes", number(wakes) / minutes)
+                .along(&format!("{wakes} in all")),
+            Figure::held(Held::ApiWritesIdle, "writes to the API server, idle for 5 minutes", number(writes(&calls)))
+                .along(&format!("{} reads", number(calls.len() as u64) - number(writes(&calls)))),
+            Figure::held(Held::FlashIdle, "files of the state directory written, idle for 5 minutes", number(changed)),
+        ]
+    }
+}
+
+fn look(process: u32, api: &ApiServer, state_dir: &Path) -> Meanwhile {
+    let (asked, files) = (api.asked().len(), written(state_dir));
+    let (mut wakes, begin) = (Wakes::of(process), Instant::now());
     while begin.elapsed() < ALONE {
         std::thread::sleep(LOOK);
-        wakes.look(&agent);
+        wakes.look(process);
     }
-    let minutes = begin.elapsed().as_secs_f64() / 60.0;
-    let calls = api.asked().split_off(asked);
-    let changed = changes(&files, &written(&agent.state_dir()));
-    assert_eq!(testbed.violations(), Vec::<String>::new());
-    vec![
-        Figure::held(Held::IdleMemory, "RSS idle: poll held, three watches open", number(memory)),
-        Figure::held(Held::Threads, "threads idle", number(threads)),
-        Figure::held(Held::WakeUps, "wake-ups a minute, idle for 5 minutes", number(wakes.count) / minutes)
-            .along(&format!("{} in all", wakes.count)),
-        Figure::held(Held::ApiWritesIdle, "writes to the API server, idle for 5 minutes", number(writes(&calls)))
-            .along(&format!("{} reads", number(calls.len() as u64) - number(writes(&calls)))),
-        Figure::held(Held::FlashIdle, "files of the state directory written, idle for 5 minutes", number(changed)),
-    ]
+    Meanwhile {
+        minutes: begin.elapsed().as_secs_f64() / 60.0,
+        wakes: wakes.count,
+        calls: api.asked().split_off(asked),
+        changed: changes(&files, &written(state_dir)),
+    }
 }
 
 fn number(count: u64) -> f64 {
@@ -87,13 +126,12 @@ pub(crate) struct Wakes {
 }
 
 impl Wakes {
-    fn of(agent: &Agent) -> Self {
-        let seen = switches(agent.pid()).into_iter().collect();
-        Self { seen, count: 0 }
+    fn of(process: u32) -> Self {
+        Self { seen: switches(process).into_iter().collect(), count: 0 }
     }
 
-    fn look(&mut self, agent: &Agent) {
-        self.add(switches(agent.pid()));
+    fn look(&mut self, process: u32) {
+        self.add(switches(process));
     }
 
     /// A thread that is new has begun at nothing.

@@ -1,6 +1,6 @@
-"""The smallest control plane that an installed agent can register at, on loopback and without TLS.
+"""The smallest control plane that an installed agent can register at: on loopback and without TLS, or at an ADDRESS with it.
 
-    plane.py DIRECTORY [PORT]
+    plane.py DIRECTORY [PORT [ADDRESS CERTIFICATE KEY]]
 
 Writes its port to DIRECTORY/port, hands out every file DIRECTORY/jobs/ID.json as the manifest of an `apply` until it has a
 result, and writes each result to DIRECTORY/results/ID.json. The one-time token is `once`.
@@ -9,6 +9,7 @@ result, and writes each result to DIRECTORY/results/ID.json. The one-time token 
 import http.server
 import json
 import pathlib
+import ssl
 import sys
 import time
 
@@ -81,7 +82,13 @@ def main():
     for name in ("jobs", "results"):
         (HOME / name).mkdir(exist_ok=True)
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Plane)
+    address, *pair = sys.argv[3:] or ["127.0.0.1"]
+    server = http.server.ThreadingHTTPServer((address, port), Plane)
+    if pair:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*pair)
+        # The handshake is a matter of each connection's own thread.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     (HOME / "port.part").write_text(str(server.server_port))
     (HOME / "port.part").rename(HOME / "port")
     server.serve_forever()

@@ -1,4 +1,5 @@
-//! The unit in a system that is booted: see tests/device/boot, which looks at it from within.
+//! The unit in a system that is booted, and the pod on a node: see tests/device/boot and tests/device/node, which look at
+//! them from within.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -27,6 +28,21 @@ fn the_unit_is_what_it_says_in_a_system_that_was_booted_from_an_image() {
     assert!(text.contains("- its user: pullet\n"), "{text}");
     succeeds(&testbed, &job, SOON);
     assert_eq!(testbed.violations(), Vec::<String>::new());
+    #[allow(clippy::print_stderr, reason = "what was seen is worth a look with --nocapture")]
+    {
+        eprintln!("{text}");
+    }
+}
+
+#[test]
+#[ignore = "needs a node of Kubernetes: what tests/device/node names; ten minutes of it"]
+fn the_pod_is_what_it_says_on_a_node() {
+    let mut node = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/device/node"));
+    let (code, text) = said(&node.stdin(Stdio::null()).output().unwrap());
+    assert_eq!(code, 0, "{text}");
+    for seen in ["- its memory: 16777216\n", "- pullet setup --in-cluster: the Cluster is connected\n", "nothing is left"] {
+        assert!(text.contains(seen), "{text}");
+    }
     #[allow(clippy::print_stderr, reason = "what was seen is worth a look with --nocapture")]
     {
         eprintln!("{text}");

@@ -51,9 +51,9 @@ fn no_budget_is_above_what_was_promised_unless_a_decision_says_so() {
     for (known, _) in NOT_KEPT {
         assert!(names.contains(known), "{known}");
     }
-    // Whatever is tried on purpose is held to the promise itself.
+    // Whatever is tried on purpose is held to the promise itself (tests/it/memory.rs), and the worst of it to less.
     let peak = all().into_iter().find(|budget| budget.about.contains("hostile")).unwrap();
-    assert_eq!(peak.show(), format!("{},{} kB", PEAK_KB / 1000, PEAK_KB % 1000));
+    assert!(peak.show().ends_with(&format!("({},{} kB promised)", PEAK_KB / 1000, PEAK_KB % 1000)), "{}", peak.show());
     // The four binaries and the image of cross/budget are among them.
     assert_eq!(names.iter().filter(|name| name.starts_with("binary, ")).count(), 4, "{names:?}");
     assert!(names.contains("image, more than its binary"), "{names:?}");

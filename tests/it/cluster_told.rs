@@ -143,10 +143,16 @@ fn a_control_plane_that_is_away_at_the_registration_is_told_and_waited_for() {
     stage.says("Connected", "False/ControlPlaneUnreachable");
     assert_eq!(stage.cluster()["status"]["phase"], "Registering");
     assert_eq!(stage.condition("Authenticated"), "", "a network error never touches it");
+    // Whoever is at the node itself reads the same.
+    let status = || std::fs::read_to_string(agent.status_file()).unwrap_or_default();
+    let told: Value = serde_json::from_str(&status()).unwrap();
+    assert_eq!((&told["connection"]["state"], &told["cluster"]), (&"unregistered".into(), &stage.name.clone().into()));
+    assert!(told["connection"]["fault"].as_str().unwrap().contains("cannot be reached"), "{told}");
     stage.testbed.up();
     agent.signal(Signal::HUP);
     stage.is_connected();
     assert_eq!(stage.condition("Authenticated"), "True/RegistrationComplete");
+    wait_until("the status is another one", || status().contains("\"connected\""));
 }
 
 /// The manifests make the two Secrets; the account gets at these by their names, and makes none.

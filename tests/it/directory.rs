@@ -345,9 +345,10 @@ async fn a_directory_that_is_swapped_for_a_link_is_not_followed() {
     let target = target(&dir);
     fs::rename(&dir, &moved).unwrap();
     symlink(&elsewhere, &dir).unwrap();
-    apply(&target, &config_map("settings"), "a").await.unwrap();
-    assert_eq!(files(&moved).len(), 1);
-    assert!(files(&elsewhere).is_empty());
+    let Err(TargetError::Unavailable(source)) = apply(&target, &config_map("settings"), "a").await else { panic!() };
+    assert!(source.to_string().contains("is a link"), "{source}");
+    assert!(target.fault().unwrap().contains("is a link"));
+    assert!(files(&moved).is_empty() && files(&elsewhere).is_empty());
 }
 
 #[tokio::test]
@@ -358,7 +359,7 @@ async fn a_directory_that_is_gone_is_unavailable() {
     let target = target(&dir);
     fs::remove_dir(&dir).unwrap();
     let Err(TargetError::Unavailable(source)) = apply(&target, &config_map("settings"), "a").await else { panic!() };
-    assert!(source.to_string().contains("the directory is gone"), "{source}");
+    assert!(source.to_string().contains("there is no directory"), "{source}");
 }
 
 #[test]

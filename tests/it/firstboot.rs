@@ -14,6 +14,8 @@ const TOKEN: &str = "abcdefghijklmnopqrstuvwx\n";
 
 const CONFIG: &str = "endpoint = \"https://control.example\"\n";
 
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+
 /// What changes something, in the order of its first use.
 const ACTS: [&str; 7] = ["install", "rm", "sed", "chown", "chmod", "sync", "mv"];
 
@@ -41,6 +43,11 @@ impl Card {
 
     fn config(&self) -> PathBuf {
         self.path("etc/pullet/pullet.toml")
+    }
+
+    /// What stands on the boot partition for a person.
+    fn error(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.boot("pullet-error.txt")).unwrap()).into_owned()
     }
 
     fn credential(&self, name: &str) -> PathBuf {
@@ -78,19 +85,20 @@ fn what_lies_on_the_boot_partition_is_taken_closed_to_others_and_removed_there()
     // As an editor of another system writes it.
     fs::write(card.boot("pullet.toml"), format!("\u{feff}{}", CONFIG.replace('\n', "\r\n"))).unwrap();
     fs::write(card.boot("pullet.token"), TOKEN).unwrap();
-    fs::write(card.path("boot/pullet.ca"), "pem").unwrap();
+    fs::write(card.path("boot/pullet.ca"), CERTIFICATE).unwrap();
     says(&card.boots(None), 0, &["pullet.toml is now", "pullet.token is now", "pullet.ca is now"]);
     assert_eq!(fs::read_to_string(card.config()).unwrap(), CONFIG.replace('\n', "\r\n"));
     assert_eq!(fs::read_to_string(card.credential("pullet.token")).unwrap(), TOKEN);
-    assert_eq!(fs::read_to_string(card.credential("pullet.ca")).unwrap().trim_end(), "pem");
+    assert_eq!(fs::read_to_string(card.credential("pullet.ca")).unwrap(), CERTIFICATE);
     assert_eq!((mode(&card.config()), mode(&card.credential("pullet.token"))), (0o640, 0o600));
     assert_eq!(mode(&card.credential("")), 0o700);
     assert_eq!(fs::read_dir(card.boot("")).unwrap().count(), 0);
     // Nothing there is nothing to do, and another one takes the place of the first.
     says(&card.boots(None), 0, &[]);
-    fs::write(card.boot("pullet.token"), "another").unwrap();
+    let another = "x".repeat(22);
+    fs::write(card.boot("pullet.token"), &another).unwrap();
     says(&card.boots(None), 0, &[]);
-    assert_eq!(fs::read_to_string(card.credential("pullet.token")).unwrap().trim_end(), "another");
+    assert_eq!(fs::read_to_string(card.credential("pullet.token")).unwrap().trim_end(), another);
 }
 
 #[test]
@@ -104,6 +112,7 @@ fn what_cannot_be_taken_is_named_and_left_and_what_can_be_is_taken() {
         says(&card.boots(None), 1, words);
         assert!(place.symlink_metadata().is_ok() && !card.credential("pullet.keyring").exists());
         assert!(!card.boot("pullet.token").exists() && card.credential("pullet.token").exists());
+        assert!(card.error().contains("\npullet.keyring is "), "{}", card.error());
         assert_eq!(fs::read_dir(card.credential("")).unwrap().count(), 1, "no draft is left");
     };
     std::os::unix::fs::symlink(&outside, &place).unwrap();
@@ -119,17 +128,116 @@ fn what_cannot_be_taken_is_named_and_left_and_what_can_be_is_taken() {
         fs::write(&place, content).unwrap();
         refused(&[words]);
     }
-    fs::write(&place, "x".repeat(65_537)).unwrap();
+    let keyring = |bytes: usize| format!("a.b.{}", "x".repeat(bytes - 4));
+    fs::write(&place, keyring(65_537)).unwrap();
     refused(&["is larger than 65536 bytes"]);
-    fs::write(&place, "x".repeat(65_536)).unwrap();
+    fs::write(&place, keyring(65_536)).unwrap();
     says(&card.boots(None), 0, &[]);
     assert_eq!(fs::metadata(card.credential("pullet.keyring")).unwrap().len(), 65_536);
 
     fs::write(card.boot("pullet.toml"), "endpiont = 1\n").unwrap();
-    says(&card.boots(None), 1, &["did you mean endpoint", "pullet.toml is no configuration"]);
+    says(&card.boots(None), 1, &["pullet.toml is no configuration: pullet: pullet.toml: ", "did you mean endpoint"]);
     assert!(card.boot("pullet.toml").exists() && !card.config().exists());
     fs::rename(card.boot("pullet.toml"), card.boot("pullet.toml.txt")).unwrap();
     says(&card.boots(None), 1, &["pullet.toml.txt should be called pullet.toml"]);
+}
+
+#[test]
+fn what_the_agent_could_not_use_is_refused_and_what_worked_stays() {
+    let card = Card::new();
+    let works = [
+        ("pullet.toml", CONFIG.to_owned()),
+        ("pullet.token", TOKEN.to_owned()),
+        ("pullet.keyring", format!("{}\r\n", "k".repeat(43))),
+        ("pullet.ca", CERTIFICATE.to_owned()),
+    ];
+    let put = |name: &str, content: &[u8]| fs::write(card.boot(name), content).unwrap();
+    works.iter().for_each(|(name, content)| put(name, content.as_bytes()));
+    says(&card.boots(None), 0, &[]);
+    // As another system's shell writes it.
+    let utf_16: Vec<u8> = format!("\u{feff}{TOKEN}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let bytes: Vec<u8> = (0..500_u32).map(|at| u8::try_from(at * 7 % 256).unwrap()).collect();
+    for (name, content, words) in [
+        ("pullet.toml", &b"#endpoint = \"https://control.example\"\n"[..], "does not say where the control plane is"),
+        ("pullet.toml", &bytes, "is no plain text"),
+        ("pullet.token", &utf_16, "is no plain text (is it UTF-16"),
+        ("pullet.token", &bytes, "is no plain text"),
+        ("pullet.token", &TOKEN.as_bytes()[..21], "is no token"),
+        ("pullet.token", "x".repeat(8193).as_bytes(), "is no token"),
+        ("pullet.token", "abcdefghijklmnopqrstuvwxé".as_bytes(), "is no token"),
+        ("pullet.token", format!("{TOKEN}{TOKEN}").as_bytes(), "is no token"),
+        ("pullet.keyring", b"nonsense\n", "is no keyring"),
+        ("pullet.keyring", format!("{}\na.b.c\n", "k".repeat(43)).as_bytes(), "is no keyring"),
+        ("pullet.keyring", b"a.b.c a.b.c\n", "is no keyring"),
+        ("pullet.ca", b"nonsense\n", "holds no certificate"),
+        ("pullet.ca", &CERTIFICATE.as_bytes()[..40], "holds no certificate"),
+    ] {
+        put(name, content);
+        says(&card.boots(None), 1, &[name, words]);
+        assert!(card.error().contains(&format!("\n{name} {words}")), "{words}: {}", card.error());
+        assert_eq!(fs::read(card.boot(name)).unwrap(), content, "{words}: it is not there any more");
+        for (name, content) in &works {
+            let to = if *name == "pullet.toml" { card.config() } else { card.credential(name) };
+            assert_eq!(fs::read_to_string(to).unwrap(), *content, "{words}");
+        }
+        fs::remove_file(card.boot(name)).unwrap();
+    }
+    // The longest token, and a node that has registered needs no address any more.
+    put("pullet.token", "x".repeat(8192).as_bytes());
+    fs::create_dir_all(card.path("var/lib/pullet")).unwrap();
+    fs::write(card.path("var/lib/pullet/credential.json"), "{}").unwrap();
+    put("pullet.toml", b"wait = 5\n");
+    says(&card.boots(None), 0, &[]);
+    assert_eq!(fs::read_dir(card.boot("")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_wrong_stands_on_the_boot_partition_once_and_bounded_until_it_is_right() {
+    let card = Card::new();
+    fs::write(card.boot("pullet.token"), "short").unwrap();
+    fs::write(card.boot("pullet.ca.txt"), CERTIFICATE).unwrap();
+    says(&card.boots(None), 1, &[]);
+    let text = card.error();
+    assert!(text.starts_with("Pullet cannot use this."), "{text}");
+    assert!(text.contains("\npullet.token is no token"), "{text}");
+    assert!(text.contains("\npullet.ca.txt should be called pullet.ca "), "{text}");
+    // A card does not like to be written at each boot.
+    let written = |card: &Card| fs::metadata(card.boot("pullet-error.txt")).unwrap().modified().unwrap();
+    let first = written(&card);
+    says(&card.boots(None), 1, &[]);
+    assert_eq!((written(&card), card.error()), (first, text.clone()));
+    // A half of it, as the power left it, is written anew.
+    fs::write(card.boot("pullet-error.txt"), &text[..20]).unwrap();
+    says(&card.boots(None), 1, &[]);
+    assert_eq!(card.error(), text);
+    // What was put right is not named any more, and nothing is said of nothing.
+    fs::rename(card.boot("pullet.ca.txt"), card.boot("pullet.ca")).unwrap();
+    says(&card.boots(None), 1, &[]);
+    assert!(card.error().contains("pullet.token is") && !card.error().contains("pullet.ca"), "{}", card.error());
+    fs::remove_file(card.boot("pullet.token")).unwrap();
+    says(&card.boots(None), 0, &[]);
+    assert_eq!(fs::read_dir(card.boot("")).unwrap().count(), 0);
+
+    fs::write(card.boot("pullet.toml"), format!("{} = 1\n", "\u{e4}x".repeat(20_000))).unwrap();
+    says(&card.boots(None), 1, &["is no configuration"]);
+    assert!(fs::metadata(card.boot("pullet-error.txt")).unwrap().len() <= 4001);
+    // The unit runs where there is nothing but this left.
+    let unit = fs::read_to_string(source("systemd/pullet-firstboot.service")).unwrap();
+    for boot in ["/boot", "/boot/firmware"] {
+        assert!(unit.contains(&format!("ConditionPathExistsGlob=|{boot}/pullet-error.txt\n")));
+    }
+}
+
+#[test]
+fn the_same_file_put_there_again_is_taken_again() {
+    let card = Card::new();
+    for _ in 0..2 {
+        fs::write(card.boot("pullet.toml"), CONFIG).unwrap();
+        says(&card.boots(None), 0, &["pullet.toml is now"]);
+        assert_eq!(fs::read_to_string(card.config()).unwrap(), CONFIG);
+        // What a person broke on the node, and means to mend with the card.
+        fs::write(card.config(), "endpiont = 1\n").unwrap();
+    }
 }
 
 #[test]
@@ -192,6 +300,10 @@ fn a_boot_partition_that_nobody_can_write_is_taken_once_and_what_was_changed_sin
     says(&card.boots(None), 0, &[]);
     assert_eq!(fs::read_to_string(card.config()).unwrap(), changed);
     assert!(!card.boot("pullet.toml").exists());
+    // Now it is gone, and what is put there is a new wish.
+    fs::write(card.boot("pullet.toml"), CONFIG).unwrap();
+    says(&card.boots(None), 0, &["pullet.toml is now"]);
+    assert_eq!(fs::read_to_string(card.config()).unwrap(), CONFIG);
 }
 
 /// Runs a program of the system; those that make file systems lie in /sbin.
@@ -202,6 +314,12 @@ fn run(program: &str, arguments: &[&str]) -> Output {
     command.env("CARGO_TARGET_DIR", "/nowhere");
     let output = command.stdin(Stdio::null()).output();
     output.unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+/// The first bytes of a program for a machine (ELF, `EI_CLASS` and `e_machine`).
+fn program(class: u8, machine: u8) -> Vec<u8> {
+    let identification = [&b"\x7fELF"[..], &[class, 1, 1], &[0; 9]].concat();
+    [&identification[..], &[2, 0, machine, 0], b"and so on"].concat()
 }
 
 /// An image as of Raspberry Pi OS: a boot partition and one of Linux, with as little of a system as is looked for.
@@ -228,11 +346,12 @@ fn image(directory: &Path) -> PathBuf {
 fn an_image_has_the_agent_its_units_and_what_was_given_on_its_boot_partition() {
     let directory = tempfile::tempdir().unwrap();
     let original = image(directory.path());
-    let file = |name: &str, text: &str| {
-        fs::write(directory.path().join(name), text).unwrap();
+    let file = |name: &str, content: &[u8]| {
+        fs::write(directory.path().join(name), content).unwrap();
         directory.path().join(name).to_str().unwrap().to_owned()
     };
-    let (config, token, binary) = (file("c", CONFIG), file("t", TOKEN), file("b", "not a binary, but a file"));
+    let (config, token) = (file("c", CONFIG.as_bytes()), file("t", TOKEN.as_bytes()));
+    let binary = file("b", &program(2, 0xb7));
     let output = directory.path().join("pi.img");
     let (name, original) = (output.to_str().unwrap(), original.to_str().unwrap());
     let make =
@@ -252,7 +371,8 @@ fn an_image_has_the_agent_its_units_and_what_was_given_on_its_boot_partition() {
         ("/usr/lib/sysusers.d/pullet.conf", "systemd/pullet.sysusers", "0644"),
         ("/usr/lib/tmpfiles.d/pullet.conf", "systemd/pullet.tmpfiles", "0644"),
     ] {
-        assert_eq!(root(&format!("cat {path}")), fs::read_to_string(source(from)).unwrap(), "{path}");
+        let expected = fs::read(source(from)).unwrap();
+        assert_eq!(root(&format!("cat {path}")), String::from_utf8_lossy(&expected), "{path}");
         let stat = root(&format!("stat {path}"));
         assert!(stat.contains(&format!("Mode:  {mode}")) && stat.contains("User:     0"), "{path}: {stat}");
     }
@@ -264,8 +384,35 @@ fn an_image_has_the_agent_its_units_and_what_was_given_on_its_boot_partition() {
     says(&make(&given, original), 1, &["is there already"]);
     fs::remove_file(&output).unwrap();
     says(&make(&[], original), 1, &["no /nowhere/dist/pullet-aarch64-unknown-linux-musl", "--binary"]);
-    let other = file("other", &"x".repeat(4096));
+    let other = file("other", &[b'x'; 4096]);
     says(&make(&given, &other), 1, &["no image of Raspberry Pi OS"]);
     says(&make(&["--binary"], original), 2, &["usage: cross/pi-image"]);
+    says(&make(&["--binary", ""], original), 1, &["--binary needs a file"]);
+    // What could not run or would not be taken is not put there.
+    for (content, words) in [
+        (&program(2, 0x3e)[..], "is not for 64-bit ARM, which the image is for"),
+        (&program(1, 0x28), "is not for 64-bit ARM, which the image is for"),
+        (&program(2, 0xb7)[..19], "is no program"),
+        (b"#!/bin/sh\nexec pullet\n", "is no program"),
+    ] {
+        says(&make(&["--binary", &file("wrong", content)], original), 1, &[words]);
+    }
+    for (flag, words) in [
+        ("--config", "pullet.toml does not say where the control plane is"),
+        ("--token", "pullet.token is no token"),
+        ("--keyring", "pullet.keyring is no keyring"),
+        ("--ca", "pullet.ca holds no certificate"),
+    ] {
+        let wrong = file("wrong", b"root:x:0:0:root:/root:/bin/bash\n");
+        says(&make(&["--binary", &binary, flag, &wrong], original), 1, &["this could not work", words]);
+    }
+    // An image that is not whole, by one byte, and one without a boot partition.
+    let whole = fs::metadata(original).unwrap().len();
+    let image = fs::OpenOptions::new().write(true).open(original).unwrap();
+    image.set_len(whole - 1).unwrap();
+    says(&make(&given, original), 1, &["is cut off: its partitions end at byte"]);
+    image.set_len(whole).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&image, &[0; 4096], 1 << 20).unwrap();
+    says(&make(&given, original), 1, &["holds no FAT file system"]);
     assert!(!output.exists() && !directory.path().join("pi.img.new").exists());
 }

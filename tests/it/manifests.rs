@@ -15,8 +15,11 @@ use crate::cluster_stage::{CLUSTERS, Definitions, Stage};
 
 const SYSTEM: &str = "vworkspace-system";
 
-/// In the order in which k3s applies them; admission.yaml is for servers of its own, and `admission` applies it there.
-const FILES: [&str; 5] = ["crds", "rbac", "cluster", "agent", "this-cluster"];
+/// What a version brings; admission.yaml is for servers of its own, and `admission` applies it there.
+const FILES: [&str; 4] = ["crds", "rbac", "cluster", "agent"];
+
+/// What is its owner's.
+const OWN: [&str; 2] = ["settings", "this-cluster"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -24,7 +27,7 @@ fn root() -> &'static Path {
 
 fn documents(file: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(format!("k3s/{file}.yaml"))).unwrap();
-    text.split("\n---\n").map(str::to_owned).collect()
+    text.trim_start_matches("---\n").split("\n---\n").map(str::to_owned).collect()
 }
 
 fn member<'a>(document: &'a str, name: &str) -> &'a str {
@@ -36,8 +39,9 @@ fn member<'a>(document: &'a str, name: &str) -> &'a str {
 fn the_agent_s_manifests_are_taken_as_they_stand_and_hold_the_promised_numbers() {
     let stage = Stage::new(Definitions::Ours);
     let server = &stage.node.0;
-    server.apply_manifest("k3s/agent.yaml");
-    server.apply_manifest("k3s/this-cluster.yaml");
+    for file in ["settings", "agent", "this-cluster"] {
+        server.apply_manifest(&format!("k3s/{file}.yaml"));
+    }
     let deployment = server.get(&format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/pullet"));
     let spec = &deployment["spec"];
     assert_eq!((&spec["replicas"], &spec["strategy"]["type"]), (&json!(1), &json!("Recreate")));
@@ -102,7 +106,8 @@ fn the_agent_s_manifests_are_taken_as_they_stand_and_hold_the_promised_numbers()
 /// The settings of the ConfigMap are some that the agent takes.
 #[test]
 fn the_settings_in_the_config_map_are_taken_and_so_are_those_that_are_commented_out() {
-    let config = documents("agent").into_iter().find(|text| member(text, "  name: ") == "pullet-config").unwrap();
+    let [config] = documents("settings").try_into().unwrap();
+    assert_eq!(member(&config, "  name: "), "pullet-config");
     let (_, toml) = config.split_once("  pullet.toml: |\n").unwrap();
     let lines: Vec<&str> = toml.lines().map(|line| line.strip_prefix("    ").unwrap()).collect();
     let toml = lines.join("\n");
@@ -152,11 +157,14 @@ fn of_output(text: &str) -> BTreeMap<String, Value> {
 
 #[test]
 #[ignore = "needs kubectl and helm: PULLET_TOOLS names their directory (tests/run does)"]
-fn the_kustomization_holds_what_the_files_hold() {
+fn the_kustomization_holds_what_a_version_brings_and_nothing_that_is_its_owner_s() {
     let made = of_output(&output(tool("kubectl").args(["kustomize", "k3s"])));
     let files = of_files(&[FILES.as_slice(), &["admission"]].concat());
     assert!(files.len() > 20);
     assert_eq!(made, files);
+    let own = of_files(&OWN);
+    assert_eq!(own.len(), 2);
+    assert!(own.keys().all(|name| !made.contains_key(name)), "{own:?}");
 }
 
 fn chart(values: &[&str]) -> BTreeMap<String, Value> {
@@ -169,7 +177,7 @@ fn chart(values: &[&str]) -> BTreeMap<String, Value> {
 #[ignore = "needs kubectl and helm: PULLET_TOOLS names their directory (tests/run does)"]
 fn the_chart_makes_what_the_files_hold_but_for_the_namespace_which_helm_makes() {
     let endpoint = ["--set", "endpoint=https://control.example.org"];
-    let mut files = of_files(&FILES);
+    let mut files = of_files(&[FILES.as_slice(), &OWN].concat());
     assert!(files.remove(&format!("\"Namespace\" null \"{SYSTEM}\"")).is_some());
     assert_eq!(chart(&endpoint), files);
     // A server that has admission policies gets them.
@@ -213,6 +221,62 @@ fn each_value_of_the_chart_has_its_effect_and_the_endpoint_is_required() {
     }
     let lint = output(tool("helm").args(["lint", "--strict", "k3s/chart", "--set", "endpoint=https://a.example"]));
     assert!(lint.contains("0 chart(s) failed"), "{lint}");
+}
+
+#[test]
+#[ignore = "needs kubectl and helm: PULLET_TOOLS names their directory (tests/run does)"]
+fn a_number_is_a_name_and_what_could_not_work_is_refused_by_the_chart() {
+    let endpoint = "endpoint=https://a.example";
+    // What looks like a number is one to helm, whether on its command line or in a file.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("values.yaml");
+    fs::write(&file, "endpoint: https://a.example\nnodeName: 12345678901\nclusterId: 9007199254740991\n").unwrap();
+    for (values, node, cluster) in [
+        (["--set", "endpoint=https://a.example,nodeName=1234,clusterId=7"], "1234", "7"),
+        (["--values", file.to_str().unwrap()], "12345678901", "9007199254740991"),
+    ] {
+        let made = chart(&values);
+        let pod = &made[&format!("\"Deployment\" \"{SYSTEM}\" \"pullet\"")]["spec"]["template"]["spec"];
+        assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/hostname": node}));
+        assert_eq!(made["\"Cluster\" null \"this-cluster\""]["spec"]["clusterId"], cluster);
+    }
+    for (value, words) in [
+        ("endpoint=http://a.example", "at '/endpoint'"),
+        ("endpoint=ftp://a.example", "at '/endpoint'"),
+        ("endpoint=https://", "at '/endpoint'"),
+        ("endpont=https://a.example", "additional properties 'endpont' not allowed"),
+        ("clusterId=true", "at '/clusterId'"),
+        ("clusterId=9007199254740992", "at '/clusterId'"),
+        ("config=5", "at '/config'"),
+        ("image=", "at '/image'"),
+        ("image=a b", "at '/image'"),
+        ("imagePullPolicy=always", "at '/imagePullPolicy'"),
+        ("nodeName=Pi_4", "at '/nodeName'"),
+        ("storageClass=", "at '/storageClass'"),
+        ("tokenSecret=", "at '/tokenSecret'"),
+        ("tokenSecret=null", "tokenSecret"),
+    ] {
+        let mut helm = tool("helm");
+        helm.args(["template", "pullet", "k3s/chart", "--namespace", SYSTEM, "--set", endpoint, "--set", value]);
+        let refused = helm.current_dir(root()).output().unwrap();
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && text.contains("values don't meet the specifications"), "{value}: {text}");
+        assert!(text.contains(words), "{value}: {text}");
+    }
+}
+
+/// Each value has a line in the schema, and the other way round: one that is forgotten there would be refused.
+#[test]
+fn the_schema_of_the_chart_knows_just_its_values() {
+    let read = |file: &str| fs::read_to_string(root().join("k3s/chart").join(file)).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    let known: Vec<&String> = schema["properties"].as_object().unwrap().keys().filter(|key| *key != "global").collect();
+    let values = read("values.yaml");
+    let keys = values.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_alphabetic()));
+    let mut keys: Vec<&str> = keys.map(|line| line.split_once(':').unwrap().0).collect();
+    keys.sort_unstable();
+    assert_eq!(known, keys);
 }
 
 #[test]

@@ -206,6 +206,24 @@ fn an_api_server_that_is_away_makes_the_agent_unready_and_not_unhealthy() {
 }
 
 #[test]
+fn a_directory_that_is_away_makes_the_agent_unready_and_one_in_its_place_is_used() {
+    let scene = Scene::with(metered);
+    let place = place(&scene.agent);
+    until_probe(&place, "/readyz", 200, "ok");
+    let (directory, aside) = (scene.agent.directory(), scene.agent.directory().with_extension("aside"));
+    fs::rename(&directory, &aside).unwrap();
+    until_probe(&place, "/readyz", 503, "jobs cannot be written into directory");
+    assert_eq!(get(&place, "/healthz").0, 200);
+    let job = scene.apply("waits");
+    scene.agent.wait_for_log("the job is not done yet; it is tried again", SOON);
+    fs::create_dir(&directory).unwrap();
+    succeeds(&scene.testbed, &job, LATER);
+    until_probe(&place, "/readyz", 200, "ok");
+    assert_eq!((fs::read_dir(&directory).unwrap().count(), fs::read_dir(&aside).unwrap().count()), (1, 0));
+    assert_eq!(scene.agent.log().matches("the job is not done yet").count(), 1, "it is said once");
+}
+
+#[test]
 fn who_is_not_registered_lives_and_is_not_ready() {
     let testbed = Testbed::start();
     testbed.fault_until_cleared(Call::Register, Fault::status(503));

@@ -7,6 +7,9 @@ use pullet::config::{KEYS, Settings};
 
 const TEXT: &str = include_str!("../../cross/pullet.toml");
 
+/// What the Debian package puts as /etc/pullet/pullet.toml.
+const CONFFILE: &str = include_str!("../../cross/debian/conffile.toml");
+
 fn settings(text: &str) -> Result<Settings, String> {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("pullet.toml");
@@ -44,4 +47,17 @@ fn each_line_of_the_shipped_configuration_is_understood_without_its_hash() {
             panic!("{line}: {error}");
         }
     }
+}
+
+/// dpkg asks about a configuration that was changed by a person and by the package, and on a node that nobody is at the
+/// upgrade would stop there. A new setting belongs into cross/pullet.toml.
+#[test]
+fn the_configuration_that_a_package_leaves_to_the_person_is_the_same_in_all_versions() {
+    let sum = ring::digest::digest(&ring::digest::SHA256, CONFFILE.as_bytes());
+    let sum = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(sum, "2d4be5cda38d2830c80dbaf1eaddb7c53966f116b38c252a526717368e033aec");
+    let read = settings(CONFFILE).unwrap();
+    assert!(read.endpoint.is_none() && read.target.is_none() && read.state_dir.is_none());
+    let opened = settings(&CONFFILE.replace("\n#endpoint", "\nendpoint")).unwrap();
+    assert_eq!(opened.endpoint.as_deref(), Some("https://control.example.org"));
 }

@@ -160,6 +160,63 @@ fn until_it_says(setup: &Setup, word: &str) -> Output {
 }
 
 #[test]
+fn before_the_registration_it_says_since_when_that_is_tried_and_what_is_in_the_way() {
+    let mut testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().flag("--wait", "1");
+    testbed.down();
+    let mut agent = setup.spawn();
+    let why = "Connection refused";
+    let ended = until_it_says(&setup, why);
+    let line = stderr(&ended);
+    assert_eq!((ended.status.code(), line.lines().count(), ended.stdout.len()), (Some(1), 1, 0), "{ended:?}");
+    assert!(
+        line.starts_with("pullet: not registered yet, and tries since 20") && line.contains("pullet doctor"),
+        "{line}"
+    );
+    let now = json(&setup).unwrap();
+    assert_eq!(status(&setup, &["--json"]).status.code(), Some(1));
+    let connection = &now["connection"];
+    assert_eq!((&connection["state"], &now["pid"]), (&"unregistered".into(), &agent.pid().into()), "{now}");
+    assert!(connection["fault"].as_str().unwrap().contains(why) && connection["since"] == now["startedAt"], "{now}");
+    assert!(now["endpoint"].as_str().unwrap().starts_with("https://127.0.0.1:"), "{now}");
+
+    // An attempt that ends as the one before writes nothing.
+    let written = || fs::metadata(agent.status_file()).unwrap().modified().unwrap();
+    let (before, attempts) = (written(), || agent.log().matches("not registered yet; it is tried again").count());
+    let had = attempts();
+    agent.signal(Signal::HUP);
+    let deadline = Instant::now() + SOON;
+    while attempts() < had + 2 {
+        assert!(Instant::now() < deadline, "it is tried again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(written(), before);
+
+    testbed.up();
+    agent.signal(Signal::HUP);
+    until(&setup, "a registration", |status| status["connection"]["state"] == "connected");
+    assert_eq!(status(&setup, &[]).status.code(), Some(0));
+    assert!(agent.stop().status.success());
+    assert!(!agent.status_file().exists());
+}
+
+#[test]
+fn a_token_that_was_refused_is_in_the_status_until_the_agent_ends() {
+    let testbed = Testbed::start();
+    let setup = Agent::of(&testbed).target_directory().token("not-the-token-that-was-given-out");
+    let mut agent = setup.spawn();
+    let line = stderr(&until_it_says(&setup, "the one-time token was refused: put a new one"));
+    assert!(line.contains("not registered yet"), "{line}");
+    assert!(agent.stop().status.success());
+    assert!(!agent.status_file().exists(), "removed at a clean stop");
+    // One that ended otherwise is known for what it is.
+    let mut agent = setup.spawn();
+    until_it_says(&setup, "the one-time token was refused");
+    agent.kill();
+    assert!(stderr(&status(&setup, &[])).contains("ended without being told to"));
+}
+
+#[test]
 fn a_status_that_was_left_behind_or_is_none_is_told_apart() {
     let testbed = Testbed::start();
     let setup = Agent::of(&testbed).target_directory().flag("--wait", "2");

@@ -40,6 +40,7 @@ impl Controller {
     /// takes. None when the Cluster has changed meanwhile, or it is time to stop. `anew`: a registration in any case.
     pub(super) async fn credential(&mut self, agent: &Agent, cluster: &Cluster, anew: bool) -> Option<Credential> {
         let (mut backoff, mut looks) = (Backoff::default(), 0_u32);
+        let mut waiting = agent.config.endpoint.as_ref().map(|endpoint| agent.waiting(endpoint));
         loop {
             let store = Arc::clone(&self.store);
             let loaded = task::on_thread(move || store.load()).await;
@@ -60,6 +61,9 @@ impl Controller {
                         return None;
                     }
                     Settled::Wait(stage, pause) => {
+                        if let Some(waiting) = &mut waiting {
+                            waiting.tell(stage.text().to_owned());
+                        }
                         self.known.enter(stage);
                         looks = looks.saturating_add(1);
                         match pause {

@@ -325,6 +325,7 @@ mod tests {
             include_str!("../../../k3s/rbac.yaml"),
             include_str!("../../../k3s/cluster.yaml"),
             include_str!("../../../k3s/admission.yaml"),
+            include_str!("../../../k3s/settings.yaml"),
             include_str!("../../../k3s/agent.yaml"),
             include_str!("../../../k3s/this-cluster.yaml"),
         ]
