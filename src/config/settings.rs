@@ -247,8 +247,11 @@ impl Settings {
     /// Reads the text of a file of settings; `path` is what an error names.
     ///
     /// # Errors
-    /// When it is no such text.
+    /// When it is no such text, or too long.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        if text.len() as u64 > limits::CONFIG_FILE_BYTES {
+            return Err(ConfigError::TooLarge(path.to_owned()));
+        }
         super::file::read(path, text)
     }
 
@@ -334,10 +337,7 @@ fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut text = String::new();
     file.take(limits::CONFIG_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > limits::CONFIG_FILE_BYTES {
-        return Err(ConfigError::TooLarge(path.to_owned()));
-    }
-    super::file::read(path, &text)
+    Settings::parse(path, &text)
 }
 
 /// The name that a mistyped one may have meant.

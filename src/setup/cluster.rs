@@ -7,7 +7,7 @@ use super::host::Host;
 use super::pod::FILES;
 use super::site::{Site, open_admin};
 use super::{MANIFESTS, TOKEN_SECRET};
-use crate::config::{Config, ConfigError, Settings};
+use crate::config::{Config, ConfigError};
 use crate::net::PlainHttp;
 use crate::protocol::ClusterId;
 use crate::target::kubernetes::text_of_spec;
@@ -34,13 +34,9 @@ pub(super) fn name(config: &Config) -> &str {
     config.cluster_resource.as_deref().filter(|name| *name != "*").unwrap_or("this-cluster")
 }
 
-/// What it says of settings.
-pub(super) fn settings(text: &str) -> Settings {
-    Settings {
-        endpoint: text_of_spec(text, MEMBERS[0]),
-        cluster_id: text_of_spec(text, MEMBERS[1]),
-        ..Settings::default()
-    }
+/// The endpoint and the name of this cluster, as it says them.
+pub(super) fn known(text: &str) -> [Option<String>; 2] {
+    [MEMBERS[0], MEMBERS[1]].map(|member| text_of_spec(text, member))
 }
 
 /// The manifest as it is to be.
@@ -101,15 +97,14 @@ fn set(text: &str, member: &str, value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{settings, template, with};
+    use super::{known, template, with};
 
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
 
     #[test]
     fn what_is_given_is_set_and_all_else_stays_as_somebody_wrote_it() {
         let text = with(template("a"), [Some("https://a"), Some("c \"1\""), Some(PEM)]).unwrap();
-        let found = settings(&text);
-        assert_eq!((found.endpoint.as_deref(), found.cluster_id.as_deref()), (Some("https://a"), Some("c \"1\"")));
+        assert_eq!(known(&text), [Some("https://a".to_owned()), Some("c \"1\"".to_owned())]);
         // What is there already is left, however it is written.
         assert_eq!(with(text.clone(), [Some("https://a"), None, Some(PEM)]).unwrap(), text);
         let by_hand = "kind: Cluster\nmetadata:\n  clusterId: x\nspec:\n  # Ours.\n  caBundle: |\n    -----BEGIN CERTIFICATE-----\n    MA==\n    -----END CERTIFICATE-----\n\n  clusterId: c1 # one\n  policy:\n    caBundle: x\n";
@@ -138,6 +133,6 @@ mod tests {
             with("spec: {clusterId: c1}\n".to_owned(), [None, Some("c1"), None]).unwrap(),
             "spec: {clusterId: c1}\n"
         );
-        assert!(settings("spec:\n  controlPlaneEndpoint: null\n").endpoint.is_none());
+        assert_eq!(known("spec:\n  controlPlaneEndpoint: null\n"), [None, None]);
     }
 }

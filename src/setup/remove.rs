@@ -120,10 +120,8 @@ fn reach(kubeconfig: &Path, context: Option<&str>) -> Result<Admin, SetupError> 
 
 /// What the file allowed, if it can be read; a broken one is no reason to stay.
 fn settings(host: &Host, flags: Settings) -> Result<Config, SetupError> {
-    let saved = match host.has(SETTINGS) {
-        true => Settings { config: Some(host.path(SETTINGS)), ..Settings::default() }.with_file().unwrap_or_default(),
-        false => Settings::default(),
-    };
+    let text = host.read(SETTINGS).unwrap_or_default();
+    let saved = Settings::parse(&host.path(SETTINGS), &text).unwrap_or_default();
     Ok(flags.over(saved).here()?)
 }
 

@@ -112,19 +112,16 @@ impl<'a> Site<'a> {
         // A pod has its settings in a ConfigMap and in its Cluster.
         let place = if options.in_cluster { [MANIFESTS, "/", pod::FILES[4]].concat() } else { SETTINGS.to_owned() };
         let file = host.read(&place)?;
+        let toml = if options.in_cluster { pod::settings(&file) } else { file.clone() };
+        let mut saved = Settings::parse(&host.path(&place), &toml)?;
         let mut cluster = String::new();
-        let saved = if options.in_cluster {
+        if options.in_cluster {
             cluster = cluster::present(&host, kubeconfig.as_deref(), context.as_deref())?;
-            let saved = Settings::parse(&host.path(&place), &pod::settings(&file))?;
             if saved.cluster_resource.is_none() {
                 flags.cluster_resource.get_or_insert_with(|| "*".to_owned());
             }
-            cluster::settings(&cluster).over(saved)
-        } else if file.is_empty() {
-            Settings::default()
-        } else {
-            Settings { config: Some(host.path(SETTINGS)), ..Settings::default() }.with_file()?
-        };
+            [saved.endpoint, saved.cluster_id] = cluster::known(&cluster);
+        }
         if flags.endpoint.is_none() && saved.endpoint.is_none() {
             flags.endpoint = ask("Address of the control plane (https://…): ", false).map(|text| (*text).clone());
         }
