@@ -205,7 +205,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, UsageError> {
         }
         "setup" => options("setup", &["--dry-run", "--in-cluster", "--no-start"], rest)
             .map(|options| options.map_or_else(Command::Help, Command::Setup)),
-        "uninstall" => options("uninstall", &["--dry-run", "--purge-resources", "--yes"], rest)
+        "uninstall" => options("uninstall", &["--dry-run", "--leave-cluster", "--purge-resources", "--yes"], rest)
             .map(|options| options.map_or_else(Command::Help, Command::Uninstall)),
         other => Err(unknown_command(other)),
     }
@@ -396,6 +396,7 @@ fn help(command: &str) -> String {
             "Takes the agent away, as root: unit or manifests, its rights, admission policies and Secrets in the cluster, the\n\
              finalizer on a Cluster, configuration, credential and state. Definitions, resources and workloads stay.\n\n  \
              --dry-run           print what would go\n  \
+             --leave-cluster     of this machine only, where the cluster does not answer\n  \
              --purge-resources   these as well: they are listed, and a terminal is asked\n  \
              --yes               do not ask\n  \
              --root DIR          of what lies in DIR\n\n\

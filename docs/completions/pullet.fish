@@ -32,6 +32,7 @@ complete -c pullet -n '__fish_seen_subcommand_from doctor' -l reset-clock
 complete -c pullet -n '__fish_seen_subcommand_from doctor' -l reset-ledger
 complete -c pullet -n '__fish_seen_subcommand_from uninstall' -l dry-run
 complete -c pullet -n '__fish_seen_subcommand_from uninstall' -l purge-resources
+complete -c pullet -n '__fish_seen_subcommand_from uninstall' -l leave-cluster
 complete -c pullet -n '__fish_seen_subcommand_from uninstall' -l yes
 complete -c pullet -n '__fish_seen_subcommand_from uninstall' -l root -x
 complete -c pullet -n '__fish_seen_subcommand_from version' -l json

@@ -1,6 +1,6 @@
 //! `pullet setup` and `pullet uninstall`: what they need of the other commands.
 
-use super::{Failure, rbac, register, say};
+use super::{Failure, rbac, register};
 use crate::doctor;
 use crate::setup::{self, Means, Options, SetupError};
 use crate::texts;
@@ -31,7 +31,6 @@ fn run(options: Options, command: fn(Options, &Means<'_>) -> Result<(), SetupErr
         if error.is_usage() {
             return Failure::usage(error);
         }
-        say("stopped: what is said above is done and stays; the same command goes on from there");
         Failure::failed(error)
     })
 }

@@ -247,6 +247,17 @@ impl Settings {
         Ok(self.over(file))
     }
 
+    /// Reads the text of a file of settings; `path` is what an error names.
+    ///
+    /// # Errors
+    /// When it is no such text, or too long.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        if text.len() as u64 > limits::CONFIG_FILE_BYTES {
+            return Err(ConfigError::TooLarge(path.to_owned()));
+        }
+        super::file::read(path, text)
+    }
+
     /// What these settings mean here and now. One place for all: each with a closure of its own would cost 14 kB.
     ///
     /// # Errors
@@ -264,16 +275,17 @@ impl Settings {
         let assignments = super::file::assignments(&mut self.clone());
         let present = super::file::assignments(&mut super::file::read(path, text)?);
         let missing: Vec<_> = assignments.iter().filter(|wanted| !present.contains(wanted)).cloned().collect();
-        if missing.is_empty() {
-            return Ok(text.to_owned());
+        let mut changed = text.to_owned();
+        // One by one: each is told of by its own name.
+        for wanted in missing {
+            changed = super::file::set(&changed, std::slice::from_ref(&wanted));
+            let found = super::file::read(path, &changed);
+            if !found.is_ok_and(|mut found| super::file::assignments(&mut found).contains(&wanted)) {
+                let (key, value) = wanted;
+                return Err(ConfigError::Value(key, value, format!("set it in {} by hand", path.display())));
+            }
         }
-        let changed = super::file::set(text, &missing);
-        let mut found = super::file::read(path, &changed)?;
-        let found = super::file::assignments(&mut found);
-        match missing.into_iter().find(|wanted| !found.contains(wanted)) {
-            None => Ok(changed),
-            Some((key, value)) => Err(ConfigError::Value(key, value, format!("set it in {} by hand", path.display()))),
-        }
+        Ok(changed)
     }
 
     /// These settings where they are given, else those of a file.
@@ -328,10 +340,7 @@ fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut text = String::new();
     file.take(limits::CONFIG_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > limits::CONFIG_FILE_BYTES {
-        return Err(ConfigError::TooLarge(path.to_owned()));
-    }
-    super::file::read(path, &text)
+    Settings::parse(path, &text)
 }
 
 /// The name that a mistyped one may have meant.

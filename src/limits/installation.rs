@@ -8,6 +8,9 @@ pub const KUBECONFIG_NODES: usize = 8_192;
 /// Nesting in a kubeconfig: `exec` has six levels.
 pub const KUBECONFIG_DEPTH: usize = 16;
 
+/// A manifest or a configuration that `pullet setup` goes on from: settings, a keyring or a CA of 64 KiB each, and room.
+pub const MANIFEST_BYTES: u64 = 192 * 1024;
+
 /// How long the token of the agent's account lives that `pullet setup` asks for: ten years, as the node may be out of
 /// reach for all of them. The API server may give less, and `setup` says what it gave.
 pub const ACCOUNT_TOKEN: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

@@ -58,6 +58,15 @@ impl Wanted {
         }
         let mut text = String::new();
         file.take(limits::KEYRING_FILE_BYTES.saturating_add(1)).read_to_string(&mut text).map_err(io)?;
+        Self::parse(&text, path)
+    }
+
+    /// What the text of such a file says; `path` is what an error names.
+    ///
+    /// # Errors
+    /// When it is too long, or anything else.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, StoreError> {
+        let unsafe_because = |fault| Err(StoreError::Unsafe(path.to_owned(), fault));
         if text.len() as u64 > limits::KEYRING_FILE_BYTES {
             return unsafe_because("it is larger than a chain of keyrings can be");
         }

@@ -24,6 +24,10 @@ pub enum SetupError {
     Other(Box<dyn std::error::Error>),
     /// A program ended with an error, which it has said, or could not be run.
     Program(String, Option<io::Error>),
+    /// Nothing was taken away, as the cluster is out of reach.
+    Unreachable(Box<SetupError>),
+    /// A file that was given cannot be what it is given as; nothing was begun.
+    Unusable(Box<dyn std::error::Error>),
     /// All is in its place, but the agent has no answer yet; what is known of it.
     Unconnected(String),
 }
@@ -32,7 +36,7 @@ impl SetupError {
     /// Whether the command line is to be changed and nothing else.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Impossible(_))
+        matches!(self, Self::Config(_) | Self::Impossible(_) | Self::Unusable(_))
     }
 }
 
@@ -45,7 +49,10 @@ impl fmt::Display for SetupError {
             Self::File(path, _) => path.display().fmt(f),
             Self::Impossible(why) => f.write_str(why),
             Self::Program(line, _) => write!(f, "{line} failed"),
-            Self::Other(error) => error.fmt(f),
+            Self::Other(error) | Self::Unusable(error) => error.fmt(f),
+            Self::Unreachable(_) => f.write_str(
+                "nothing was removed: the cluster cannot be asked, and only --leave-cluster leaves what is in it",
+            ),
             Self::Unconnected(known) => {
                 write!(f, "all is in its place, but the agent has no answer from the control plane yet: {known}")
             }
@@ -59,7 +66,8 @@ impl std::error::Error for SetupError {
             Self::Access(error) => Some(error),
             Self::Api(_, error) => Some(error),
             Self::File(_, error) | Self::Program(_, Some(error)) => Some(error),
-            Self::Other(error) => error.source(),
+            Self::Other(error) | Self::Unusable(error) => error.source(),
+            Self::Unreachable(error) => Some(&**error),
             Self::Config(_) | Self::Impossible(_) | Self::Program(_, None) | Self::Unconnected(_) => None,
         }
     }

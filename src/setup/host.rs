@@ -1,8 +1,9 @@
 //! The machine: its files, its programs, and what is said of each thing that is done there.
 
+use std::cell::Cell;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,6 +17,12 @@ const USER: &str = "pullet";
 /// Where our own program may lie so that a unit sees it: by a package, by hand.
 const PROGRAMS: [&str; 2] = ["/usr/bin/pullet", "/usr/local/bin/pullet"];
 
+/// The program that runs.
+const OWN: &str = "/proc/self/exe";
+
+/// Programs by which a machine is known. The first two are no links.
+const OTHERS: [&str; 3] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/bin/sh"];
+
 /// Where a change is rehearsed or made.
 pub(super) struct Host {
     root: PathBuf,
@@ -23,6 +30,8 @@ pub(super) struct Host {
     is_dry: bool,
     /// Whether files can be given to somebody.
     may_give: bool,
+    /// Whether something was said to be done.
+    did: Cell<bool>,
 }
 
 /// Whose a file is.
@@ -53,6 +62,7 @@ impl Host {
             root: options.root.clone().unwrap_or_else(|| PathBuf::from("/")),
             is_dry: options.is_dry_run,
             may_give,
+            did: Cell::new(false),
         })
     }
 
@@ -63,6 +73,11 @@ impl Host {
 
     pub(super) fn has(&self, path: &str) -> bool {
         self.path(path).exists()
+    }
+
+    /// Whether it is another machine's.
+    pub(super) fn has_root(&self) -> bool {
+        self.has_root
     }
 
     pub(super) fn is_dry(&self) -> bool {
@@ -77,8 +92,17 @@ impl Host {
 
     /// Says what was done, or would be.
     pub(super) fn tell(&self, deed: Deed, what: &str) {
+        self.did.set(!self.is_dry);
         let words = if self.is_dry { ["would ", deed.0] } else { ["", deed.1] };
         self.say(&[words[0], words[1], " ", what].concat());
+    }
+
+    /// Ends what was begun; what it came to is said where it stopped in the middle.
+    pub(super) fn end(&self, ended: Result<(), SetupError>) -> Result<(), SetupError> {
+        if ended.is_err() && self.did.get() {
+            self.say("stopped: what is said above is done and stays; the same command goes on from there");
+        }
+        ended
     }
 
     /// Ids of a user or a group, as `passwd` and `group` have them.
@@ -177,8 +201,12 @@ impl Host {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             opened => {
                 let mut text = String::new();
-                let read = opened.and_then(|file| file.take(limits::CONFIG_FILE_BYTES).read_to_string(&mut text));
-                read.map(|_| text).map_err(|error| SetupError::File(full, error))
+                let limit = limits::MANIFEST_BYTES;
+                match opened.and_then(|file| file.take(limit + 1).read_to_string(&mut text)) {
+                    Ok(count) if count as u64 <= limit => Ok(text),
+                    Ok(_) => Err(SetupError::File(full, io::ErrorKind::FileTooLarge.into())),
+                    Err(error) => Err(SetupError::File(full, error)),
+                }
             }
         }
     }
@@ -193,6 +221,26 @@ impl Host {
         }
         self.tell(Deed("remove", "removed"), path);
         Ok(())
+    }
+
+    /// Makes a link, unless something is there.
+    pub(super) fn link(&self, path: &str, target: &str) -> Result<(), SetupError> {
+        let full = self.path(path);
+        if full.symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        if !self.is_dry {
+            let made = fs::create_dir_all(full.parent().unwrap_or(&self.root)).and_then(|()| symlink(target, &full));
+            made.map_err(|error| SetupError::File(full, error))?;
+        }
+        self.tell(Deed("make", "made"), path);
+        Ok(())
+    }
+
+    /// Whether what is there belongs to the agent.
+    pub(super) fn is_agents(&self, path: &str) -> bool {
+        let ids = self.ids(Owner::Agent).ok();
+        ids.zip(fs::metadata(self.path(path)).ok()).is_some_and(|((user, _), found)| found.uid() == user)
     }
 
     /// Gives the agent what we made as root in its directory.
@@ -242,19 +290,38 @@ impl Host {
         self.has_root.then(|| ["--root=", &self.root.to_string_lossy()].concat())
     }
 
-    /// Where our own program is, as the unit will find it; it is put there where a unit could not see it.
-    pub(super) fn program(&self) -> Result<String, SetupError> {
-        for path in PROGRAMS {
-            if self.has(path) {
-                return Ok(path.to_owned());
-            }
+    /// Where our own program is, as the unit will find it, or where it is to be put.
+    ///
+    /// # Errors
+    /// When it is none for the machine of the root.
+    pub(super) fn program(&self) -> Result<&'static str, SetupError> {
+        let present = PROGRAMS.into_iter().find(|path| self.has(path));
+        let ours = machine(&present.map_or(PathBuf::from(OWN), |path| self.path(path)));
+        let theirs = OTHERS.into_iter().find_map(|path| machine(&self.path(path)));
+        if self.has_root && ours.zip(theirs).is_some_and(|(ours, theirs)| ours != theirs) {
+            return Err(SetupError::Impossible(
+                "pullet is for another architecture than --root: put the one for it there as /usr/local/bin/pullet",
+            ));
         }
-        let own = Path::new("/proc/self/exe");
-        let bytes = fs::read(own).map_err(|error| SetupError::File(own.to_owned(), error))?;
         let [_, place] = PROGRAMS;
-        self.put(place, 0o755, Owner::Root, &bytes)?;
-        Ok(place.to_owned())
+        Ok(present.unwrap_or(place))
     }
+
+    /// Puts our own program where a unit sees it.
+    pub(super) fn put_program(&self, path: &str) -> Result<(), SetupError> {
+        if !self.has(path) {
+            let bytes = fs::read(OWN).map_err(|error| SetupError::File(PathBuf::from(OWN), error))?;
+            self.put(path, 0o755, Owner::Root, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// For what a program is: how wide its addresses are, and the machine; none where it is no ELF.
+fn machine(path: &Path) -> Option<[u8; 3]> {
+    let mut head = [0; 20];
+    File::open(path).ok()?.read_exact(&mut head).ok()?;
+    head.starts_with(b"\x7fELF").then_some([head[4], head[18], head[19]])
 }
 
 fn or_file(error: SetupError, path: &Path) -> SetupError {

@@ -5,6 +5,7 @@
 //! | `host` | the machine: each file with its mode and owner, each program that is run |
 //! | `site` | what was asked for, what the node is, what is there already |
 //! | `service` | the agent as a unit of systemd |
+//! | `cluster` | the Cluster that a pod goes by |
 //! | `pod` | the agent as a pod, by k3s's directory of manifests |
 //! | `remove` | all of it away again |
 //!
@@ -12,6 +13,7 @@
 //! the command again after a failure goes on from there. Nothing in here is used by an agent that runs.
 
 mod ask;
+mod cluster;
 mod error;
 mod host;
 mod options;
@@ -53,6 +55,10 @@ const KUBECONFIG: &str = "/etc/pullet/credentials/pullet.kubeconfig";
 const AUTHORITY: &str = "/etc/pullet/credentials/pullet.ca";
 const KEYRING: &str = "/etc/pullet/credentials/pullet.keyring";
 const UNIT: &str = "/etc/systemd/system/pullet.service";
+/// What lets the agent write to the directory of its target.
+const DROP_IN: &str = "/etc/systemd/system/pullet.service.d/directory.conf";
+/// What has systemd start the unit with the machine.
+const WANTED: &str = "/etc/systemd/system/multi-user.target.wants/pullet.service";
 const SYSUSERS: &str = "/etc/sysusers.d/pullet.conf";
 const MANIFESTS: &str = "/var/lib/rancher/k3s/server/manifests";
 const K3S_SERVER: &str = "/var/lib/rancher/k3s/server";
@@ -74,7 +80,7 @@ pub fn setup(options: Options, means: &Means<'_>) -> Result<(), SetupError> {
     let is_pod = options.in_cluster;
     let site = Site::new(options, means)?;
     site.host.say(site.node.describe());
-    if is_pod { pod::install(&site) } else { service::install(&site) }
+    site.host.end(if is_pod { pod::install(&site) } else { service::install(&site) })
 }
 
 /// Looks until it is so. `look` gives nothing when it is, and else what is missing, which is said whenever it changes.

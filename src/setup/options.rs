@@ -18,6 +18,8 @@ pub struct Options {
     pub in_cluster: bool,
     /// `setup`: neither register nor start.
     pub no_start: bool,
+    /// `uninstall`: of this machine only.
+    pub leaves_cluster: bool,
     /// `uninstall`: with definitions, resources and workloads.
     pub purges: bool,
     /// `uninstall`: do not ask.
@@ -25,7 +27,8 @@ pub struct Options {
 }
 
 /// The switches that are no settings.
-const SWITCHES: [&str; 5] = ["--dry-run", "--in-cluster", "--no-start", "--purge-resources", "--yes"];
+const SWITCHES: [&str; 6] =
+    ["--dry-run", "--in-cluster", "--leave-cluster", "--no-start", "--purge-resources", "--yes"];
 
 impl Options {
     /// Takes what is ours out of the arguments, for a command that knows just these switches.
@@ -49,8 +52,9 @@ impl Options {
             match SWITCHES.iter().position(|switch| switch == argument).filter(|_| known.contains(&argument.as_str())) {
                 Some(0) => options.is_dry_run = true,
                 Some(1) => options.in_cluster = true,
-                Some(2) => options.no_start = true,
-                Some(3) => options.purges = true,
+                Some(2) => options.leaves_cluster = true,
+                Some(3) => options.no_start = true,
+                Some(4) => options.purges = true,
                 Some(_) => options.yes = true,
                 None => rest.push(argument.clone()),
             }

@@ -4,7 +4,7 @@
 use super::error::SetupError;
 use super::host::{Deed, Owner};
 use super::site::Site;
-use super::{MANIFESTS, wait};
+use super::{MANIFESTS, cluster, wait};
 use crate::config::{Config, ConfigError};
 use crate::target::kubernetes::Admin;
 use crate::texts;
@@ -28,7 +28,7 @@ const ANY_SERVER: &str = "node-role.kubernetes.io/control-plane: \"true\"";
 
 pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
     let host = &site.host;
-    if site.config.client_certificate.is_some() {
+    if site.flags.client_cert.is_some() {
         let why = "a pod sees no files of the node: use the unit, or k3s/ with a volume of your own";
         return Err(SetupError::Impossible(why));
     }
@@ -40,14 +40,13 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
         return Err(SetupError::Impossible("--in-cluster needs k3s, and it has to run: start it first"));
     };
     let admission = site.admission(&admin)?.unwrap_or_default();
-    let before = host.read(&[MANIFESTS, "/", FILES[4]].concat())?;
-    let agent = agent(site, &before, node(site, &admin).as_deref())?;
+    let agent = agent(site, node(site, &admin).as_deref())?;
     let rights = (site.means.rights)(&Config { cluster_resource: None, ..site.config.clone() });
     let is_other = admin.own().clusters(None).is_ok_and(|found| {
         // Two of them, and none would be served.
-        found.clusters.iter().any(|cluster| cluster.metadata.name != "this-cluster")
+        found.clusters.iter().any(|cluster| cluster.metadata.name != cluster::name(&site.config))
     });
-    let cluster = if is_other { String::new() } else { (*site.cluster()).clone() };
+    let cluster = if is_other { String::new() } else { cluster::wanted(site)? };
     let texts = [site.means.definitions, &rights, site.means.cluster, &admission, &agent, &cluster];
     for (file, text) in FILES.iter().zip(texts) {
         if !text.is_empty() {
@@ -101,21 +100,21 @@ fn node(site: &Site<'_>, admin: &Admin) -> Option<String> {
 }
 
 /// The manifest of the agent with its settings: those of the manifest that is there, if one is, and what was given now.
-fn agent(site: &Site<'_>, before: &str, node: Option<&str>) -> Result<String, SetupError> {
+fn agent(site: &Site<'_>, node: Option<&str>) -> Result<String, SetupError> {
+    let before = &site.file;
     let manifest = texts::agent();
-    let Some((head, toml, rest)) = parts(&manifest) else {
+    let Some((head, _, rest)) = parts(&manifest) else {
         return Err(SetupError::Impossible(
             "this program carries a manifest without settings, which is a mistake of it",
         ));
     };
-    let toml = parts(before).map_or(toml, |(_, toml, _)| toml);
+    let toml = settings(if parts(before).is_some() { before } else { &manifest });
     let mut flags = site.flags.clone();
     // These are said by the Cluster.
     (flags.endpoint, flags.cluster_id) = (None, None);
     if site.keyring.is_some() {
         flags.keyring = Some("/etc/pullet/keyring".into());
     }
-    let toml: String = toml.lines().map(|line| [line.strip_prefix("    ").unwrap_or(line), "\n"].concat()).collect();
     let path = site.host.path(&[MANIFESTS, "/", FILES[4]].concat());
     let toml = flags.written_into(&toml, &path).map_err(|error: ConfigError| SetupError::Config(error))?;
     let mut text = [head, SETTINGS[0], &indented(&toml)].concat();
@@ -132,6 +131,12 @@ fn agent(site: &Site<'_>, before: &str, node: Option<&str>) -> Result<String, Se
         None => text.push_str(rest),
     }
     Ok(text)
+}
+
+/// The settings of a manifest.
+pub(super) fn settings(manifest: &str) -> String {
+    let toml = parts(manifest).map_or("", |(_, toml, _)| toml);
+    toml.lines().map(|line| [line.strip_prefix("    ").unwrap_or(line), "\n"].concat()).collect()
 }
 
 /// What stands before the settings, the settings, and what stands behind.

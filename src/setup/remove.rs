@@ -1,11 +1,15 @@
 //! `pullet uninstall`: the agent goes, and what it applied stays, unless that is asked for.
 
+use std::path::Path;
+
 use super::ask::ask;
 use super::error::SetupError;
 use super::host::{Deed, Host};
 use super::options::Options;
 use super::site::open_admin;
-use super::{K3S_KUBECONFIG, MANIFESTS, Means, PACKAGED_UNITS, SETTINGS, STATE, SYSTEMD, SYSUSERS, UNIT, pod};
+use super::{
+    DROP_IN, K3S_KUBECONFIG, MANIFESTS, Means, PACKAGED_UNITS, SETTINGS, STATE, SYSTEMD, SYSUSERS, UNIT, WANTED, pod,
+};
 use crate::config::{Config, Settings};
 use crate::limits;
 use crate::net::PlainHttp;
@@ -34,16 +38,17 @@ const OURS: &str = "&labelSelector=app.vworkspace.io%2Fmanaged-by%3Dcontrol-plan
 ///
 /// # Errors
 /// As [`SetupError`] lists them. What was said to be done is done.
-pub fn uninstall(mut options: Options, means: &Means<'_>) -> Result<(), SetupError> {
+pub fn uninstall(options: Options, means: &Means<'_>) -> Result<(), SetupError> {
     let host = Host::open(&options)?;
+    host.end(take_away(&host, options, means))
+}
+
+fn take_away(host: &Host, mut options: Options, means: &Means<'_>) -> Result<(), SetupError> {
     let (kubeconfig, context) = (options.settings.kubeconfig.take(), options.settings.context.take());
     let kubeconfig = kubeconfig.or_else(|| host.has(K3S_KUBECONFIG).then(|| host.path(K3S_KUBECONFIG)));
-    let config = settings(&host, std::mem::take(&mut options.settings))?;
-    let admin = kubeconfig.map(|file| open_admin(&file, context.as_deref(), PlainHttp::Refused)).transpose()?;
-    if let Some(admin) = &admin {
-        // Before anything is taken away.
-        admin.minor()?;
-    }
+    let kubeconfig = kubeconfig.filter(|_| !options.leaves_cluster);
+    let config = settings(host, std::mem::take(&mut options.settings))?;
+    let admin = kubeconfig.map(|file| reach(&file, context.as_deref())).transpose()?;
     let purged = match (&admin, options.purges) {
         (_, false) => Vec::new(),
         (None, true) => {
@@ -51,7 +56,7 @@ pub fn uninstall(mut options: Options, means: &Means<'_>) -> Result<(), SetupErr
                 "--purge-resources needs the cluster: give the kubeconfig of an administrator by --kubeconfig FILE",
             ));
         }
-        (Some(admin), true) => to_be_purged(&host, admin, &config, options.yes)?,
+        (Some(admin), true) => to_be_purged(host, admin, &config, options.yes)?,
     };
     // The agent ends first: what it holds it would take again.
     if host.has(UNIT) || PACKAGED_UNITS.iter().any(|unit| host.has(unit)) {
@@ -59,9 +64,17 @@ pub fn uninstall(mut options: Options, means: &Means<'_>) -> Result<(), SetupErr
             host.run("systemctl", &["disable", "--now", "pullet"])?;
         }
         host.remove(UNIT)?;
+        host.remove(DROP_IN)?;
+        // What somebody else put beside it stays.
+        if let Some(directory) = host.path(DROP_IN).parent().filter(|_| !host.is_dry()) {
+            let _ = std::fs::remove_dir(directory);
+        }
         if host.has(SYSTEMD) {
             host.run("systemctl", &["daemon-reload"])?;
         }
+    }
+    if !host.has(SYSTEMD) {
+        host.remove(WANTED)?;
     }
     // Then k3s forgets it, or it would make all of this again.
     for file in pod::FILES {
@@ -71,17 +84,17 @@ pub fn uninstall(mut options: Options, means: &Means<'_>) -> Result<(), SetupErr
         host.remove(&[MANIFESTS, "/pullet"].concat())?;
     }
     if let Some(admin) = &admin {
-        remove_objects(&host, admin, &config, means)?;
+        remove_objects(host, admin, &config, means)?;
         for path in &purged {
-            remove(&host, admin, path, path)?;
+            remove(host, admin, path, path)?;
         }
         if options.purges {
             for document in Document::all(means.definitions) {
-                remove_document(&host, admin, &document)?;
+                remove_document(host, admin, &document)?;
             }
         }
     } else {
-        host.say("there is no cluster to be asked: what the agent had in one is left there (--kubeconfig FILE)");
+        host.say("no cluster was asked: what the agent has in one stays there, a pod as well (--kubeconfig FILE)");
     }
     for path in ["/etc/pullet", STATE, "/run/pullet", SYSUSERS] {
         host.remove(path)?;
@@ -96,12 +109,19 @@ pub fn uninstall(mut options: Options, means: &Means<'_>) -> Result<(), SetupErr
     Ok(())
 }
 
+/// The cluster, where it answers: before anything is taken away.
+fn reach(kubeconfig: &Path, context: Option<&str>) -> Result<Admin, SetupError> {
+    let admin = open_admin(kubeconfig, context, PlainHttp::Refused).and_then(|admin| {
+        admin.minor()?;
+        Ok(admin)
+    });
+    admin.map_err(|error| SetupError::Unreachable(Box::new(error)))
+}
+
 /// What the file allowed, if it can be read; a broken one is no reason to stay.
 fn settings(host: &Host, flags: Settings) -> Result<Config, SetupError> {
-    let saved = match host.has(SETTINGS) {
-        true => Settings { config: Some(host.path(SETTINGS)), ..Settings::default() }.with_file().unwrap_or_default(),
-        false => Settings::default(),
-    };
+    let text = host.read(SETTINGS).unwrap_or_default();
+    let saved = Settings::parse(&host.path(SETTINGS), &text).unwrap_or_default();
     Ok(flags.over(saved).here()?)
 }
 

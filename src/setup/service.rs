@@ -1,14 +1,16 @@
 //! The agent as a unit of systemd: the way on every node that has it, as this agent lives on when k3s does not.
 
 use std::fs;
+use std::path::Path;
 
 use super::error::SetupError;
 use super::host::{Deed, Host, Owner};
 use super::site::{Node, Site, open_admin};
 use super::{
-    CREDENTIALS, KUBECONFIG, MANIFESTS, PACKAGED_UNITS, SETTINGS, STATE, STATUS, SYSTEMD, SYSUSERS, TOKEN, UNIT, pod,
-    wait,
+    CREDENTIALS, DROP_IN, KUBECONFIG, MANIFESTS, PACKAGED_UNITS, SETTINGS, STATE, STATUS, SYSTEMD, SYSUSERS, TOKEN,
+    UNIT, WANTED, cluster, pod, wait,
 };
+use crate::config::TargetChoice;
 use crate::net::PlainHttp;
 use crate::status::{ConnectionState, Status};
 use crate::target::kubernetes::Admin;
@@ -23,7 +25,7 @@ const PROGRAM: &str = "/usr/local/bin/pullet";
 
 pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
     let host = &site.host;
-    if site.starts && !host.is_dry() && !host.has(SYSTEMD) {
+    if site.starts && !host.has(SYSTEMD) {
         return Err(SetupError::Impossible(match site.node {
             Node::K3sServer => {
                 "no systemd runs here: --in-cluster makes the agent a pod, --no-start leaves the start to you"
@@ -36,11 +38,13 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
             "the agent of this node is a pod: stay with --in-cluster, or take it away first (pullet uninstall)";
         return Err(SetupError::Impossible(POD));
     }
+    let settings = settings(site)?;
+    let program = host.program()?;
     let admin = site.admin()?;
     make_user(host)?;
     host.directory("/etc/pullet", 0o750, Owner::Group)?;
     host.directory(CREDENTIALS, 0o700, Owner::Root)?;
-    put_settings(site)?;
+    host.put(SETTINGS, 0o640, Owner::Group, settings.as_bytes())?;
     site.put_credentials()?;
     if let Some(admin) = &admin {
         site.apply(admin, site.means.definitions)?;
@@ -52,22 +56,31 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
         if site.config.cluster_resource.is_some() {
             site.hand_token(admin)?;
             if host.is_dry() || admin.own().clusters(None).is_ok_and(|found| found.clusters.is_empty()) {
-                site.apply(admin, &site.cluster())?;
+                site.apply(admin, &cluster::wanted(site)?)?;
             }
         }
     }
-    if !PACKAGED_UNITS.iter().any(|unit| host.has(unit)) {
-        let unit = texts::unit().replace(PROGRAM, &host.program()?);
+    let packaged = PACKAGED_UNITS.into_iter().find(|unit| host.has(unit));
+    if packaged.is_none() {
+        host.put_program(program)?;
+        let unit = texts::unit().replace(PROGRAM, program);
         host.put(UNIT, 0o644, Owner::Root, unit.as_bytes())?;
     }
     let is_registered = site.config.cluster_resource.is_none() && site.has_credential();
     if is_registered {
         keep_registration(site)?;
     }
+    open_directory(site)?;
     if !site.starts {
-        host.say(
-            "nothing was started: the agent registers by itself with its first start (systemctl enable --now pullet)",
-        );
+        // Nobody is there who could say it to the systemd of a card.
+        let how = match host.has_root() {
+            true => "",
+            false => " (systemctl enable --now pullet)",
+        };
+        if host.has_root() {
+            host.link(WANTED, packaged.unwrap_or(UNIT))?;
+        }
+        host.say(&["nothing was started: the agent registers by itself with its first start", how].concat());
         return Ok(());
     }
     if site.config.cluster_resource.is_none() && !is_registered {
@@ -104,13 +117,31 @@ fn make_user(host: &Host) -> Result<(), SetupError> {
     host.run("systemd-sysusers", &arguments)
 }
 
-fn put_settings(site: &Site<'_>) -> Result<(), SetupError> {
+/// Lets the agent write to the directory of its target, where the unit does not by itself.
+fn open_directory(site: &Site<'_>) -> Result<(), SetupError> {
+    let host = &site.host;
+    let directory = match &site.config.target {
+        TargetChoice::Directory(directory) if *directory != Path::new(MANIFESTS).join("pullet") => directory,
+        _ => return host.remove(DROP_IN),
+    };
+    let directory = directory.to_string_lossy();
+    if !host.has(&directory) {
+        host.directory(&directory, 0o700, Owner::Agent)?;
+    } else if !host.is_agents(&directory) {
+        host.say(&[&directory, " was there before: see that the user pullet may write to it"].concat());
+    }
+    // One that is not there, as on a disk that is not, is no reason not to start.
+    let text = format!("[Service]\nReadWritePaths={:?}\n", ["-", &directory].concat()).replace('%', "%%");
+    host.put(DROP_IN, 0o644, Owner::Root, text.as_bytes())?;
+    Ok(())
+}
+
+/// What is to stand in the file.
+fn settings(site: &Site<'_>) -> Result<String, SetupError> {
     const HEAD: &str = "# The configuration of Pullet, made by pullet setup. docs/quickstart.md has every key.\n";
     let path = site.host.path(SETTINGS);
     let before = if site.file.is_empty() { HEAD } else { &site.file };
-    let text = site.flags.written_into(before, &path)?;
-    site.host.put(SETTINGS, 0o640, Owner::Group, text.as_bytes())?;
-    Ok(())
+    Ok(site.flags.written_into(before, &path)?)
 }
 
 /// A kubeconfig of the agent's own account, unless it has one that works.

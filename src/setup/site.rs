@@ -1,22 +1,28 @@
 //! What was asked for, what the node is, and what is there already.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::ask::ask;
+use super::cluster;
 use super::error::SetupError;
 use super::host::{Deed, Host, Owner};
 use super::options::Options;
+use super::pod;
 use super::{
     AUTHORITY, K3S_AGENT, K3S_KUBECONFIG, K3S_SERVER, KEYRING, MANIFESTS, Means, SETTINGS, STATE, TOKEN, TOKEN_SECRET,
 };
 use crate::config::{Config, ConfigError, Settings, TargetChoice};
 use crate::link::secret_file::{read_one_time_token, read_text};
+use crate::link::{Bearer, StoreError, Wanted};
 use crate::net::PlainHttp;
+use crate::net::tls::Roots;
 use crate::secret::Secret;
 use crate::target::kubernetes::{Access, Admin, AdminError, Document, Surroundings, Wish, push_text, secret_patch};
+use crate::trust::keyring::Keyring;
 
 /// What the node is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,8 +60,10 @@ pub(super) struct Site<'a> {
     pub(super) means: &'a Means<'a>,
     /// What is to stand in the file.
     pub(super) flags: Settings,
-    /// What the file says.
+    /// What the file says, or the manifest with it.
     pub(super) file: String,
+    /// The manifest of the Cluster, as it is.
+    pub(super) cluster: String,
     /// What both mean, here and now.
     pub(super) config: Config,
     pub(super) endpoint: String,
@@ -87,27 +95,32 @@ impl<'a> Site<'a> {
         // For the account, and not for the agent.
         let (kubeconfig, context) = (flags.kubeconfig.take(), flags.context.take());
         let kubeconfig = kubeconfig.or_else(|| host.has(K3S_KUBECONFIG).then(|| host.path(K3S_KUBECONFIG)));
-        // What may lie anywhere is read here and now.
-        let given = |file: Option<PathBuf>| file.map(|file| read_file(&file)).transpose();
-        let (authority, keyring) = (given(flags.ca_file.take())?, given(flags.keyring.take())?);
+        // What may lie anywhere is read here and now; what cannot be used takes the place of nothing that can.
+        let authority = given(flags.ca_file.take(), &|text, file| Ok(Roots::none().add_pem(text.as_bytes(), file)?))?;
+        let keyring = given(flags.keyring.take(), &is_keyring)?;
         let token = match flags.token_file.take() {
-            Some(file) if !host.is_dry() => Some(token_of(&file)?),
+            // A rehearsal takes nothing out of a pipe.
+            Some(file) if !host.is_dry() || file != Path::new("-") => Some(token_of(&file)?),
             _ => None,
         };
         if node == Node::K3sServer && flags.target.as_deref() == Some("directory") && flags.directory.is_none() {
             flags.directory = Some([MANIFESTS, "/pullet"].concat().into());
         }
-        for file in [&mut flags.client_cert, &mut flags.client_key].into_iter().flatten() {
+        for file in [&mut flags.client_cert, &mut flags.client_key, &mut flags.directory].into_iter().flatten() {
             *file = std::path::absolute(&*file).unwrap_or_default();
         }
-        // A pod has its settings in a ConfigMap.
-        let file = if options.in_cluster { String::new() } else { host.read(SETTINGS)? };
-        let saved = match file.is_empty() {
-            true => Settings::default(),
-            false => Settings { config: Some(host.path(SETTINGS)), ..Settings::default() }.with_file()?,
-        };
+        // A pod has its settings in a ConfigMap and in its Cluster.
+        let place = if options.in_cluster { [MANIFESTS, "/", pod::FILES[4]].concat() } else { SETTINGS.to_owned() };
+        let file = host.read(&place)?;
+        let toml = if options.in_cluster { pod::settings(&file) } else { file.clone() };
+        let mut saved = Settings::parse(&host.path(&place), &toml)?;
+        let mut cluster = String::new();
         if options.in_cluster {
-            flags.cluster_resource.get_or_insert_with(|| "*".to_owned());
+            cluster = cluster::present(&host, kubeconfig.as_deref(), context.as_deref())?;
+            if saved.cluster_resource.is_none() {
+                flags.cluster_resource.get_or_insert_with(|| "*".to_owned());
+            }
+            [saved.endpoint, saved.cluster_id] = cluster::known(&cluster);
         }
         if flags.endpoint.is_none() && saved.endpoint.is_none() {
             flags.endpoint = ask("Address of the control plane (https://…): ", false).map(|text| (*text).clone());
@@ -127,33 +140,43 @@ impl<'a> Site<'a> {
             ..merged
         }
         .here()?;
+        let was_given = token.is_some();
         let mut site = Self {
+            token: token.filter(|_| !host.is_dry()),
             host,
             node,
             means,
             flags,
             file,
+            cluster,
             config,
             endpoint,
-            token,
             authority,
             keyring,
             starts: !options.no_start,
             kubeconfig,
             context,
         };
-        if site.token.is_none() && !site.has_credential() && !site.host.is_dry() {
-            let question = match site.host.has(TOKEN) {
+        let is_before = site.host.has(TOKEN);
+        let is_asked = !was_given && !site.has_credential();
+        if is_asked && !site.host.is_dry() {
+            let question = match is_before || !site.cluster.is_empty() {
                 true => "One-time token (Enter takes the one of before; it is not shown): ",
                 false => "One-time token (it is not shown): ",
             };
-            site.token = ask(question, true).map(|text| Secret::new("one-time token", (*text).clone()));
+            if let Some(text) = ask(question, true) {
+                Bearer::check(&text).map_err(other)?;
+                site.token = Some(Secret::new("one-time token", (*text).clone()));
+            }
             let is_needed = site.starts && site.config.cluster_resource.is_none();
-            if site.token.is_none() && is_needed && !site.host.has(TOKEN) {
+            if site.token.is_none() && is_needed && !is_before {
                 let why =
                     "this node is not registered yet: give the one-time token by --token-file FILE, or - for stdin";
                 return Err(ConfigError::Missing("token_file", why).into());
             }
+        }
+        if is_asked && site.token.is_none() && is_before {
+            token_of(&site.host.path(TOKEN))?;
         }
         Ok(site)
     }
@@ -204,30 +227,6 @@ impl<'a> Site<'a> {
         admin.own().patch_secret(TOKEN_SECRET, &patch, false).map_err(fault)?;
         host.tell(Deed("", "put the one-time token into"), &place);
         Ok(())
-    }
-
-    /// The Cluster that the settings come to.
-    pub(super) fn cluster(&self) -> Zeroizing<String> {
-        // Quoted as JSON is, which is YAML.
-        let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
-        let mut text = Zeroizing::new(String::from(
-            "# What this cluster is to its control plane. Made by pullet setup.\napiVersion: ops.vworkspace.io/v1alpha1\n\
-             kind: Cluster\nmetadata:\n  name: ",
-        ));
-        text.push_str(self.config.cluster_resource.as_deref().filter(|name| *name != "*").unwrap_or("this-cluster"));
-        text.push_str("\nspec:\n  connectivityMode: pull\n  controlPlaneEndpoint: ");
-        text.push_str(&quoted(&self.endpoint));
-        text.push_str("\n  registrationTokenSecretRef:\n    name: vworkspace-registration-token\n");
-        let id = self.config.cluster_id.as_ref().map(|id| quoted(id.as_str()));
-        let authority = self.authority.as_ref().map(|authority| quoted(authority));
-        for (member, value) in [("  clusterId: ", id), ("  caBundle: ", authority)] {
-            if let Some(value) = value {
-                text.push_str(member);
-                text.push_str(&value);
-                text.push('\n');
-            }
-        }
-        text
     }
 
     /// Applies the documents of a text.
@@ -293,13 +292,31 @@ pub(super) fn open_admin(kubeconfig: &Path, context: Option<&str>, plain_http: P
 }
 
 fn token_of(file: &Path) -> Result<Secret, SetupError> {
-    read_one_time_token(file, io::stdin()).map_err(|error| SetupError::Other(Box::new(error)))
+    read_one_time_token(file, io::stdin()).map_err(other)
 }
 
+fn other(error: StoreError) -> SetupError {
+    SetupError::Other(Box::new(error))
+}
+
+/// Looks whether a text is what its file was given as.
+type Check = dyn Fn(&str, &Path) -> Result<(), Box<dyn std::error::Error>>;
+
 /// A file that the agent may not be able to read where it lies.
-fn read_file(path: &Path) -> Result<Zeroizing<String>, SetupError> {
-    let opened = std::fs::File::open(path).map_err(|error| SetupError::File(path.to_owned(), error))?;
-    read_text(opened, path).map_err(|error| SetupError::Other(Box::new(error)))
+fn given(file: Option<PathBuf>, check: &Check) -> Result<Option<Zeroizing<String>>, SetupError> {
+    let Some(file) = file else { return Ok(None) };
+    let opened = File::open(&file).map_err(|error| SetupError::File(file.clone(), error))?;
+    let text = read_text(opened, &file).map_err(other)?;
+    check(&text, &file).map_err(SetupError::Unusable)?;
+    Ok(Some(text))
+}
+
+/// Whether an agent could pin it.
+fn is_keyring(text: &str, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    if let Wanted::Chain(chain) = Wanted::parse(text, file)? {
+        Keyring::pin(&chain)?;
+    }
+    Ok(())
 }
 
 impl From<AdminError> for SetupError {

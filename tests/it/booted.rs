@@ -40,7 +40,9 @@ fn the_pod_is_what_it_says_on_a_node() {
     let mut node = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/device/node"));
     let (code, text) = said(&node.stdin(Stdio::null()).output().unwrap());
     assert_eq!(code, 0, "{text}");
-    for seen in ["- its memory: 16777216\n", "- pullet setup --in-cluster: the Cluster is connected\n", "nothing is left"] {
+    for seen in
+        ["- its memory: 16777216\n", "- pullet setup --in-cluster: the Cluster is connected\n", "nothing is left"]
+    {
         assert!(text.contains(seen), "{text}");
     }
     #[allow(clippy::print_stderr, reason = "what was seen is worth a look with --nocapture")]

@@ -1,11 +1,12 @@
 //! `pullet setup` and `pullet uninstall`: the real program against a real API server and a control plane over real TLS.
 
+mod kept;
 mod machine;
 mod owner;
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use http::Method;
@@ -179,8 +180,27 @@ fn what_fails_in_the_middle_is_told_and_the_next_run_goes_on_from_there() {
     let broken =
         machine.read("etc/rancher/k3s/k3s.yaml").replace("server: https://127.0.0.1:", "server: https://127.0.0.1:1#");
     fs::write(machine.path("etc/rancher/k3s/k3s.yaml"), broken.replace('#', " #")).unwrap();
-    says(&machine.run(&["uninstall"]), 1, &["stopped"]);
+    let before = machine.listing();
+    for line in [&["uninstall"][..], &["uninstall", "--dry-run"]] {
+        let output = machine.run(line);
+        says(&output, 1, &["nothing was removed", "--leave-cluster", "no connection"]);
+        assert!(!said(&output).1.contains("stopped"), "{}", said(&output).1);
+    }
+    fs::write(machine.path("etc/rancher/k3s/k3s.yaml"), "server: [").unwrap();
+    says(&machine.run(&["uninstall"]), 1, &["nothing was removed", "--leave-cluster", "k3s.yaml"]);
+    let after = machine.listing();
+    assert!(
+        before
+            .iter()
+            .filter(|line| !line.contains("k3s.yaml") && !line.contains("log "))
+            .all(|line| after.contains(line))
+    );
+    says(&machine.run(&["uninstall", "--leave-cluster", "--purge-resources"]), 2, &["needs the cluster"]);
+    says(&machine.run(&["uninstall", "--leave-cluster", "--dry-run"]), 0, &["would remove /var/lib/pullet"]);
     assert!(machine.path("var/lib/pullet/credential.json").exists());
+    says(&machine.run(&["uninstall", "--leave-cluster"]), 0, &["no cluster was asked", "removed /var/lib/pullet"]);
+    assert!(!machine.path("var/lib/pullet").exists() && !machine.path("etc/pullet").exists());
+    assert!(server.is_there(&format!("{SYSTEM}/serviceaccounts/pullet")), "what is in the cluster stays there");
 }
 
 #[test]
@@ -195,7 +215,7 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     );
     let name = format!("clinic-{}", unique());
     let mut flags = machine.flags(&testbed, &name);
-    flags.extend(["--cluster-id".to_owned(), name.clone(), "--allow-chart".to_owned(), "*".to_owned()]);
+    flags.extend(["--cluster-id", &name, "--allow-chart", "*", "--allow-kind", "/ConfigMap"].map(str::to_owned));
     let token = fs::read_to_string(machine.path("token")).unwrap();
     let arguments: Vec<&str> = ["setup", "--in-cluster"].into_iter().chain(words(&flags)).collect();
     let mut setup = machine.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -239,23 +259,7 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     let cluster = server.0.get(&format!("{CLUSTERS}/this-cluster"));
     assert_eq!(cluster["metadata"]["finalizers"], json!(["ops.vworkspace.io/cluster-cleanup"]));
 
-    // Again: the settings that somebody wrote into the manifest stay.
-    let file = manifests.join("pullet-5-agent.yaml");
-    let edited = fs::read_to_string(&file).unwrap().replace("    wait = 1\n", "    # Short.\n    wait = 1\n");
-    fs::write(&file, &edited).unwrap();
-    let again = [
-        "setup",
-        "--in-cluster",
-        "--endpoint",
-        &testbed.endpoint(),
-        "--ca-file",
-        &testbed.ca_file().display().to_string(),
-        "--cluster-id",
-        &name,
-    ]
-    .map(str::to_owned);
-    says(&machine.run(&words(&again)), 0, &["pullet-5-agent.yaml is as it should be", "it works"]);
-    assert_eq!(fs::read_to_string(&file).unwrap(), edited);
+    goes_on(&machine, &files);
 
     let unit: Vec<&str> = ["setup"].into_iter().chain(words(&flags)).collect();
     says(&machine.run(&unit), 2, &["the agent of this node is a pod"]);
@@ -277,6 +281,53 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     {
         assert!(!server.is_there(&format!("{SYSTEM}/{gone}")), "{gone}");
     }
+}
+
+/// Again, without a word of what is known: the settings, the Cluster and what somebody wrote there stay.
+fn goes_on(machine: &Machine, files: &[PathBuf]) {
+    let manifests = machine.path("var/lib/rancher/k3s/server/manifests");
+    let file = manifests.join("pullet-5-agent.yaml");
+    let edited = fs::read_to_string(&file).unwrap().replace("    wait = 1\n", "    # Short.\n    wait = 1\n");
+    fs::write(&file, &edited).unwrap();
+    let again = ["setup", "--in-cluster"];
+    let texts = || files.iter().map(|file| fs::read_to_string(file).unwrap()).collect::<Vec<_>>();
+    let before = texts();
+    for dry in [&["--dry-run"][..], &[]] {
+        let output = machine.run(&[&again[..], dry].concat());
+        says(&output, 0, &["pullet-5-agent.yaml is as it should be", "pullet-6-this-cluster.yaml is as it should be"]);
+        assert!(!said(&output).1.contains("wr"), "{}", said(&output).1);
+    }
+    assert_eq!(texts(), before);
+    assert_eq!(fs::read_to_string(&file).unwrap(), edited);
+    // Without the file the Cluster says it.
+    let cluster = manifests.join("pullet-6-this-cluster.yaml");
+    fs::remove_file(&cluster).unwrap();
+    says(
+        &machine.run(&again),
+        0,
+        &["wrote /var/lib/rancher/k3s/server/manifests/pullet-6-this-cluster.yaml", "it works"],
+    );
+    assert_eq!(texts(), before);
+    // What is given is changed, and nothing else.
+    let written = fs::read_to_string(&cluster).unwrap().replace("pull\n", "pull\n  # Ours.\n  policy: {}\n");
+    fs::write(&cluster, &written).unwrap();
+    says(&machine.run(&[&again[..], &["--cluster-id", "clinic-8", "--wait", "2"]].concat()), 0, &["it works"]);
+    let changed = fs::read_to_string(&cluster).unwrap();
+    let others =
+        |text: &str| text.lines().filter(|line| !line.contains("clusterId")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(others(&changed), others(&written));
+    assert!(
+        changed.contains("\n  clusterId: \"clinic-8\"\n") && changed.matches("clusterId").count() == 1,
+        "{changed}"
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), edited.replace("wait = 1", "wait = 2"));
+    // Nor is one written over of which only a part was read.
+    let long = [&written, &*"#".repeat(192 * 1024 - written.len())].concat();
+    fs::write(&cluster, &long).unwrap();
+    says(&machine.run(&again), 0, &["pullet-6-this-cluster.yaml is as it should be"]);
+    fs::write(&cluster, [&long, "#"].concat()).unwrap();
+    says(&machine.run(&again), 1, &["pullet-6-this-cluster.yaml", "too large"]);
+    assert_eq!(fs::read_to_string(&cluster).unwrap().len(), 192 * 1024 + 1);
 }
 
 /// What the kubelet does with the Deployment: the account's token and CA, and the settings, in a world of its own.
@@ -365,11 +416,7 @@ fn resources_go_only_when_that_is_asked_for_and_confirmed() {
 #[test]
 fn a_card_is_set_up_for_its_first_start_without_a_cluster_or_a_line() {
     let machine = Machine::bare();
-    // Ids of ours: files can be given to nobody else where the tests do not run as root.
-    let ids = |id: u32| format!("root:x:0:0::/root:/bin/sh\npullet:x:{id}:{id}::/:/bin/false\n");
-    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    fs::write(machine.path("etc/passwd"), ids(user)).unwrap();
-    fs::write(machine.path("etc/group"), ids(group)).unwrap();
+    machine.has_user_of_ours();
     crate::agent::write_secret(&machine.path("token"), "abcdefghijklmnopqrstuv");
     let token = machine.path("token").display().to_string();
     let flags = [
@@ -393,7 +440,7 @@ fn a_card_is_set_up_for_its_first_start_without_a_cluster_or_a_line() {
     assert!(toml.contains("endpoint = \"https://control.example.org\"") && !toml.contains("token"), "{toml}");
     assert!(machine.read("etc/systemd/system/pullet.service").contains("\nExecStart=/usr/bin/pullet run --config"));
     assert!(!machine.path("systemctl.log").exists() && !machine.path("var/lib/pullet").exists());
-    says(&machine.run(&["uninstall"]), 0, &["removed /etc/pullet", "there is no cluster to be asked"]);
+    says(&machine.run(&["uninstall"]), 0, &["removed /etc/pullet", "no cluster was asked"]);
     assert!(!machine.path("etc/pullet").exists() && machine.path("usr/bin/pullet").exists());
 }
 
@@ -414,6 +461,7 @@ fn what_does_not_go_here_is_refused_before_anything_is_changed() {
         (&machine, "setup --endpoint control.example.org".to_owned(), "not a URL such as https://control.example"),
         (&machine, format!("setup --endpoint {endpoint}"), "give the one-time token by --token-file FILE"),
         (&machine, format!("setup --endpoint {endpoint} --token-file {token}"), "no systemd runs here"),
+        (&machine, format!("setup --endpoint {endpoint} --token-file {token} --dry-run"), "no systemd runs here"),
         (&machine, format!("setup --endpoint {endpoint} --in-cluster"), "run it on the k3s server"),
         (
             &machine,
@@ -421,6 +469,7 @@ fn what_does_not_go_here_is_refused_before_anything_is_changed() {
             "leave --config, --state-dir and --status-file out",
         ),
         (&machine, "setup --purge-resources".to_owned(), "there is no flag --purge-resources"),
+        (&machine, "setup --leave-cluster".to_owned(), "there is no flag --leave-cluster"),
         (&machine, "uninstall --in-cluster".to_owned(), "there is no flag --in-cluster"),
         (&machine, "uninstall --purge-resources".to_owned(), "needs the cluster"),
         (&agent, format!("setup --endpoint {endpoint} --token-file {token}"), "no systemd runs here"),
@@ -437,25 +486,26 @@ fn what_does_not_go_here_is_refused_before_anything_is_changed() {
     fs::create_dir_all(agent.path("run/systemd/system")).unwrap();
     let output = agent.run(&["setup", "--endpoint", endpoint, "--token-file", token]);
     says(&output, 2, &["this node is a k3s agent", "of the k3s server: /etc/rancher/k3s/k3s.yaml, with its address"]);
-    // A file that was changed into something that no flag can be put into.
-    fs::create_dir_all(agent.path("etc/pullet")).unwrap();
-    fs::write(agent.path("etc/pullet/pullet.toml"), "endpoint = \"https://a\"\nallow_chart = [\n  \"x\",\n]\n")
-        .unwrap();
-    let ids = "root:x:0:0::/root:/bin/sh\npullet:x:0:0::/:/bin/false\n";
-    fs::write(agent.path("etc/passwd"), ids).unwrap();
-    fs::write(agent.path("etc/group"), ids).unwrap();
-    let line =
-        ["setup", "--no-start", "--target", "directory", "--directory", "/d", "--allow-chart", "https://c.example"];
-    says(&agent.run(&line), 2, &["pullet.toml"]);
-    assert!(agent.read("etc/pullet/pullet.toml").contains("  \"x\",\n"));
 }
 
 #[test]
 fn on_a_terminal_it_asks_and_shows_no_token() {
     let machine = Machine::bare();
-    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    fs::write(machine.path("etc/passwd"), format!("pullet:x:{user}:{group}::/:\n")).unwrap();
-    fs::write(machine.path("etc/group"), format!("pullet:x:{group}:\n")).unwrap();
+    machine.has_user_of_ours();
+    // What cannot be a token is refused where it is typed, and nothing is begun.
+    let before = machine.listing();
+    let (is_done, text) = on_a_terminal(&machine, "two words\n");
+    assert!(!is_done && text.contains("characters other than letters"), "{text}");
+    assert_eq!(machine.listing(), before);
+    let (is_done, text) = on_a_terminal(&machine, "abcdefghijklmnopqrstuv\n");
+    assert!(is_done, "{text}");
+    assert!(text.contains("https://control.example.org") && !text.contains("abcdefghijklmnopqrstuv"), "{text}");
+    assert_eq!(machine.read("etc/pullet/credentials/pullet.token"), "abcdefghijklmnopqrstuv");
+    assert!(machine.read("etc/pullet/pullet.toml").contains("endpoint = \"https://control.example.org\""));
+}
+
+/// What it shows to somebody who types the address and a token, and whether it was done.
+fn on_a_terminal(machine: &Machine, token: &'static str) -> (bool, String) {
     let binary = Path::new(env!("CARGO_BIN_EXE_pullet"));
     let line = format!(
         "{} setup --no-start --target directory --directory /d --root {}",
@@ -471,8 +521,7 @@ fn on_a_terminal_it_asks_and_shows_no_token() {
     let text = std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             use std::io::Read as _;
-            let (mut text, mut byte, mut answers) =
-                (String::new(), [0], vec!["abcdefghijklmnopqrstuv\n", "https://control.example.org\n"]);
+            let (mut text, mut byte, mut answers) = (String::new(), [0], vec![token, "https://control.example.org\n"]);
             // Each question is answered when it has been asked.
             while shown.read(&mut byte).is_ok_and(|count| count == 1) {
                 text.push(char::from(byte[0]));
@@ -490,10 +539,7 @@ fn on_a_terminal_it_asks_and_shows_no_token() {
         });
         reader.join().unwrap()
     });
-    assert!(child.wait().unwrap().success(), "{text}");
-    assert!(text.contains("https://control.example.org") && !text.contains("abcdefghijklmnopqrstuv"), "{text}");
-    assert_eq!(machine.read("etc/pullet/credentials/pullet.token"), "abcdefghijklmnopqrstuv");
-    assert!(machine.read("etc/pullet/pullet.toml").contains("endpoint = \"https://control.example.org\""));
+    (child.wait().unwrap().success(), text)
 }
 
 #[test]

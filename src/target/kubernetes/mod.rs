@@ -59,7 +59,7 @@ pub use self::cluster::{Access, AccessError, Location, Surroundings, Wish, locat
 pub use self::clusters::{ClusterWatch, Clusters, Notice};
 pub use self::inspect::{Fit, Inspector, Record, Right, kinds_of, rights_of};
 pub use self::own::{Own, OwnError, SecretObject, push_encoded, push_text, secret_patch};
-pub use self::yaml::{YamlError, list_as_json};
+pub use self::yaml::{YamlError, list_as_json, text_of_spec};
 
 /// The target that applies to a Kubernetes API server.
 pub struct Kubernetes(Arc<Inner>);

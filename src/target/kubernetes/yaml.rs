@@ -90,6 +90,12 @@ pub fn list_as_json(text: &str) -> Result<String, YamlError> {
     Ok(json)
 }
 
+/// A text of the spec of the first document of a text; none where it is not there.
+#[must_use]
+pub fn text_of_spec(text: &str, name: &str) -> Option<String> {
+    read(text).ok()?.member("spec")?.text(name).map(str::to_owned)
+}
+
 impl Node {
     fn write_json(&self, json: &mut String) {
         // A text cannot fail to be written to memory.

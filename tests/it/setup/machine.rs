@@ -72,6 +72,14 @@ impl Machine {
         this
     }
 
+    /// The user of the unit is who runs the tests: files can be given to nobody else where that is not root.
+    pub(super) fn has_user_of_ours(&self) {
+        let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let user = format!("root:x:0:0::/root:/bin/sh\npullet:x:{user}:{group}::/:/bin/false\n");
+        fs::write(self.path("etc/passwd"), user).unwrap();
+        fs::write(self.path("etc/group"), format!("root:x:0:\npullet:x:{group}:\n")).unwrap();
+    }
+
     /// A k3s server with systemd.
     pub(super) fn k3s(server: &ApiServer) -> Self {
         let this = Self::bare();
