@@ -8,21 +8,24 @@ use std::{env, fs};
 
 fn main() {
     let out = env::var_os("OUT_DIR").expect("cargo says where");
-    // The settings go before the agent, as they do in k3s's directory.
-    let texts: [(&str, &[&str]); 3] = [
-        ("crds.yaml", &["k3s/crds.yaml"]),
-        ("agent.yaml", &["k3s/settings.yaml", "k3s/agent.yaml"]),
-        ("pullet.service", &["systemd/pullet.service"]),
+    // In the order of src/texts.rs, which the test there holds it to. The settings go before the agent, as they do in k3s's directory.
+    let texts: [&[&str]; 7] = [
+        &["k3s/crds.yaml"],
+        &["k3s/settings.yaml", "k3s/agent.yaml"],
+        &["k3s/rbac.yaml"],
+        &["k3s/cluster.yaml"],
+        &["src/trust/policy/admission.yaml"],
+        &["src/trust/policy/admission-kinds.yaml"],
+        &["systemd/pullet.service"],
     ];
-    for (name, files) in texts {
-        let mut bytes = Vec::new();
-        for file in files {
-            println!("cargo::rerun-if-changed={file}");
-            bytes.extend(fs::read(file).unwrap_or_else(|error| panic!("{file}: {error}")));
-        }
-        let packed = lz4_flex::block::compress_prepend_size(&bytes);
-        fs::write(Path::new(&out).join(name), packed).expect("the directory can be written");
-    }
+    let read = |file: &&str| {
+        println!("cargo::rerun-if-changed={file}");
+        fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"))
+    };
+    // Packed as one, since each says much of what another says.
+    let all = texts.map(|files| files.iter().map(read).collect::<String>()).join("\0");
+    let packed = lz4_flex::block::compress_prepend_size(all.as_bytes());
+    fs::write(Path::new(&out).join("texts"), packed).expect("the directory can be written");
     println!("cargo::rerun-if-changed=cross/pack.rs");
     println!("cargo::rustc-env=PULLET_TARGET={}", env::var("TARGET").expect("cargo says for what"));
 }

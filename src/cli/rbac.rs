@@ -2,12 +2,7 @@
 
 use crate::config::Config;
 use crate::protocol::{APPLICATION_INSTANCE, GroupKind, OPERATION};
-
-/// The rights for the default settings.
-const TEXT: &str = include_str!("../../k3s/rbac.yaml");
-
-/// What an agent needs beside them that goes by a Cluster.
-pub(super) const CLUSTER: &str = include_str!("../../k3s/cluster.yaml");
+use crate::texts;
 
 /// What the webhook needs.
 #[cfg(feature = "webhook")]
@@ -23,7 +18,8 @@ const MARK: &str = "  # Each further kind of allow_kind";
 
 /// The manifests, with a rule for each kind of `allow_kind`, and with what `cluster_resource` needs where that is set.
 pub(crate) fn text(config: &Config) -> String {
-    let (before, after) = TEXT.split_once(MARK).unwrap_or((TEXT, ""));
+    let rights = texts::rights();
+    let (before, after) = rights.split_once(MARK).unwrap_or((&rights, ""));
     let mut text = before.to_owned();
     for kind in config.policy.kinds() {
         if ![APPLICATION_INSTANCE, OPERATION].iter().any(|(version, name)| kind.matches(version, name)) {
@@ -40,7 +36,7 @@ pub(crate) fn text(config: &Config) -> String {
     }
     if config.cluster_resource.is_some() {
         text.push_str("---\n");
-        text.push_str(CLUSTER);
+        text.push_str(&texts::cluster());
     }
     text
 }
@@ -61,8 +57,9 @@ fn push_rule(kind: &GroupKind, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::{CLUSTER, MARK, TEXT, text};
+    use super::{MARK, text};
     use crate::config::{Config, Settings};
+    use crate::texts;
 
     fn printed(kinds: &[&str]) -> String {
         let allow_kind = kinds.iter().map(|kind| (*kind).to_owned()).collect();
@@ -75,13 +72,13 @@ mod tests {
     fn what_goes_by_a_cluster_needs_the_rights_for_that_as_well() {
         let settings = Settings { cluster_resource: Some("*".to_owned()), ..Settings::default() };
         let text = text(&Config::new(settings, |_| None).unwrap());
-        assert_eq!(text.strip_prefix(TEXT).unwrap(), format!("---\n{CLUSTER}"));
+        assert_eq!(text.strip_prefix(&texts::rights()).unwrap(), ["---\n", &texts::cluster()].concat());
     }
 
     #[test]
     fn the_default_settings_need_what_lies_in_k3s() {
-        assert_eq!(printed(&[]), TEXT);
-        assert_eq!(TEXT.matches(MARK).count(), 1);
+        assert_eq!(printed(&[]), texts::rights());
+        assert_eq!(texts::rights().matches(MARK).count(), 1);
     }
 
     #[test]
@@ -93,6 +90,6 @@ mod tests {
                      resources: [\"ingresses\"]\n    verbs: [\"get\", \"list\", \"watch\", \"create\", \"patch\", \
                      \"delete\"]\n";
         assert!(text.contains(&format!("{added}{MARK}")), "{text}");
-        assert_eq!(text.len(), TEXT.len() + added.len(), "no second rule for a default kind");
+        assert_eq!(text.len(), texts::rights().len() + added.len(), "no second rule for a default kind");
     }
 }

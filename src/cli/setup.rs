@@ -16,10 +16,10 @@ pub(super) fn uninstall(options: Options) -> Result<(), Failure> {
 }
 
 fn run(options: Options, command: fn(Options, &Means<'_>) -> Result<(), SetupError>) -> Result<(), Failure> {
-    let definitions = texts::definitions();
+    let (definitions, cluster) = (texts::definitions(), texts::cluster());
     let means = Means {
         definitions: &definitions,
-        cluster: rbac::CLUSTER,
+        cluster: &cluster,
         rights: &rbac::text,
         register: &|config| {
             let exchanged = register::exchange(config, false).map_err(|failure| failure.error);

@@ -36,7 +36,7 @@ pub struct Means<'a> {
     /// The definitions of the custom resources.
     pub definitions: &'a str,
     /// What an agent needs beside the rights that goes by a Cluster.
-    pub cluster: &'static str,
+    pub cluster: &'a str,
     /// The rights that an agent of these settings needs.
     pub rights: &'a dyn Fn(&Config) -> String,
     /// Exchanges the one-time token.

@@ -13,10 +13,7 @@ use super::never::OWN_NAMES;
 use super::{OWN_NAMESPACE, OperationType, Policy, Rules};
 use crate::limits;
 use crate::protocol::{APPLICATION_INSTANCE, GroupKind, OPERATION};
-
-const APPLICATIONS: &str = include_str!("admission.yaml");
-
-const KINDS: &str = include_str!("admission-kinds.yaml");
+use crate::texts;
 
 /// The account of the agent, as the API server names it. What it writes was checked before.
 pub const OWN_ACCOUNT: &str = "system:serviceaccount:vworkspace-system:pullet";
@@ -62,9 +59,9 @@ impl Policy {
         let own = [APPLICATION_INSTANCE, OPERATION];
         let further: Vec<&GroupKind> =
             self.kinds.iter().filter(|kind| !own.iter().any(|(version, name)| kind.matches(version, name))).collect();
-        let mut text = APPLICATIONS.to_owned();
+        let mut text = texts::admission();
         if !further.is_empty() {
-            text.push_str(KINDS);
+            text.push_str(&texts::admission_of_kinds());
         }
         let is_managed = self.rules.iter().any(|rules| rules.namespaces == Namespaces::Managed);
         let mut groups: Vec<&str> = further.iter().map(|kind| kind.group.as_str()).collect();
