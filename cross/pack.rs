@@ -24,7 +24,8 @@ fn main() {
     };
     // Packed as one, since each says much of what another says.
     let all = texts.map(|files| files.iter().map(read).collect::<String>()).join("\0");
-    let packed = lz4_flex::block::compress_prepend_size(all.as_bytes());
+    let hard = lz4::block::CompressionMode::HIGHCOMPRESSION(12);
+    let packed = lz4::block::compress(all.as_bytes(), Some(hard), true).expect("a text can be packed");
     fs::write(Path::new(&out).join("texts"), packed).expect("the directory can be written");
     println!("cargo::rerun-if-changed=cross/pack.rs");
     println!("cargo::rustc-env=PULLET_TARGET={}", env::var("TARGET").expect("cargo says for what"));
