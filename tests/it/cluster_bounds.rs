@@ -127,9 +127,9 @@ fn a_token_that_is_missing_empty_or_wrong_is_told_and_a_new_one_is_tried_by_itse
     stage.is_connected();
     assert_ne!(stage.cluster()["status"]["observedToken"], observed);
     assert!(!agent.log().contains("a-token-that-nobody-issued"));
-    let events = stage.node.events(&stage.name);
+    // An event comes after the condition that it is about.
     for reason in ["TokenSecretMissing", "RegistrationFailed", "RegistrationComplete"] {
-        assert!(events.iter().any(|event| event == reason), "{reason}: {events:?}");
+        wait_until(reason, || stage.node.events(&stage.name).iter().any(|event| event == reason));
     }
 }
 
