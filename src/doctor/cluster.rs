@@ -43,8 +43,8 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
         Err(why) => return failed(&[&why], "give the kubeconfig of the account pullet: kubeconfig"),
     };
     let inspector = Arc::new(Inspector::new(&access));
-    let (asking, server) = (Arc::clone(&inspector), inspector.server());
-    let version = match within(patient.time(), move || asking.version()) {
+    let server = inspector.server();
+    let version = match version(patient, &inspector) {
         Some(Ok(version)) => version,
         Some(Err(error)) => {
             let why = error.to_string();
@@ -67,6 +67,12 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
 
 fn access(patient: &Patient) -> Result<Access, String> {
     agent::find_access(&patient.config).map_err(|error| chain(&error))
+}
+
+/// What the API server says that it is; none where it does not come to say it.
+fn version(patient: &Patient, inspector: &Arc<Inspector>) -> Option<Result<String, OwnError>> {
+    let asking = Arc::clone(inspector);
+    within(patient.time(), move || asking.version())
 }
 
 /// The second number of `v1.33.1+k3s1`.
@@ -169,7 +175,10 @@ pub(super) fn examine_rights(patient: &Patient, desk: &Desk) {
         return desk.skip(check, &[NO_API]);
     }
     let Ok(access) = access(patient) else { return desk.skip_because(&[check], Check::ApiServer) };
-    let inspector = Inspector::new(&access);
+    let inspector = Arc::new(Inspector::new(&access));
+    if version(patient, &inspector).is_none() {
+        return desk.skip_because(&[check], Check::ApiServer);
+    }
     let wanted = rights_of(&cli::rbac::text(&patient.config)).unwrap_or_default();
     let (mut asked, mut missing, mut first) = (0_usize, 0_usize, String::new());
     for right in &wanted {

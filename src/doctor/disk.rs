@@ -27,7 +27,7 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
     if fs::symlink_metadata(state).is_ok_and(|found| !found.is_dir()) {
         desk.skip_because(&[Check::Credential, Check::Keyring], Check::State);
     } else {
-        examine_credential(config, desk);
+        examine_credential(patient, desk);
         examine_keyring(config, desk);
     }
     if examine_place(Check::State, state, desk) {
@@ -44,11 +44,12 @@ pub(super) fn examine(patient: &Patient, desk: &Desk) {
 const SECRET: &str = "the Secret vworkspace-agent-credentials";
 
 /// The stored credential, wherever it is kept. It is read, and not locked.
-pub(super) fn credential(config: &Config) -> Result<Option<Credential>, StoreError> {
+pub(super) fn credential(patient: &Patient) -> Result<Option<Credential>, StoreError> {
+    let config = &patient.config;
     if config.cluster_resource.is_some() {
         let unread = |why: String| StoreError::Io(SECRET.into(), io::Error::other(why));
         let access = agent::find_access(config).map_err(|error| unread(chain(&error)))?;
-        let read = within(limits::doctor::SECRET_TIME, move || agent::credential_in_cluster(Own::new(&access)));
+        let read = within(patient.secret_time(), move || agent::credential_in_cluster(Own::new(&access)));
         return read.unwrap_or_else(|| Err(unread("no answer".to_owned())));
     }
     let store = store(config)?;
@@ -62,18 +63,18 @@ fn store(config: &Config) -> Result<Option<StateDirectory>, StoreError> {
 }
 
 /// The client certificate that the owner has put into the Secret.
-pub(super) fn owners_certificate(config: &Config) -> Option<InMemory> {
-    config.cluster_resource.as_ref()?;
-    let own = Own::new(&agent::find_access(config).ok()?);
-    within(limits::doctor::SECRET_TIME, move || agent::certificate_in_cluster(own))?.ok()?
+pub(super) fn owners_certificate(patient: &Patient) -> Option<InMemory> {
+    patient.config.cluster_resource.as_ref()?;
+    let own = Own::new(&agent::find_access(&patient.config).ok()?);
+    within(patient.secret_time(), move || agent::certificate_in_cluster(own))?.ok()?
 }
 
 /// Where the only Cluster, or the one that is named, says the control plane is.
-pub(super) fn clusters_endpoint(config: &Config) -> Option<String> {
-    let name = config.cluster_resource.clone()?;
-    let own = Own::new(&agent::find_access(config).ok()?);
+pub(super) fn clusters_endpoint(patient: &Patient) -> Option<String> {
+    let name = patient.config.cluster_resource.clone()?;
+    let own = Own::new(&agent::find_access(&patient.config).ok()?);
     let list = move || own.clusters(Some(name.as_str()).filter(|name| *name != "*"));
-    let mut found = within(limits::doctor::SECRET_TIME, list)?.ok()?.clusters;
+    let mut found = within(patient.secret_time(), list)?.ok()?.clusters;
     let spec = found.pop().filter(|_| found.is_empty())?.spec.ok()?;
     spec.control_plane_endpoint.or(spec.control_plane_base_url)
 }
@@ -88,11 +89,11 @@ pub(super) fn with_bundle(config: &Config) -> Config {
     config
 }
 
-fn examine_credential(config: &Config, desk: &Desk) {
+fn examine_credential(patient: &Patient, desk: &Desk) {
     const ANEW: &str = "get a new one-time token: pullet register --force --token-file FILE";
-    let check = Check::Credential;
+    let (check, config) = (Check::Credential, &patient.config);
     let in_cluster = config.cluster_resource.is_some();
-    let credential = match credential(config) {
+    let credential = match credential(patient) {
         Ok(Some(credential)) => credential,
         Ok(None) if config.token_file.as_ref().is_some_and(|file| file.exists()) => {
             let token = config.token_file.as_deref().unwrap_or(Path::new("-"));
@@ -249,8 +250,8 @@ fn examine_journal(patient: &Patient, desk: &Desk) {
     }
     let view = match View::open(&patient.config.state_dir) {
         Ok(view) => view,
-        Err(ViewError::Absent(_)) if patient.agent.is_err() => {
-            return desk.skip(check, &["none yet: no agent has run here"]);
+        Err(ViewError::Absent(_)) if patient.awaits_journal() => {
+            return desk.skip(check, &["none yet: an agent that is registered makes it"]);
         }
         Err(error) => {
             let mend = match &error {

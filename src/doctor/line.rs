@@ -31,7 +31,7 @@ const BEHIND: [Check; 5] = [Check::Proxy, Check::Tcp, Check::Tls, Check::Certifi
 pub(super) fn examine(patient: &Patient, desk: &Desk) {
     // The floor that the agent goes by; nothing is written there, since nobody here is a witness.
     let _ = clock::keep_in(&patient.config.state_dir);
-    let credential = disk::credential(&patient.config).ok().flatten();
+    let credential = disk::credential(patient).ok().flatten();
     judge_clock(patient, desk, examine_way(patient, desk, credential.as_ref()));
 }
 
@@ -76,7 +76,7 @@ fn endpoint(patient: &Patient, desk: &Desk, credential: Option<&Credential>) -> 
         (None, Some(stored)) => Some(stored),
         (None, None) => {
             let running = patient.agent.as_ref().ok().and_then(|status| parse(&status.endpoint));
-            running.or_else(|| disk::clusters_endpoint(config).and_then(|text| parse(&text)))
+            running.or_else(|| disk::clusters_endpoint(patient).and_then(|text| parse(&text)))
         }
     };
     match &found {
@@ -97,7 +97,7 @@ fn endpoint(patient: &Patient, desk: &Desk, credential: Option<&Credential>) -> 
 fn profile(patient: &Patient, credential: Option<&Credential>) -> Result<Profile, (Check, TlsFileError)> {
     let mut config = disk::with_bundle(&patient.config);
     // It is read here and now.
-    let owners = if config.client_certificate.is_none() { disk::owners_certificate(&config) } else { None };
+    let owners = if config.client_certificate.is_none() { disk::owners_certificate(patient) } else { None };
     if let Some(owners) = &owners {
         config.client_certificate = Some(owners.paths());
     }

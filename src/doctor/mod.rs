@@ -171,6 +171,18 @@ impl Patient {
         self.deadline.saturating_duration_since(Instant::now()).saturating_sub(limits::doctor::MARGIN)
     }
 
+    /// What is left of the time that the API server gets to say what the way to the control plane needs: once, and not for
+    /// each question, so that one that swallows them leaves time for the way itself.
+    fn secret_time(&self) -> Duration {
+        let rest = limits::doctor::TIME.saturating_sub(limits::doctor::SECRET_TIME);
+        self.deadline.saturating_duration_since(Instant::now() + rest)
+    }
+
+    /// Whether no agent runs that would have made a journal.
+    fn awaits_journal(&self) -> bool {
+        self.agent.as_ref().map_or(true, |status| status.connection.state == ConnectionState::Unregistered)
+    }
+
     /// The agent that runs and is connected.
     fn connected(&self) -> Option<&Status> {
         self.agent.as_ref().ok().filter(|status| status.connection.state == ConnectionState::Connected)

@@ -11,7 +11,7 @@ pub const TIME: Duration = Duration::from_secs(4);
 /// Of [`TIME`], what is kept back by whoever waits for one call, to say what came of it.
 pub const MARGIN: Duration = Duration::from_millis(300);
 
-/// Of [`TIME`], what the API server gets to hand over the credential of an agent that goes by a Cluster.
+/// Of [`TIME`], what the API server gets to hand over what an agent that goes by a Cluster needs: credential, certificate, endpoint.
 pub const SECRET_TIME: Duration = Duration::from_secs(2);
 
 /// Of [`TIME`], what systemd gets to say what the unit's environment is.

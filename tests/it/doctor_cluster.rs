@@ -1,6 +1,7 @@
 //! `pullet doctor` in a cluster: each check sees the one thing that is broken, and no other one does.
 
 use std::fs;
+use std::net::TcpListener;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -213,6 +214,39 @@ fn unreachable(api: &ApiServer, bare: &Setup, setup: &Setup) {
     let seen = doctor(setup);
     seen.tells("api-server", "failed", &["no connection", "does k3s run"]);
     beside(&seen, &["api-server"]);
+}
+
+/// An API server that takes what it gets and says nothing, for an agent that goes by a Cluster: what is not its own is looked at.
+#[test]
+fn an_api_server_that_swallows_is_the_one_that_is_blamed() {
+    let testbed = Testbed::start();
+    let swallowing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let setup = quick(&testbed).without("--target").without("--directory").without("--allow-kind");
+    let kubeconfig = setup.home().join("kubeconfig");
+    let server = swallowing.local_addr().unwrap();
+    let text = json!({
+        "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {"server": format!("https://{server}")}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        "users": [{"name": "it", "user": {"token": "a-token-0123456789abcdef"}}],
+    });
+    fs::write(&kubeconfig, text.to_string()).unwrap();
+    let setup = setup.without("--token-file").flag("--kubeconfig", kubeconfig).flag("--cluster-resource", "*");
+    let seen = doctor(&setup);
+    seen.tells("api-server", "failed", &["does not answer"]).tells(
+        "credential",
+        "failed",
+        &["no answer", "see api-server"],
+    );
+    seen.tells("protocol", "ok", &["the agent API answers"]).tells("clock", "ok", &["agrees with the control plane"]);
+    beside(&seen, &["api-server", "credential", "state"]);
+    let seen = doctor(&setup.without("--endpoint"));
+    seen.tells("endpoint", "failed", &["the API server does not tell", "see api-server"]).tells(
+        "clock",
+        "skipped",
+        &["nobody was heard"],
+    );
+    beside(&seen, &["endpoint", "api-server", "credential", "state"]);
 }
 
 /// What a server of another age says, and one that says too much.
