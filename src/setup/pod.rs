@@ -47,6 +47,11 @@ pub(super) fn install(site: &Site<'_>) -> Result<(), SetupError> {
         found.clusters.iter().any(|cluster| cluster.metadata.name != cluster::name(&site.config))
     });
     let cluster = if is_other { String::new() } else { cluster::wanted(site)? };
+    if is_other && (site.flags.endpoint.is_some() || site.flags.cluster_id.is_some() || site.authority.is_some()) {
+        host.say(
+            "a Cluster of another name is there, and says endpoint, id and CA: kubectl edit clusters changes them",
+        );
+    }
     let texts = [site.means.definitions, &rights, site.means.cluster, &admission, &agent, &cluster];
     for (file, text) in FILES.iter().zip(texts) {
         if !text.is_empty() {

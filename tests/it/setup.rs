@@ -259,7 +259,7 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     let cluster = server.0.get(&format!("{CLUSTERS}/this-cluster"));
     assert_eq!(cluster["metadata"]["finalizers"], json!(["ops.vworkspace.io/cluster-cleanup"]));
 
-    goes_on(&machine, &files);
+    goes_on(&server, &machine, &files);
 
     let unit: Vec<&str> = ["setup"].into_iter().chain(words(&flags)).collect();
     says(&machine.run(&unit), 2, &["the agent of this node is a pod"]);
@@ -284,7 +284,7 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
 }
 
 /// Again, without a word of what is known: the settings, the Cluster and what somebody wrote there stay.
-fn goes_on(machine: &Machine, files: &[PathBuf]) {
+fn goes_on(server: &Empty, machine: &Machine, files: &[PathBuf]) {
     let manifests = machine.path("var/lib/rancher/k3s/server/manifests");
     let file = manifests.join("pullet-5-agent.yaml");
     let edited = fs::read_to_string(&file).unwrap().replace("    wait = 1\n", "    # Short.\n    wait = 1\n");
@@ -321,6 +321,17 @@ fn goes_on(machine: &Machine, files: &[PathBuf]) {
         "{changed}"
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), edited.replace("wait = 1", "wait = 2"));
+    // Of another name than what setup would write: it is left alone, and that is said.
+    let other = json!({"apiVersion": "ops.vworkspace.io/v1alpha1", "kind": "Cluster", "metadata": {"name": "another"}, "spec": {}});
+    server.0.create(CLUSTERS, &other);
+    let dry = [&again[..], &["--dry-run"]].concat();
+    says(
+        &machine.run(&[&dry[..], &["--cluster-id", "clinic-9"]].concat()),
+        0,
+        &["a Cluster of another name", "kubectl edit"],
+    );
+    assert!(!said(&machine.run(&dry)).1.contains("another name"));
+    assert_eq!(server.0.request(Method::DELETE, &format!("{CLUSTERS}/another"), None).0, 200);
     // Nor is one written over of which only a part was read.
     let long = [&written, &*"#".repeat(192 * 1024 - written.len())].concat();
     fs::write(&cluster, &long).unwrap();
