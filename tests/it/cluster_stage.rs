@@ -1,6 +1,7 @@
 //! A cluster as k3s/ leaves it, a control plane, and an agent with the rights of k3s/ that goes by a Cluster object.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
+use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -36,20 +37,29 @@ pub(crate) enum Definitions {
 
 impl Node {
     fn new(definitions: Definitions) -> Self {
-        static SERVERS: [OnceLock<Mutex<ApiServer>>; 3] = [const { OnceLock::new() }; 3];
-        let server = SERVERS[definitions as usize].get_or_init(|| {
-            let server = ApiServer::start();
-            match definitions {
-                Definitions::Alone | Definitions::Ours => server.create_definitions(),
-                Definitions::Open => server.apply_crds(),
-            }
-            server.apply_manifest("k3s/rbac.yaml");
-            wait_until("Clusters are served", || server.request(Method::GET, CLUSTERS, None).0 == 200);
-            Mutex::new(server)
-        });
-        let node = Self(server.lock().unwrap_or_else(PoisonError::into_inner));
+        let node = Self(Self::free(definitions));
         node.wipe();
         node
+    }
+
+    /// A server that no other test has. There are several of those that most tests want.
+    fn free(definitions: Definitions) -> MutexGuard<'static, ApiServer> {
+        static SERVERS: [OnceLock<Mutex<ApiServer>>; 6] = [const { OnceLock::new() }; 6];
+        let these = match definitions {
+            Definitions::Alone => &SERVERS[..1],
+            Definitions::Open => &SERVERS[1..3],
+            Definitions::Ours => &SERVERS[3..],
+        };
+        loop {
+            for server in these {
+                match server.get_or_init(|| Mutex::new(start(definitions))).try_lock() {
+                    Ok(server) => return server,
+                    Err(TryLockError::Poisoned(server)) => return server.into_inner(),
+                    Err(TryLockError::WouldBlock) => {}
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// What tests before this one left.
@@ -90,6 +100,17 @@ impl Node {
         let ours = items.iter().filter(|event| event["involvedObject"]["name"] == cluster);
         ours.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+fn start(definitions: Definitions) -> ApiServer {
+    let server = ApiServer::start();
+    match definitions {
+        Definitions::Alone | Definitions::Ours => server.create_definitions(),
+        Definitions::Open => server.apply_crds(),
+    }
+    server.apply_manifest("k3s/rbac.yaml");
+    wait_until("Clusters are served", || server.request(Method::GET, CLUSTERS, None).0 == 200);
+    server
 }
 
 fn decode(text: &str) -> String {
