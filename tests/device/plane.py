@@ -3,7 +3,7 @@
     plane.py DIRECTORY [PORT [ADDRESS CERTIFICATE KEY]]
 
 Writes its port to DIRECTORY/port, hands out every file DIRECTORY/jobs/ID.json as the manifest of an `apply` until it has a
-result, and writes each result to DIRECTORY/results/ID.json. The one-time token is `once`.
+result, and writes each result to DIRECTORY/results/ID.json. The one-time token is anything that begins with `once`.
 """
 
 import http.server
@@ -60,7 +60,7 @@ class Plane(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         match self.path.removeprefix("/api/agent/").split("/"):
             case ["register"]:
-                if self.headers["Authorization"] != "Bearer once" or (HOME / "registered").exists():
+                if not self.headers["Authorization"].startswith("Bearer once") or (HOME / "registered").exists():
                     return self.answer(401, {"error": "Unauthorized", "message": "that token is no good", "requestId": "1"})
                 (HOME / "registered").touch()
                 self.answer(200, {"clusterId": "c1", "token": BEARER})

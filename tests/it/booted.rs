@@ -1,5 +1,5 @@
-//! The unit in a system that is booted, and the pod on a node: see tests/device/boot and tests/device/node, which look at
-//! them from within.
+//! The unit in a system that is booted, the pod on a node, and the pages on installing: see tests/device/boot, tests/device/node
+//! and tests/device/pages, which look from within.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -21,32 +21,45 @@ fn the_unit_is_what_it_says_in_a_system_that_was_booted_from_an_image() {
     let job = apply(&testbed, "booted");
     let built = PathBuf::from(env!("CARGO_BIN_EXE_pullet"));
     let binary = std::env::var_os("PULLET_STATIC").map(PathBuf::from).filter(|path| path.exists()).unwrap_or(built);
-    let mut boot = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/device/boot"));
-    boot.arg(binary).arg(testbed.endpoint()).arg(testbed.ca_file()).args(&tokens).stdin(Stdio::null());
-    let (code, text) = said(&boot.output().unwrap());
-    assert_eq!(code, 0, "{text}");
+    let mut boot = Command::new(script("boot"));
+    boot.arg(binary).arg(testbed.endpoint()).arg(testbed.ca_file()).args(&tokens);
+    let text = passes(boot);
     assert!(text.contains("- its user: pullet\n"), "{text}");
     succeeds(&testbed, &job, SOON);
     assert_eq!(testbed.violations(), Vec::<String>::new());
-    #[allow(clippy::print_stderr, reason = "what was seen is worth a look with --nocapture")]
+}
+
+#[test]
+#[ignore = "needs a Debian and an API server: what tests/device/pages names; three minutes of it"]
+fn the_commands_of_the_pages_do_what_they_say() {
+    let text = passes(Command::new(script("pages")));
+    for page in
+        ["k3s.md has it: What it does", "proxy.md has it: Trying it", "raspberry-pi.md has it: On a Pi that runs"]
     {
-        eprintln!("{text}");
+        assert!(text.contains(page), "{text}");
     }
 }
 
 #[test]
 #[ignore = "needs a node of Kubernetes: what tests/device/node names; ten minutes of it"]
 fn the_pod_is_what_it_says_on_a_node() {
-    let mut node = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/device/node"));
-    let (code, text) = said(&node.stdin(Stdio::null()).output().unwrap());
-    assert_eq!(code, 0, "{text}");
-    for seen in
-        ["- its memory: 16777216\n", "- pullet setup --in-cluster: the Cluster is connected\n", "nothing is left"]
-    {
+    let text = passes(Command::new(script("node")));
+    for seen in ["- its memory: 16777216\n", "k3s.md has it: As a pod, command 1\n", "nothing is left"] {
         assert!(text.contains(seen), "{text}");
     }
+}
+
+fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/device").join(name)
+}
+
+/// What one of them has seen.
+fn passes(mut script: Command) -> String {
+    let (code, text) = said(&script.stdin(Stdio::null()).output().unwrap());
+    assert_eq!(code, 0, "{text}");
     #[allow(clippy::print_stderr, reason = "what was seen is worth a look with --nocapture")]
     {
         eprintln!("{text}");
     }
+    text
 }
