@@ -99,13 +99,10 @@ fn the_binary_for_arm64_lives_through_a_cut_line_and_a_power_cut() {
 /// Another directory, another home, nothing built before: tests/device/reproducible has the list.
 #[test]
 #[ignore = "needs another build of the static binary, which takes minutes"]
-fn the_static_binary_is_the_same_bytes_wherever_it_is_built() {
+fn each_static_binary_is_the_same_bytes_wherever_it_is_built() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/device/reproducible");
     let (code, text) = said(&Command::new(script).stdin(Stdio::null()).output().unwrap());
-    assert!(
-        code == 0 && text.contains("x86_64-unknown-linux-musl: ") && text.contains(", in both directories"),
-        "{text}"
-    );
+    assert!(code == 0 && text.matches(", in both directories").count() == 4, "{text}");
 }
 
 /// What a Raspberry Pi 2 has; a Pi 3 or 4 in 32 bits has more.
