@@ -171,11 +171,10 @@ impl Patient {
         self.deadline.saturating_duration_since(Instant::now()).saturating_sub(limits::doctor::MARGIN)
     }
 
-    /// What is left of the time that the API server gets to say what the way to the control plane needs: once, and not for
-    /// each question, so that one that swallows them leaves time for the way itself.
+    /// What the API server gets to say one thing that the way to the control plane needs. One that swallows all questions
+    /// leaves time for the way itself.
     fn secret_time(&self) -> Duration {
-        let rest = limits::doctor::TIME.saturating_sub(limits::doctor::SECRET_TIME);
-        self.deadline.saturating_duration_since(Instant::now() + rest)
+        self.time().saturating_sub(limits::doctor::WAY_TIME).min(limits::doctor::SECRET_TIME)
     }
 
     /// Whether no agent runs that would have made a journal.

@@ -11,8 +11,12 @@ pub const TIME: Duration = Duration::from_secs(4);
 /// Of [`TIME`], what is kept back by whoever waits for one call, to say what came of it.
 pub const MARGIN: Duration = Duration::from_millis(300);
 
-/// Of [`TIME`], what the API server gets to hand over what an agent that goes by a Cluster needs: credential, certificate, endpoint.
+/// Of [`TIME`], what the API server gets to hand over one thing that an agent needs that goes by a Cluster: credential,
+/// certificate, endpoint.
 pub const SECRET_TIME: Duration = Duration::from_secs(2);
+
+/// Of [`TIME`], what is kept for the way to the control plane whatever the API server takes.
+pub const WAY_TIME: Duration = Duration::from_millis(700);
 
 /// Of [`TIME`], what systemd gets to say what the unit's environment is.
 pub const UNIT_TIME: Duration = Duration::from_secs(1);

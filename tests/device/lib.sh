@@ -114,23 +114,23 @@ can_boot() {
     done
     [ "$(id -u)" = 0 ] && [ -d /sys/fs/cgroup/memory ] && [ -d /sys/fs/cgroup/systemd ]
 }
-# Made once of the archives of Debian, and kept beside $work.
-debian_archive() { # its name, what mmdebstrap is told
+# Systems as Debian makes them: made once, and kept beside $work. The other one is for a Pi, which cannot be run here: only the files.
+make_debian() { # which
+    local name=debian-12-$1
     local archive
-    archive=$(dirname "$work")/$1.tar
-    shift
-    if [ ! -e "$archive" ]; then
-        mmdebstrap --quiet --format=tar "$@" bookworm "$archive.new"
-        mv "$archive.new" "$archive"
-    fi
-    printf '%s\n' "$archive"
+    archive=$(dirname "$work")/$name.tar
+    [ ! -e "$archive" ] || return 0
+    case "$1" in
+        booted) set -- --variant=minbase --include=systemd-sysv,sudo,curl ;;
+        arm64) set -- --variant=extract --architectures=arm64 --include=systemd ;;
+    esac
+    # Another script may make it at the same time.
+    mmdebstrap --quiet --format=tar "$@" bookworm "$work/$name.tar" || fail "no Debian: mmdebstrap failed"
+    mv "$work/$name.tar" "$archive"
 }
-debian() {
-    debian_archive debian-12-sudo-curl --variant=minbase --include=systemd-sysv,sudo,curl
-}
-# The same for a Pi, which cannot be run here: only the files.
-debian_arm64() {
-    debian_archive debian-12-arm64 --variant=extract --architectures=arm64 --include=systemd
+unpack_debian() { # which, where to
+    make_debian "$1"
+    tar -C "$2" --keep-directory-symlink --exclude='./dev/*' -xf "$(dirname "$work")/debian-12-$1.tar"
 }
 # An image as one of Raspberry Pi OS: a boot partition, and a root of a directory, which goes.
 image_of() { # the directory, the image

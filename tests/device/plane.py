@@ -60,7 +60,7 @@ class Plane(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         match self.path.removeprefix("/api/agent/").split("/"):
             case ["register"]:
-                if not self.headers["Authorization"].startswith("Bearer once") or (HOME / "registered").exists():
+                if not (self.headers["Authorization"] or "").startswith("Bearer once") or (HOME / "registered").exists():
                     return self.answer(401, {"error": "Unauthorized", "message": "that token is no good", "requestId": "1"})
                 (HOME / "registered").touch()
                 self.answer(200, {"clusterId": "c1", "token": BEARER})

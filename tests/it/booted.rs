@@ -30,7 +30,7 @@ fn the_unit_is_what_it_says_in_a_system_that_was_booted_from_an_image() {
 }
 
 #[test]
-#[ignore = "needs a Debian and an API server: what tests/device/pages names; three minutes of it"]
+#[ignore = "needs a Debian and an API server: what tests/device/pages names; some minutes of it"]
 fn the_commands_of_the_pages_do_what_they_say() {
     let text = passes(Command::new(script("pages")));
     for page in
