@@ -19,12 +19,11 @@ use pullet::net::{Line, Patience, PlainHttp, Profile, ProxySetting};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
 
+use crate::scene::LATER;
+
 /// Tokens that the server knows, with the users they stand for. None of them has a right but discovery.
 pub(crate) const TOKENS: [(&str, &str); 2] =
     [("first-token-0123456789abcdef", "token-user-one"), ("second-token-0123456789abcdef", "token-user-two")];
-
-/// How long a start may take on a busy machine.
-const START: Duration = Duration::from_mins(1);
 
 /// Who wrote what of the agent's own, as the server itself says: two identical applies leave the same object, and are two
 /// here. And all that one user asks.
@@ -458,11 +457,11 @@ pub(crate) fn unique() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Waits for something that happens elsewhere.
+/// Waits for something that happens elsewhere; an agent tries again after a minute.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
-        assert!(begin.elapsed() < START, "waited in vain until {what}");
+        assert!(begin.elapsed() < LATER, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
