@@ -130,7 +130,7 @@ mod tests {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     use std::sync::mpsc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     /// A supervisor's end: a socket in a directory.
     struct Ear {
@@ -227,8 +227,11 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let kept = tokio::spawn(supervisor.keep(stop.clone()));
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
-            let heard = ear.heard();
+            let (mut heard, begin) = (Vec::new(), Instant::now());
+            while heard.len() < 3 && begin.elapsed() < Duration::from_secs(30) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                heard.extend(ear.heard());
+            }
             assert!(heard.len() >= 3 && heard.iter().all(|line| line == "WATCHDOG=1"), "{heard:?}");
             // What blocks the loop blocks all of it.
             std::thread::sleep(Duration::from_millis(1_500));

@@ -474,6 +474,13 @@ mod tests {
 
     #[test]
     fn results_go_first_and_batch_follows_batch_without_a_pause() {
+        // A machine that does other things as well may make a pause of its own.
+        let took: Vec<Duration> = (0..3).map(|_| results_go_first()).collect();
+        assert!(took.iter().any(|took| *took < limits::EVENT_DELAY), "{took:?}");
+    }
+
+    /// How long it was from the first result to the second batch.
+    fn results_go_first() -> Duration {
         let (server, outbox) = (Arc::new(Server::default()), Arc::new(Outbox::new(1)));
         push_events(&outbox, 2 * limits::EVENT_BATCH + 1);
         push_results(&outbox, 50);
@@ -493,10 +500,10 @@ mod tests {
         let counts: Vec<usize> = posts.iter().map(|post| post.1).collect();
         assert_eq!(counts[..50], [1; 50]);
         assert_eq!(counts[50..], [limits::EVENT_BATCH, limits::EVENT_BATCH, 1]);
-        assert!(posts[51].0 - posts[0].0 < limits::EVENT_DELAY, "{:?}", posts[51].0 - posts[0].0);
         let order: Vec<String> = server.results.lock().unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(order, (0..50).map(|number| format!("j{number}")).collect::<Vec<_>>());
         assert_eq!(reports.outcomes().succeeded, 50);
+        posts[51].0 - posts[0].0
     }
 
     #[test]
@@ -561,8 +568,10 @@ mod tests {
         *server.faults.lock().unwrap() = 1;
         assert!(reports.is_free());
         block_on(async {
+            let begin = Instant::now();
             assert!(reports.post_all().await.is_err());
-            assert!(!reports.is_free(), "what only goes along waits for a second");
+            let is_free = reports.is_free();
+            assert!(!is_free || begin.elapsed() >= limits::BACKOFF_FLOOR, "what only goes along waits for a second");
             assert!(health.is_long_outage());
             assert_eq!((outbox.fill().reports, outbox.fill().events), (2, 3));
             reports.post_all().await.unwrap();

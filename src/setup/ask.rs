@@ -12,14 +12,15 @@ pub(super) fn ask(question: &str, is_secret: bool) -> Option<Zeroizing<String>> 
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return None;
     }
-    let _ = write!(io::stdout(), "{question}");
-    let _ = io::stdout().flush();
     // Where the terminal's own program is not there the token is seen, and used up in a moment. Who wants to end us here
     // (Ctrl-C) is understood behind the line: ended at once, we would leave a terminal that shows nothing.
     let show = |how: [&str; 2]| Command::new("stty").args(how).stdin(Stdio::inherit()).stderr(Stdio::null()).status();
+    // Before it is asked: somebody may paste at once.
     if is_secret {
         let _ = show(["-echo", "-isig"]);
     }
+    let _ = write!(io::stdout(), "{question}");
+    let _ = io::stdout().flush();
     let mut line = Zeroizing::new(String::with_capacity(256));
     let read = io::stdin().lock().take(limits::TYPED_BYTES).read_line(&mut line);
     if is_secret {

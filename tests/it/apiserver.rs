@@ -277,7 +277,7 @@ impl ApiServer {
         self.audit().into_iter().filter(fits).filter_map(told).collect()
     }
 
-    /// What a user wrote: `patch clusters/status demo`, in the order of their ends.
+    /// What a user wrote: `patch clusters/status demo`, in the order of their ends. What ended in a conflict wrote nothing.
     pub(crate) fn writes_of(&self, user: &str) -> Vec<String> {
         let told = |entry: &Value| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -285,7 +285,8 @@ impl ApiServer {
             let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
             format!("{} {}{part} {}", text(&entry["verb"]), text(&object["resource"]), text(&object["name"]))
         };
-        self.audit().iter().filter(|entry| entry["user"]["username"] == user).map(told).collect()
+        let wrote = |entry: &&Value| entry["user"]["username"] == user && entry["responseStatus"]["code"] != 409;
+        self.audit().iter().filter(wrote).map(told).collect()
     }
 
     /// What [`COUNTED`] asked, one for each request: `list applicationinstances`, in the order of their starts.
@@ -417,6 +418,25 @@ impl ApiServer {
                 "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
             }),
         );
+        self.until_may(user, &rules[0], "", true);
+    }
+
+    /// Waits until the server knows of a rule that was bound, or of its end: what is written is in force a moment later.
+    pub(crate) fn until_may(&self, user: &str, rule: &Value, namespace: &str, is_allowed: bool) {
+        let first = |name: &str| rule[name][0].as_str().unwrap_or_default();
+        let (resource, part) = first("resources").split_once('/').unwrap_or((first("resources"), ""));
+        let attributes = json!({
+            "verb": first("verbs"), "group": first("apiGroups"), "resource": resource, "subresource": part,
+            "name": first("resourceNames"), "namespace": namespace,
+        });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {"user": user, "resourceAttributes": attributes},
+        });
+        wait_until(&format!("{user} may, or may not: {rule}"), || {
+            let answer = self.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review);
+            answer["status"]["allowed"] == is_allowed
+        });
     }
 
     /// Makes etcd forget every version before the present one.

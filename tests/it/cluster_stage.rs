@@ -150,6 +150,8 @@ impl Stage {
         stage.create(&json!({}));
         let agent = stage.setup.spawn();
         stage.is_connected();
+        // What is said of the line can come a second later.
+        stage.says("BufferOverflow", "False/BufferDrained");
         (stage, agent)
     }
 

@@ -173,6 +173,7 @@ fn by_a_cluster(api: &ApiServer, setup: &Setup) {
     api.apply_manifest("k3s/cluster.yaml");
     let by = setup.clone().without("--endpoint").without("--ca-file").without("--token-file").without("--state-dir");
     let by = by.flag("--cluster-resource", "*").flag("--state-dir", setup.home().join("by-cluster"));
+    wait_until("the rights are known", || doctor(&by).find("rights")[1] == "ok");
     let seen = doctor(&by);
     seen.tells("endpoint", "failed", &["no Cluster says where", "kubectl get clusters"]);
     seen.tells("credential", "failed", &["not registered", "the Secret that the Cluster names"]).tells(

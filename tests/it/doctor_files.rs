@@ -76,9 +76,10 @@ fn a_journal_that_was_cut_is_mended_by_a_start() {
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..1_000]).unwrap();
     doctor(&setup).tells("journal", "failed", &["start the agent"]).nothing_beside(&["journal", "agent"]);
+    let polls = testbed.counts().polls;
     let mut agent = setup.spawn();
-    testbed.held_poll(SOON);
-    agent.stop();
+    testbed.polls(polls + 1, SOON);
+    setup.close(&mut agent);
     doctor(&setup).tells("journal", "ok", &["whole"]);
 }
 

@@ -111,7 +111,7 @@ fn drift_is_an_event_of_the_object_and_the_next_job_for_it_a_conflict() {
     for round in 0.. {
         assert!(round < 20, "{}", agent.log());
         edit(api, &space, "kubectl-edit", &json!({"data": {"value": format!("theirs {round}")}}));
-        let seen = testbed.try_wait_for(Duration::from_secs(2), |state| state.events.iter().any(drift).then_some(()));
+        let seen = testbed.try_wait_for(Duration::from_secs(20), |state| state.events.iter().any(drift).then_some(()));
         if seen.is_some() {
             break;
         }

@@ -163,7 +163,7 @@ fn an_unknown_field_is_said_and_blocks_nothing() {
 
 #[test]
 fn an_effect_whose_answer_was_lost_is_had_once() {
-    let scene = Scene::start();
+    let scene = Scene::with(|setup| setup.without("--wait").flag("--wait", "20"));
     for call in [Call::Ack, Call::Status, Call::Result, Call::Events] {
         scene.testbed.fault(call, 1, Fault::LostAnswer);
     }
@@ -207,13 +207,14 @@ fn polled_with(fault: &Fault) -> Scene {
 
 #[test]
 fn a_server_that_was_down_gets_what_happened_before_and_sends_what_came_meanwhile() {
-    let mut scene = Scene::start();
+    let mut scene = Scene::with(|setup| setup.without("--wait").flag("--wait", "60"));
     scene.testbed.fault_until_cleared(Call::Result, Fault::CutBeforeHead);
     let before = scene.apply("before");
     hit(&scene.testbed, Call::Result, SOON);
     scene.testbed.down();
     let meanwhile = scene.apply("meanwhile");
-    scene.agent.wait_for_log("not connected", SOON);
+    // The post has said already that there is no connection; the poll has to have failed as well.
+    scene.agent.wait_for_log("the next poll follows after a pause", SOON);
     scene.testbed.clear_faults();
     assert_eq!(scene.testbed.result(&before), None);
     scene.testbed.up();

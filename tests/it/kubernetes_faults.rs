@@ -161,9 +161,10 @@ async fn a_watch_line_without_an_end_is_given_up_and_not_hammered() {
         }
     });
     let listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
+    wait(|| !watches(&server).is_empty()).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let tries = watches(&server).len();
-    assert!((1..=3).contains(&tries), "{tries} tries in 4 s");
+    assert!((1..=4).contains(&tries), "{tries} tries in 4 s");
     // Beyond the bound there is what the sockets' buffers swallow.
     let each = sent.load(Ordering::Relaxed) / tries;
     assert!(each < limits::WATCH_LINE_BYTES + 8 * 1024 * 1024, "{each} bytes were sent for one watch");
@@ -214,7 +215,9 @@ async fn a_version_that_is_too_old_leads_to_a_list_however_it_is_said() {
         });
         let listener = Listener::start(server.kubeconfig("{token: x}"), "c", &["/ConfigMap"]);
         wait(|| lists(&server).len() >= 2).await;
-        assert_eq!(watches(&server).len(), 1);
+        let asked = server.asked();
+        let (second, _) = asked.iter().enumerate().filter(|(_, asked)| asked.path.contains("limit=")).nth(1).unwrap();
+        assert_eq!(asked[..second].iter().filter(|asked| is_watch(asked)).count(), 1);
         listener.stop().await;
     }
 }
@@ -365,7 +368,10 @@ async fn what_an_admission_quotes_of_an_object_is_not_told() {
     let server = FakeApi::start(|asked, out| {
         let message = r#"admission webhook "w.example" denied the request: password "geheim" is weak"#;
         let status = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": message});
-        ground(asked, out).unwrap_or_else(|| answer(out, "403 Forbidden", &status.to_string()))
+        ground(asked, out).unwrap_or_else(|| match asked.path.as_str() {
+            "/readyz" => answer(out, "200 OK", "ok"),
+            _ => answer(out, "403 Forbidden", &status.to_string()),
+        })
     });
     let target = target(server.kubeconfig("{token: x}"));
     let error =
@@ -413,7 +419,8 @@ fn a_call_that_nobody_waits_for_ends_its_thread_at_once() {
         assert!(tokio::time::timeout(Duration::from_millis(500), call).await.is_err());
         let begin = Instant::now();
         tokio::task::spawn_blocking(|| wait_until("the thread is gone", || threads("it-dropped") <= 1)).await.unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        // Somebody who waits for an answer does so for 30 s.
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     });
 }
 

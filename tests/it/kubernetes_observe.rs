@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::apiserver::{ApiServer, unique, wait_until};
 use crate::fake_api::Proxy;
 use crate::kubernetes::{apply, namespace, reference, watching};
+use crate::scene::LATER;
 
 const INSTANCE: &str = "apps.vworkspace.io/ApplicationInstance";
 const OPERATION: &str = "ops.vworkspace.io/Operation";
@@ -46,7 +47,7 @@ impl Listener {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(40), search).await.unwrap_or_else(|_| panic!("never observed: {what}"))
+        tokio::time::timeout(LATER, search).await.unwrap_or_else(|_| panic!("never observed: {what}"))
     }
 
     /// Sees to it that changes of an object are news from now on; at last it is not ready. What the first list finds
@@ -54,7 +55,8 @@ impl Listener {
     async fn follow(&mut self, server: &ApiServer, space: &str, name: &str) {
         for status in ["Unknown", "False"].into_iter().cycle() {
             server.set_status(&path(space, name), &ready(status));
-            let followed = self.until("the object", |one| one.reference.name == name && !one.changed.is_empty());
+            let is_it = |one: &Observation| one.changed.iter().any(|condition| condition.status == status);
+            let followed = self.until("the object", |one| one.reference.name == name && is_it(one));
             if tokio::time::timeout(Duration::from_secs(3), followed).await.is_ok() && status == "False" {
                 return;
             }
@@ -147,6 +149,7 @@ async fn an_apply_that_changes_nothing_is_observed_all_the_same() {
     let (id, space) = (cluster(), namespace("again"));
     let mut listener = Listener::start(server.kubeconfig(), &id, &[INSTANCE]);
     apply(&listener.target, &instance(&space, "a"), NamespaceRule::Managed).await.unwrap();
+    listener.follow(server, &space, "a").await;
     server.set_status(&path(&space, "a"), &ready("True"));
     listener.until("it is ready", |one| !one.changed.is_empty()).await;
     let version = server.get(&path(&space, "a"))["metadata"]["resourceVersion"].clone();
@@ -324,7 +327,12 @@ fn three_watches_hold_three_threads_and_all_end_with_the_observer() {
         // A thread that is done with its call may not be idle yet when the next call asks for one.
         let bound = 3 + 2 * limits::API_CALLS;
         assert!(most <= bound, "3 watches and 2 calls at a time, and not {most} threads");
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        for _ in 0..600 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if threads("it-threads") <= 3 {
+                break;
+            }
+        }
         assert_eq!(threads("it-threads"), 3, "what is idle is gone, the watches stay");
         listener.stop().await;
         tokio::task::spawn_blocking(|| wait_until("the threads are gone", || threads("it-threads") <= 1))

@@ -51,6 +51,7 @@ mod kubernetes;
 mod kubernetes_access;
 mod kubernetes_faults;
 mod kubernetes_observe;
+mod kubernetes_start;
 mod layers;
 mod left_out;
 mod link_alone;

@@ -342,8 +342,9 @@ fn a_journal_of_another_size_than_configured_is_used_until_nothing_waits_in_it()
     assert_eq!(testbed.result_of(&job, PATIENCE)["outcome"], "succeeded", "{}", agent.log());
     says_so(&testbed, &larger, &agent, "another size");
     agent.stop();
+    let polls = testbed.counts().polls;
     let mut agent = larger.spawn();
-    testbed.held_poll(PATIENCE);
+    testbed.polls(polls + 1, PATIENCE);
     assert_eq!(std::fs::metadata(larger.state_dir().join("journal")).expect("it is there").len(), 524_288);
     agent.stop();
 }

@@ -86,7 +86,9 @@ fn an_agent_that_is_killed_at_random_moments_applies_each_job_once_to_a_cluster(
         if round % 2 == 0 {
             std::thread::sleep(Duration::from_millis(random.below(400)));
         } else if testbed
-            .try_wait_for(Duration::from_secs(1), |state| (acks_in(state) > before).then_some(()))
+            .try_wait_for(Duration::from_secs(if amid == 0 { 20 } else { 1 }), |state| {
+                (acks_in(state) > before).then_some(())
+            })
             .is_some()
         {
             // Around the apply, which is short.

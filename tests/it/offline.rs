@@ -65,13 +65,13 @@ fn a_hangup_ends_a_held_poll_and_a_pause_however_often_it_comes() {
     // Of an outage the later pauses are long; nobody waits for them.
     testbed.down();
     agent.wait_for_log("not connected", SOON);
-    std::thread::sleep(Duration::from_secs(8));
+    std::thread::sleep(Duration::from_secs(20));
     testbed.up();
     let up = Instant::now();
     let polls = testbed.counts().polls;
     agent.signal(Signal::HUP);
-    testbed.polls(polls + 1, Duration::from_secs(10));
-    assert!(up.elapsed() < Duration::from_secs(5), "{:?}", up.elapsed());
+    testbed.polls(polls + 1, SOON);
+    assert!(up.elapsed() < Duration::from_secs(8), "{:?}", up.elapsed());
     assert!(agent.stop().status.success());
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }
@@ -86,5 +86,5 @@ fn a_short_cut_is_over_within_seconds() {
     testbed.up();
     let id = testbed.apply(CLUSTER, config_map("shop", "a", "1"));
     // The third pause is 8 s at most.
-    testbed.result_of(&id, Duration::from_secs(20));
+    testbed.result_of(&id, Duration::from_secs(30));
 }

@@ -52,14 +52,15 @@ async fn all_that_is_owned_is_reported_on_once_more_and_the_ticket_goes_with_the
         server.set_status(&path(&space, name), &conditions("Installed"));
         listener.until("its conditions", |one| one.reference.name == name && one.conditions.len() == 2).await;
     }
-    for _ in 0..2 {
+    for round in 0..3 {
         let ticket = Arc::new(());
         let watch = Arc::downgrade(&ticket);
         listener.target.report_again(ticket);
         for name in ["a", "b"] {
             let again = listener.until(name, |one| one.again.is_some()).await;
             assert_eq!((again.reference.name.as_str(), again.conditions.len()), (name, 2));
-            assert!(again.changed.is_empty(), "it is no news");
+            // The look behind an apply can have seen the conditions before the watch has.
+            assert!(again.changed.is_empty() || round == 0, "it is no news");
         }
         is_gone(&watch).await;
     }
@@ -114,7 +115,7 @@ fn after_a_power_cut_what_waits_is_posted_then_the_present_and_then_the_agent_po
     }
     assert_eq!(testbed.result_of(&waiting, SOON)["outcome"], "succeeded");
     // Nothing is lost at a stop, and so nothing is sent anew.
-    assert!(agent.stop().status.success(), "{}", agent.log());
+    setup.close(&mut agent);
     let mut agent = setup.spawn();
     agent.wait_for_log("connected to the control plane", SOON);
     testbed.held_poll(SOON);

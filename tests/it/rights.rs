@@ -108,6 +108,9 @@ impl Cluster {
                 "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
             });
             self.0.create(&place(&format!("{kind}Binding"), namespace), &binding);
+            if let Some(rule) = rules.first() {
+                self.0.until_may(&user, rule, namespace, true);
+            }
         }
         user
     }

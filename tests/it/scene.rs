@@ -3,6 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
+use pullet::limits;
 use serde_json::Value;
 
 use crate::agent::{Agent, CLUSTER, Setup};
@@ -15,8 +16,14 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Deadline of what has to wait for a bound of the agent first.
 pub(crate) const LATER: Duration = Duration::from_secs(150);
 
-/// What the agent promises from a signal to its end, and a little for the machine.
-pub(crate) const STOP: Duration = Duration::from_millis(5_500);
+/// From a signal to the end. The agent promises 5 s, and its bounds say so (the assertion below); the rest is for a machine that
+/// does other things as well. What the agent waits for elsewhere takes 20 s and more.
+pub(crate) const STOP: Duration = Duration::from_secs(12);
+
+const _: () = {
+    let bounds = limits::STOP_DRAIN.as_millis() + limits::STOP_CLOSE.as_millis();
+    assert!(bounds < limits::STOP_TIMEOUT.as_millis() && limits::STOP_ACT.as_millis() < limits::STOP_DRAIN.as_millis());
+};
 
 /// A control plane and its agent.
 pub(crate) struct Scene {

@@ -4,7 +4,7 @@ mod kept;
 mod machine;
 mod owner;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -108,6 +108,11 @@ fn a_k3s_server_gets_an_agent_that_polls_and_a_second_run_changes_nothing() {
     assert_eq!(testbed.violations(), Vec::<String>::new());
 }
 
+/// What an agent that runs writes meanwhile: its log, and its status.
+fn is_of_the_agent(line: &str) -> bool {
+    line.contains("log ") || line.contains("run/pullet/")
+}
+
 fn goes_away(server: &Empty, machine: &Machine, testbed: &Testbed) {
     // First what would go.
     let before = machine.listing();
@@ -122,7 +127,7 @@ fn goes_away(server: &Empty, machine: &Machine, testbed: &Testbed) {
     );
     let after = machine.listing();
     assert!(
-        before.iter().filter(|line| !line.contains("log ")).all(|line| after.contains(line)) && server.is_there(SYSTEM)
+        before.iter().filter(|line| !is_of_the_agent(line)).all(|line| after.contains(line)) && server.is_there(SYSTEM)
     );
     let output = machine.run(&["uninstall"]);
     says(
@@ -192,7 +197,7 @@ fn what_fails_in_the_middle_is_told_and_the_next_run_goes_on_from_there() {
     assert!(
         before
             .iter()
-            .filter(|line| !line.contains("k3s.yaml") && !line.contains("log "))
+            .filter(|line| !line.contains("k3s.yaml") && !is_of_the_agent(line))
             .all(|line| after.contains(line))
     );
     says(&machine.run(&["uninstall", "--leave-cluster", "--purge-resources"]), 2, &["needs the cluster"]);
@@ -218,9 +223,11 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
     flags.extend(["--cluster-id", &name, "--allow-chart", "*", "--allow-kind", "/ConfigMap"].map(str::to_owned));
     let token = fs::read_to_string(machine.path("token")).unwrap();
     let arguments: Vec<&str> = ["setup", "--in-cluster"].into_iter().chain(words(&flags)).collect();
-    let mut setup = machine.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let [stdout, stderr] = [(); 2].map(|()| File::options().append(true).open(log.path()).unwrap());
+    let mut setup = machine.command(&arguments).stdout(stdout).stderr(stderr).spawn().unwrap();
     let manifests = machine.path("var/lib/rancher/k3s/server/manifests");
-    wait_until("the manifests are written", || manifests.join("pullet-6-this-cluster.yaml").exists());
+    wait_until("it waits for k3s", || fs::read_to_string(log.path()).unwrap().contains("waiting: "));
 
     // What k3s does with them: each file by itself, in the order of the names, again until all is taken.
     let mut files: Vec<_> = fs::read_dir(&manifests).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -246,9 +253,8 @@ fn in_the_cluster_k3s_applies_the_manifests_and_a_pod_with_its_own_account_polls
 
     let mut agent = start_pod(&server, &machine);
     let ended = wait_for_end(&mut setup);
-    let output = setup.wait_with_output().unwrap();
-    let text = said(&output).1;
-    assert!(ended && output.status.success(), "{text}\n{}", machine.agent_log());
+    let (text, status) = (fs::read_to_string(log.path()).unwrap(), setup.wait().unwrap());
+    assert!(ended && status.success(), "{text}\n{}", machine.agent_log());
     for words in
         ["put the one-time token into Secret", "it works: the agent polls", "k3s has not applied the manifests yet"]
     {
@@ -369,7 +375,7 @@ fn start_pod(server: &Empty, machine: &Machine) -> std::process::Child {
         .env("POD_NAME", "pullet-0")
         .env("POD_UID", "u")
         .env_remove("KUBECONFIG");
-    let log = fs::File::create(machine.path("agent.log")).unwrap();
+    let log = File::create(machine.path("agent.log")).unwrap();
     kubelet.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
@@ -541,8 +547,6 @@ fn on_a_terminal(machine: &Machine, token: &'static str) -> (bool, String) {
                 ) || text.ends_with("is not shown): "))
                     && let Some(answer) = answers.pop()
                 {
-                    // Echo is switched off behind the question.
-                    std::thread::sleep(std::time::Duration::from_millis(500));
                     keys.write_all(answer.as_bytes()).unwrap();
                 }
             }

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pullet::limits;
 use rustix::process::Signal;
 
 use crate::agent::{Agent, Ended};
@@ -27,8 +28,8 @@ fn ends(agent: &mut Agent, signal: Signal) -> Ended {
 fn a_held_poll_does_not_hold_up_the_end() {
     for signal in SIGNALS {
         let mut scene = Scene::with(|setup| setup.without("--wait").flag("--wait", "300"));
-        let ended = ends(&mut scene.agent, signal);
-        assert!(ended.took < Duration::from_secs(3), "{ended:?}\n{}", scene.agent.log());
+        ends(&mut scene.agent, signal);
+        // Out of patience it would say something else.
         scene.agent.wait_for_log("\"stopped\"", SOON);
     }
 }
@@ -37,10 +38,11 @@ fn a_held_poll_does_not_hold_up_the_end() {
 fn the_job_at_hand_is_finished_and_its_result_is_posted() {
     for signal in SIGNALS {
         let mut scene = Scene::start();
-        // 76 bytes and more: the rotation takes most of a second.
-        scene.testbed.fault(Call::Rotate, 1, Fault::Drip(Duration::from_millis(10)));
+        // 76 bytes and more: the rotation takes some tenths of a second. The poll that tries what it brought has an answer at once.
+        scene.testbed.fault(Call::Rotate, 1, Fault::Drip(Duration::from_millis(3)));
         let job = scene.rotate();
         hit(&scene.testbed, Call::Rotate, SOON);
+        scene.apply("behind");
         ends(&mut scene.agent, signal);
         succeeds(&scene.testbed, &job, Duration::ZERO);
         let kinds: Vec<String> = scene.testbed.events().iter().map(|record| record.event["kind"].to_string()).collect();
@@ -129,16 +131,15 @@ fn what_could_not_be_posted_is_counted_in_the_log() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut scene = Scene::start();
-    scene.testbed.fault_until_cleared(Call::Rotate, Fault::Silence);
-    scene.rotate();
-    hit(&scene.testbed, Call::Rotate, SOON);
+    scene.testbed.fault_until_cleared(Call::Result, Fault::Silence);
+    scene.apply("waits");
+    hit(&scene.testbed, Call::Result, SOON);
     scene.agent.signal(Signal::TERM);
     scene.agent.wait_for_log("stopping: the job at hand is finished", SOON);
-    let since = Instant::now();
     scene.agent.signal(Signal::INT);
     let status = scene.agent.wait(SOON);
+    // By itself it would end with 0, four seconds after the first one.
     assert_eq!(status.code(), Some(1), "not everything was done");
-    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
 }
 
 #[test]
@@ -169,7 +170,7 @@ fn a_registration_without_an_answer_does_not_hold_up_the_end() {
             let mut agent = quick(&testbed).spawn();
             agent.wait_for_log("not registered yet", SOON);
             let ended = ends(&mut agent, Signal::TERM);
-            assert!(ended.took < Duration::from_secs(2), "{ended:?}");
+            assert!(ended.took < limits::STOP_DRAIN, "nothing is waited for: {ended:?}");
         });
     });
 }
@@ -220,7 +221,7 @@ fn a_token_that_was_refused_is_waited_for_and_the_end_comes_at_once() {
     let mut agent = quick(&testbed).token("not-a-token-of-this-server").spawn();
     agent.wait_for_log("put a new one into its file", SOON);
     let ended = ends(&mut agent, Signal::TERM);
-    assert!(ended.took < Duration::from_secs(2), "{ended:?}");
+    assert!(ended.took < limits::STOP_DRAIN, "nothing is waited for: {ended:?}");
     assert_eq!(testbed.requests_of(Call::Register).len(), 1);
     let _agent = quick(&testbed).spawn();
     goes_on(&testbed);

@@ -144,8 +144,10 @@ fn a_process_that_stands_still_says_nothing_and_one_that_runs_gives_signs_of_lif
     let mut supervisor = Supervisor::of(&setup);
     let agent = supervisor.setup(setup).env("WATCHDOG_USEC", "1000000").spawn();
     supervisor.hear("STATUS=connected");
+    let begin = Instant::now();
     let signs = supervisor.signs(Duration::from_secs(4));
-    assert!((2..=9).contains(&signs), "{signs} in four seconds, and eight were due");
+    let most = begin.elapsed().as_millis() / 500 + 2;
+    assert!((2..=most).contains(&(signs as u128)), "{signs} in {:?}, and two a second are due", begin.elapsed());
     agent.signal(Signal::STOP);
     // What was on its way when it stopped.
     supervisor.signs(Duration::from_millis(500));

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::testbed::job::{config_map, timestamp};
 use crate::testbed::{MEDIA_TYPE, Testbed};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A client that says what it is told to say, right or wrong.
 struct Client {
@@ -70,7 +70,7 @@ impl Client {
     }
 
     fn send(&self, request: Request<Vec<u8>>) -> Result<Reply, NetError> {
-        self.send_within(request, Duration::from_secs(10))
+        self.send_within(request, Duration::from_secs(25))
     }
 
     fn send_within(&self, request: Request<Vec<u8>>, patience: Duration) -> Result<Reply, NetError> {

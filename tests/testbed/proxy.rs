@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Longest head of a request, in lines.
@@ -16,6 +17,7 @@ const SILENCE: Duration = Duration::from_mins(6);
 pub(crate) struct Proxy {
     port: u16,
     known: Arc<Mutex<Known>>,
+    accepts: Option<JoinHandle<()>>,
 }
 
 /// What a proxy is told, and what it saw.
@@ -35,18 +37,18 @@ impl Proxy {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let proxy = Self { port, known: Arc::default() };
-        let known = Arc::clone(&proxy.known);
-        std::thread::spawn(move || {
+        let known: Arc<Mutex<Known>> = Arc::default();
+        let its = Arc::clone(&known);
+        let accepts = std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                if read(&known, |known| known.is_over) {
+                if read(&its, |known| known.is_over) {
                     return;
                 }
-                let known = Arc::clone(&known);
+                let known = Arc::clone(&its);
                 std::thread::spawn(move || serve(client, &known));
             }
         });
-        proxy
+        Self { port, known, accepts: Some(accepts) }
     }
 
     /// Its URL.
@@ -78,8 +80,9 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         change(&self.known, |known| known.is_over = true);
-        // Wakes the thread that accepts.
+        // Wakes the thread that accepts; nothing listens any more once it has ended.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        let _ = self.accepts.take().map(JoinHandle::join);
     }
 }
 

@@ -50,26 +50,50 @@ impl Inner {
         manifest: &Manifest<'_>,
         rule: NamespaceRule,
     ) -> Result<Applied, TargetError> {
-        let done = self.try_apply(manifest, rule).await;
-        self.with_whose_fault(done).await
+        let mut was_ready = false;
+        loop {
+            let done = self.try_apply(manifest, rule).await;
+            if let Some(done) = self.with_whose_fault(done, &mut was_ready).await {
+                return done;
+            }
+        }
     }
 
     pub(super) async fn delete_object(&self, object: &ObjectRef, rule: NamespaceRule) -> Result<Deleted, TargetError> {
-        let done = self.try_delete(object, rule).await;
-        self.with_whose_fault(done).await
+        let mut was_ready = false;
+        loop {
+            let done = self.try_delete(object, rule).await;
+            if let Some(done) = self.with_whose_fault(done, &mut was_ready).await {
+                return done;
+            }
+        }
     }
 
     /// Tells a fault of one object from one of the API server. The codes are the same, and an admission that
     /// cannot be called, an aggregated API that is away and a conversion that fails each say it in other words: so
-    /// the API server is asked whether it is ready itself.
-    async fn with_whose_fault<T>(&self, done: Result<T, TargetError>) -> Result<T, TargetError> {
-        let Err(TargetError::Unavailable(source)) = done else { return done };
-        match source.downcast_ref::<Busy>() {
-            Some(busy) if busy.is_fault() && self.is_ready().await => {
-                Err(TargetError::Stuck(format!("{busy}, and is ready itself: what it called for the object is not")))
+    /// the API server is asked whether it is ready itself. While it starts it knows neither kinds nor rights: what it says of
+    /// them counts when it says so once more after it was ready; none = that is to be asked.
+    async fn with_whose_fault<T>(
+        &self,
+        done: Result<T, TargetError>,
+        was_ready: &mut bool,
+    ) -> Option<Result<T, TargetError>> {
+        Some(Err(match done {
+            Err(TargetError::Unavailable(source)) => match source.downcast_ref::<Busy>() {
+                Some(busy) if busy.is_fault() && self.is_ready().await => {
+                    TargetError::Stuck(format!("{busy}, and is ready itself: what it called for the object is not"))
+                }
+                _ => TargetError::Unavailable(source),
+            },
+            Err(error @ (TargetError::Forbidden(_) | TargetError::UnknownKind { .. })) if !*was_ready => {
+                *was_ready = self.is_ready().await;
+                if *was_ready {
+                    return None;
+                }
+                TargetError::Unavailable(format!("the API server is not ready, and says: {error}").into())
             }
-            _ => Err(TargetError::Unavailable(source)),
-        }
+            done => return Some(done),
+        }))
     }
 
     /// Every account may ask, unless somebody took that away: then it counts as not ready.

@@ -65,7 +65,7 @@ pub(super) async fn run(inner: &Inner, me: Holder, held: oneshot::Sender<()>) ->
 /// Waits until we are named, and gives the version; or who is, if we began to act before that was known.
 async fn claim(inner: &Inner, me: &mut Holder, held: &mut Option<oneshot::Sender<()>>) -> Result<String, Holder> {
     let mut pause = Pause::new(2 * limits::BACKOFF_FLOOR, limits::HOLDER_LOOK);
-    let (mut is_waiting, mut is_troubled) = (false, false);
+    let (mut is_waiting, mut is_troubled, mut was_refused) = (false, false, false);
     let begin = Instant::now();
     loop {
         match inner.claim(me).await {
@@ -80,7 +80,8 @@ async fn claim(inner: &Inner, me: &mut Holder, held: &mut Option<oneshot::Sender
                 }
                 sleep(limits::HOLDER_LOOK).await;
             }
-            Err(fault) if inner.is_passing(&fault).await => {
+            // One that starts may be ready by the time when it is asked for that: a refusal counts when it comes again.
+            Err(fault) if inner.is_passing(&fault).await || !std::mem::replace(&mut was_refused, true) => {
                 if !std::mem::replace(&mut is_troubled, true) {
                     tracing::warn!(error = %fault, "the cluster does not tell who acts on it: trying again");
                 }

@@ -104,7 +104,7 @@ mod tests {
     use crate::limits;
     use crate::protocol::ObjectRef;
     use crate::target::kubernetes::resources::Resource;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn add(looks: &Looks, name: &str) {
         let resource = Resource {
@@ -130,11 +130,13 @@ mod tests {
         let first = due(&looks).await.unwrap();
         assert_eq!(first.reference.name, "a");
         assert_eq!(due(&looks).await.unwrap().reference.name, "a", "nobody answered it");
+        let begin = Instant::now();
         looks.postpone(&first);
         let second = due(&looks).await.unwrap();
         assert_eq!(second.reference.name, "b", "one that fails does not hold up the others");
         looks.answered(&second);
-        assert!(due(&looks).await.is_none(), "nothing is hammered");
+        // On a machine that is held up it may be due by now.
+        assert!(due(&looks).await.is_none() || begin.elapsed() >= limits::BACKOFF_FLOOR, "nothing is hammered");
         let again = tokio::time::timeout(3 * limits::BACKOFF_FLOOR, looks.next()).await.unwrap();
         assert_eq!(again.reference.name, "a");
         // It is applied again meanwhile: what is under way may be older than that.

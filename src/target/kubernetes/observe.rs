@@ -100,6 +100,8 @@ struct Follower {
     /// While the kind is missing or forbidden.
     wait: Pause,
     is_troubled: bool,
+    /// Whether the API server has said that it is ready since it said that the kind is missing or forbidden.
+    was_ready: bool,
     /// Since when it could not be listed.
     unlisted: Option<Instant>,
 }
@@ -116,6 +118,7 @@ impl Follower {
             pause: Pause::new(2 * limits::BACKOFF_FLOOR, limits::WATCH_BACKOFF_CAP),
             wait: Pause::new(limits::KIND_BACKOFF_FIRST, limits::KIND_BACKOFF_CAP),
             is_troubled: false,
+            was_ready: false,
             unlisted: None,
         }
     }
@@ -124,7 +127,21 @@ impl Follower {
         let mut discoveries = self.room.inner.resources.discoveries();
         loop {
             discoveries.mark_unchanged();
-            match self.round().await {
+            let was_ready = std::mem::take(&mut self.was_ready);
+            let mut stop = self.round().await;
+            // While an API server starts it knows neither kinds nor rights, and nothing is gone for that.
+            if !was_ready && matches!(stop, Stop::Missing | Stop::Forbidden(_)) {
+                self.was_ready = self.room.inner.is_ready().await;
+                if self.was_ready {
+                    continue;
+                }
+                stop = Stop::Fault(Fault::Refused(Refusal {
+                    code: 503,
+                    message: "not ready".into(),
+                    ..Refusal::default()
+                }));
+            }
+            match stop {
                 Stop::Closed => return,
                 Stop::Expired => {
                     tracing::debug!(kind = %self.kind, "the watch's version is too old: listing again");

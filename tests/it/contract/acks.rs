@@ -43,7 +43,7 @@ fn an_ack_without_an_answer_is_repeated_until_the_job_expires() {
     testbed.fault_until_cleared(Call::Ack, Fault::CutBeforeHead);
     let agent = connected(&testbed);
     // The second try follows within two seconds of the first, well before the end.
-    testbed.enqueue_all(CLUSTER, [job("one").expires_in(6), job("two")]);
+    testbed.enqueue_all(CLUSTER, [job("one").expires_in(20), job("two")]);
     testbed.wait_for("the job to be left and to come again", SOON, |state| {
         let job = state.jobs.iter().find(|job| job.id == "one")?;
         (job.offered.len() >= 2).then_some(())

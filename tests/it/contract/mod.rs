@@ -158,9 +158,10 @@ fn gaps(seen: &[Seen]) -> Vec<Duration> {
 /// How many requests of a call come within a time. For what must not come too often, or not at all: it can
 /// only be waited out.
 fn count_within(testbed: &Testbed, call: Call, time: Duration) -> usize {
-    let before = testbed.requests_of(call).len();
+    let begin = Instant::now();
     std::thread::sleep(time);
-    testbed.requests_of(call).len() - before
+    // Whatever else this machine does, it is this window.
+    testbed.requests_of(call).iter().filter(|seen| seen.at > begin && seen.at <= begin + time).count()
 }
 
 /// Waits until `look` finds something outside of the testbed.

@@ -15,8 +15,8 @@ fn a_poll_without_an_answer_is_given_up_after_the_hold_and_ten_seconds() {
     let _agent = start(&testbed);
     let polls = since(&testbed, Call::Jobs, 0, 2);
     let waited = polls[1].at.duration_since(polls[0].at);
-    // The hold, the grace, and the pause after a fault.
-    assert!(waited >= Duration::from_millis(11_900) && waited < Duration::from_secs(40), "{waited:?}");
+    // A hold of 1 s, the grace of 10 s, and the pause after a fault; less what the server was late to read the first one.
+    assert!(waited >= Duration::from_secs(9) && waited < Duration::from_secs(40), "{waited:?}");
     assert!(succeeded(&done(&testbed, Job::apply(config_map("shop", "a", "1")))));
     assert_sound(&testbed);
 }
@@ -42,7 +42,8 @@ fn the_shortest_hold_makes_no_loop_either() {
     let _agent = setup(&testbed).spawn();
     since(&testbed, Call::Jobs, 0, 1);
     let count = count_within(&testbed, Call::Jobs, SECOND * 2);
-    assert!((1..=2).contains(&count), "{count}");
+    assert!(count <= 2, "{count}");
+    since(&testbed, Call::Jobs, count + 1, 1);
     testbed.clear_faults();
     assert!(succeeded(&done(&testbed, Job::apply(config_map("shop", "a", "1")))), "it is still served");
     assert_sound(&testbed);

@@ -50,13 +50,13 @@ fn sigusr1_rotates() {
 #[test]
 fn a_credential_is_rotated_ahead_of_its_end() {
     let testbed = Testbed::start();
-    let life = SECOND * 20;
+    let life = SECOND * 40;
     testbed.behave(|behaviour| {
         behaviour.bearer_life = Some(life);
         behaviour.mac = MacRule::V2;
     });
     let agent = start(&testbed);
-    testbed.wait_for("two rotations", SOON, |state| (rotations(state) >= 2).then_some(()));
+    testbed.wait_for("two rotations", SOON * 2, |state| (rotations(state) >= 2).then_some(()));
     works(&testbed);
     let issued: Vec<_> = testbed
         .requests()

@@ -126,7 +126,8 @@ impl Machine {
         let mut found = Vec::new();
         while let Some(room) = rooms.pop() {
             for entry in fs::read_dir(room).unwrap().flatten() {
-                let metadata = entry.metadata().unwrap();
+                // An agent that runs renames files meanwhile.
+                let Ok(metadata) = entry.metadata() else { continue };
                 let size = if metadata.is_dir() { 0 } else { metadata.len() };
                 found.push(format!("{} {size}", entry.path().strip_prefix(self.root()).unwrap().display()));
                 if metadata.is_dir() {

@@ -80,7 +80,7 @@ fn a_registration_is_read_strictly() {
 
 #[test]
 fn a_rotation_ends_the_old_bearer_after_the_overlap() {
-    let overlap = Duration::from_secs(1);
+    let overlap = Duration::from_secs(8);
     let behaviour = Behaviour { bearer_overlap: overlap, ..Behaviour::default() };
     let testbed = Testbed::with(Options { behaviour, ..Options::default() });
     let old = Client::of(&testbed);
@@ -92,7 +92,13 @@ fn a_rotation_ends_the_old_bearer_after_the_overlap() {
     let since = Instant::now();
     assert_eq!(new.get("/jobs?cluster=c1&wait=0").status, 200);
     assert_eq!(old.get("/jobs?cluster=c1&wait=0").status, 200);
-    std::thread::sleep((overlap + Duration::from_millis(50)).saturating_sub(since.elapsed()));
+    while old.get("/jobs?cluster=c1&wait=0").status == 200 {
+        assert!(since.elapsed() < 3 * overlap);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(old.get("/jobs?cluster=c1&wait=0").status, 401);
+    // The clock of the testbed began to run before ours.
+    assert!(since.elapsed() > overlap / 2, "{:?}", since.elapsed());
     assert_eq!(old.get("/jobs?cluster=c1&wait=0").status, 401);
     assert_eq!(new.get("/jobs?cluster=c1&wait=0").status, 200);
 }

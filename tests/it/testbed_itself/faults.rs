@@ -135,7 +135,7 @@ fn silence_comes_instead_of_the_head_or_in_the_body() {
 
     testbed.fault(Call::Jobs, 1, Fault::SilenceInBody);
     let request = client.request("GET", "/jobs?cluster=c1&wait=0", b"");
-    let answer = client.line.run(request, Patience::Stream(Duration::from_secs(1))).unwrap();
+    let answer = client.line.run(request, Patience::Stream(Duration::from_secs(8))).unwrap();
     let (read, error) = read_to_error(answer.into_body());
     assert_eq!(read, 6);
     assert!(matches!(error, NetError::Timeout(_)), "{error:?}");

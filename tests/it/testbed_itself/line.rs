@@ -63,8 +63,13 @@ fn going_down_and_cutting_end_a_held_poll() {
 fn a_client_that_goes_away_takes_no_job_with_it() {
     let testbed = Testbed::start();
     let client = Client::of(&testbed);
-    let request = client.request("GET", "/jobs?cluster=c1&wait=30", b"");
-    assert!(client.send_within(request, Duration::from_millis(200)).is_err());
+    std::thread::scope(|scope| {
+        let request = client.request("GET", "/jobs?cluster=c1&wait=30", b"");
+        let client = &client;
+        let poll = scope.spawn(move || client.send_within(request, Duration::from_secs(2)));
+        testbed.held_poll(SOON);
+        assert!(poll.join().unwrap().is_err());
+    });
     testbed.wait_for("no held poll", SOON, |state| (state.counts.held == 0).then_some(()));
     let id = testbed.apply("c1", config_map("n", "a", "x"));
     assert!(testbed.job(&id).offered.is_empty());

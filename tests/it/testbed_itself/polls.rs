@@ -14,7 +14,7 @@ fn a_poll_is_held_until_its_time_is_over() {
     let client = Client::of(&testbed);
     let since = Instant::now();
     assert_eq!(client.get("/jobs?cluster=c1&wait=1").json(), json!({"jobs": []}));
-    assert!((1000..5000).contains(&since.elapsed().as_millis()));
+    assert!((1000..20_000).contains(&since.elapsed().as_millis()));
     testbed.behave(|behaviour| behaviour.null_jobs = true);
     assert_eq!(client.get("/jobs?cluster=c1&wait=0").json(), json!({"jobs": null}));
     assert_eq!(testbed.counts().polls, 2);
