@@ -221,7 +221,8 @@ fn a_status_that_was_left_behind_or_is_none_is_told_apart() {
     let testbed = Testbed::start();
     let setup = Agent::of(&testbed).target_directory().flag("--wait", "2");
     let mut agent = setup.spawn();
-    until(&setup, "a status", |_| true);
+    // That of the registration has gone when this one is there.
+    until(&setup, "a connection", |status| status["connection"]["state"] == "connected");
     agent.kill();
     assert!(agent.status_file().exists());
     let left = status(&setup, &[]);
