@@ -165,12 +165,7 @@ fn the_account_of_the_agent_gets_at_its_two_secrets_and_at_no_other() {
     stage.node.0.create(SECRETS, &secret(&other));
     let may = |verb: &str, name: &str| {
         let attributes = json!({"namespace": "vworkspace-system", "verb": verb, "resource": "secrets", "name": name});
-        let review = json!({
-            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
-            "spec": {"user": ACCOUNT, "resourceAttributes": attributes},
-        });
-        let answer = stage.node.0.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review);
-        answer["status"]["allowed"] == true
+        stage.node.0.may(ACCOUNT, &attributes)
     };
     let [credential, token] = [CREDENTIAL, TOKEN].map(|path| path.rsplit('/').next().unwrap());
     for verb in ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"] {

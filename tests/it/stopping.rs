@@ -128,6 +128,27 @@ fn what_could_not_be_posted_is_counted_in_the_log() {
     }
 }
 
+/// The others leave room for a machine that does other things as well. Here one of three has to keep the promise to the letter,
+/// with a control plane that answers nothing, which is as long as it takes.
+#[test]
+fn it_ends_in_the_time_that_is_promised() {
+    let ends = || {
+        let mut scene = Scene::start();
+        for call in [Call::Status, Call::Result, Call::Events] {
+            scene.testbed.fault_until_cleared(call, Fault::Silence);
+        }
+        scene.apply("waits");
+        hit(&scene.testbed, Call::Status, SOON);
+        ends(&mut scene.agent, Signal::TERM).took
+    };
+    let mut took = Vec::new();
+    while took.len() < 3 && took.iter().all(|took| *took > limits::STOP_TIMEOUT) {
+        took.push(ends());
+    }
+    assert!(took.last().is_some_and(|took| *took <= limits::STOP_TIMEOUT), "{took:?}");
+    assert!(took.iter().all(|took| *took > limits::STOP_ACT), "it was waited for: {took:?}");
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut scene = Scene::start();
